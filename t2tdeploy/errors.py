@@ -1,0 +1,173 @@
+"""The exception tree. Exceptions carry data; the command line adds `error:` and `help:` and picks the exit code.
+
+T2TDeployError
+├── UserError                 exit 2: the user can mend it
+│   ├── UnknownNameError      a name that is not registered, with the nearest one
+│   ├── SettingsError         faulty hparams or options, every fault at once
+│   ├── InputError            a file, folder, column or line that is not as it must be
+│   ├── RunConflictError      a rerun whose settings differ from the run directory's
+│   └── RequestError          one field of a request to a bundle or server
+└── OperationalError          exit 1: the world did not play along
+    ├── DownloadError         a source could not be fetched or is damaged
+    ├── CorruptFileError      a checkpoint, bundle or shard whose checksum is wrong
+    ├── ParityError           an exported graph that disagrees with its oracle
+    ├── TrainingError         a loss that is not finite, or memory that ran out
+    └── ServerError           an answer of a server other than OK
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class T2TDeployError(Exception):
+    """Root of all errors that t2tdeploy raises on purpose.
+
+    Args:
+        message: what is wrong, naming the value.
+        help: what to do about it, shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = help
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Constructors of subclasses take other arguments than Exception.args, so a worker's error needs this to
+        # reach its parent process.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(cls: type[T2TDeployError], args: tuple[object, ...], state: dict[str, object]) -> T2TDeployError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class UserError(T2TDeployError):
+    """The user can mend it: exit code 2."""
+
+    exit_code = 2
+
+
+class OperationalError(T2TDeployError):
+    """Nothing wrong with what was asked, but it could not be done: exit code 1."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice that looks most like `name`, or None if none does."""
+    found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+class UnknownNameError(UserError):
+    """`name` is not among the registered names of its kind (problem, model, hparams set, …)."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+        self.kind, self.name, self.choices = kind, name, sorted(choices)
+        self.nearest = nearest(name, self.choices)
+        listed = ", ".join(self.choices) or "none"
+        super().__init__(
+            f"unknown {kind} '{name}'; valid choices: {listed}",
+            help=f"did you mean '{self.nearest}'?" if self.nearest else None,
+        )
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with one field of a settings object."""
+
+    field: str
+    value: object
+    problem: str
+    nearest: str | None = None
+
+    def __str__(self) -> str:
+        hint = f" (did you mean '{self.nearest}'?)" if self.nearest else ""
+        return f"{self.field} = {self.value!r}: {self.problem}{hint}"
+
+
+class SettingsError(UserError):
+    """All faults of one set of hparams or options."""
+
+    def __init__(self, kind: str, faults: Sequence[Fault], *, help: str | None = None) -> None:
+        self.kind, self.faults = kind, tuple(faults)
+        lines = "".join(f"\n  {fault}" for fault in faults)
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        super().__init__(f"{count} in {kind}:{lines}", help=help)
+
+
+class InputError(UserError):
+    """A file, folder, column or line given by the user is not as it must be."""
+
+    def __init__(
+        self, message: str, *, path: Path | str | None = None, line: int | None = None, help: str | None = None
+    ) -> None:
+        self.path, self.line = path, line
+        super().__init__(message, help=help)
+
+
+class RunConflictError(UserError):
+    """A rerun asks for settings that differ from those its run directory was made with."""
+
+    def __init__(self, directory: Path, differences: dict[str, tuple[object, object]]) -> None:
+        self.directory, self.differences = directory, differences
+        lines = "".join(
+            f"\n  {name}: {recorded!r} in the run directory, {asked!r} asked"
+            for name, (recorded, asked) in differences.items()
+        )
+        super().__init__(
+            f"{directory} holds a run with other settings:{lines}",
+            help="choose another --output-dir, or repeat the recorded settings to resume",
+        )
+
+
+class RequestError(UserError):
+    """One field of a request is not valid (gRPC: INVALID_ARGUMENT)."""
+
+    def __init__(self, field: str, message: str, *, help: str | None = None) -> None:
+        self.field = field
+        super().__init__(f"{field}: {message}", help=help)
+
+
+class DownloadError(OperationalError):
+    """A source could not be fetched, or what came is damaged."""
+
+    def __init__(self, url: str, reason: str, *, help: str | None = None) -> None:
+        self.url, self.reason = url, reason
+        super().__init__(f"cannot fetch {url}: {reason}", help=help)
+
+
+class CorruptFileError(OperationalError):
+    """A file's content does not match its recorded checksum or format."""
+
+    def __init__(self, path: Path, reason: str, *, help: str | None = None) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(f"{path} is damaged: {reason}", help=help)
+
+
+class ParityError(OperationalError):
+    """An exported graph disagrees with its oracle."""
+
+
+class TrainingError(OperationalError):
+    """Training cannot go on: the loss is not finite, or memory ran out."""
+
+
+class ServerError(OperationalError):
+    """A server answered with a status other than OK.
+
+    Args:
+        status: the gRPC status name, e.g. RESOURCE_EXHAUSTED.
+        details: the server's words.
+    """
+
+    def __init__(self, status: str, details: str, *, help: str | None = None) -> None:
+        self.status, self.details = status, details
+        super().__init__(f"{status}: {details}", help=help)
