@@ -1,0 +1,1 @@
+"""Problems: where data comes from, how it is stored and batched."""

@@ -1,0 +1,196 @@
+"""Which examples make which batch: length buckets with a token budget, as in Tensor2Tensor. numpy only, pure.
+
+An epoch's plan is a function of (lengths, batch size, seed, epoch); world size and rank only choose from it. The place
+in the data is therefore two numbers, (epoch, batch), and a run that resumes from them continues exactly.
+
+We differ from Tensor2Tensor in three ways: a bucket includes its upper boundary, leftovers of a bucket join the next
+longer one instead of waiting for a later epoch, and an epoch has every example exactly once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from t2tdeploy.errors import InputError
+
+Indices = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int32]
+
+
+def bucket_boundaries(max_length: int, *, min_length: int = 8, growth: float = 1.1) -> list[int]:
+    """Upper boundaries of the buckets below `max_length`, in tokens (Tensor2Tensor's `_bucket_boundaries`)."""
+    boundaries = []
+    length = min_length
+    while length < max_length:
+        boundaries.append(length)
+        length = max(length + 1, int(length * growth))
+    return boundaries
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The batches of one epoch for one rank.
+
+    Attributes:
+        batches: example indices of each step. All ranks have the same number of steps; when the batches do not divide
+            evenly, the last one of some ranks is empty.
+        skipped: the examples longer than `max_length`, in ascending order.
+        padding_share: pads / (pads + tokens) over the epoch, all ranks together, counting the longer side.
+    """
+
+    batches: list[Indices]
+    skipped: Indices
+    padding_share: float
+
+
+def plan_epoch(
+    lengths: Lengths, *, batch_size: int, max_length: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> EpochPlan:
+    """Plans one epoch of training.
+
+    Each example of at most `max_length` tokens is in exactly one batch of one rank. Step i of world size w trains on
+    batches i·w … i·w + w - 1 of the epoch, whatever w is: step i of two ranks is steps 2i and 2i + 1 of one.
+
+    Args:
+        lengths: int32 [examples], tokens of the longer of the features.
+        batch_size: tokens of a batch at most, pads included; an example longer than that is a batch of its own.
+        seed, epoch: what the shuffling depends on, both at least 0.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    skipped = np.flatnonzero(lengths > max_length)
+    shuffled = generator.permutation(np.flatnonzero(lengths <= max_length))
+    batches = _fill_buckets(lengths, shuffled, batch_size=batch_size, max_length=max_length)
+    batches = [batches[place] for place in generator.permutation(len(batches))]
+    share = _padding_share(lengths, batches)
+    steps = -(-len(batches) // world_size)
+    batches.extend(np.empty(0, np.int64) for _ in range(steps * world_size - len(batches)))
+    return EpochPlan(batches[rank::world_size], skipped, share)
+
+
+def _fill_buckets(lengths: Lengths, shuffled: Indices, *, batch_size: int, max_length: int) -> list[Indices]:
+    """Batches from short to long, each within one bucket but for the leftovers of shorter ones."""
+    boundaries = [*bucket_boundaries(max_length), max_length]
+    bucket = np.searchsorted(boundaries, lengths[shuffled], side="left")
+    by_bucket = shuffled[np.argsort(bucket, kind="stable")]
+    ends = np.cumsum(np.bincount(bucket, minlength=len(boundaries)))
+    batches: list[Indices] = []
+    start = 0  # of the examples not yet in a batch
+    for boundary, end in zip(boundaries, ends, strict=True):
+        size = max(1, batch_size // boundary)
+        while end - start >= size:
+            batches.append(by_bucket[start : start + size])
+            start += size
+    if start < len(by_bucket):
+        batches.append(by_bucket[start:])
+    return batches
+
+
+def _padding_share(lengths: Lengths, batches: list[Indices]) -> float:
+    tokens = sum(int(lengths[batch].sum()) for batch in batches)
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1 - tokens / padded if padded else 0.0
+
+
+def plan_evaluation(lengths: Lengths, *, batch_size: int) -> list[Indices]:
+    """Batches with every example exactly once, longest first, so that memory trouble shows at the start.
+
+    A batch has at most `batch_size` tokens, pads included; an example longer than that is a batch of its own.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    batches = []
+    start = 0
+    while start < len(order):
+        size = max(1, batch_size // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in the data: batch number `batch` of epoch `epoch`, both from 0."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class BatchSource(Protocol):
+    """What a stream needs of a dataset."""
+
+    @property
+    def lengths(self) -> dict[str, Lengths]:
+        """feature -> int32 [examples]."""
+
+    def batch(self, indices: Indices) -> dict[str, Indices]:
+        """feature -> int64 [batch, longest of the batch], padded with 0."""
+
+
+class BatchStream:
+    """Training batches without end, epoch after epoch.
+
+    On the last step of an epoch a rank may get a batch of no examples (arrays [0, 0]), see `EpochPlan`.
+
+    Args:
+        position: where to begin; the `position` of a stream that was stopped continues it exactly.
+
+    Attributes:
+        position: of the batch that comes next.
+        plan: of the epoch that `position` is in.
+
+    Raises:
+        InputError: no example has at most `max_length` tokens.
+    """
+
+    def __init__(
+        self,
+        dataset: BatchSource,
+        *,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        position: Position = Position(),
+    ) -> None:
+        self._dataset = dataset
+        self._lengths = reduce(np.maximum, dataset.lengths.values())
+        self._batch_size, self._max_length, self._seed = batch_size, max_length, seed
+        self._rank, self._world_size = rank, world_size
+        if not (self._lengths <= max_length).any():
+            raise InputError(
+                f"none of the {len(self._lengths)} training examples has at most max_length = {max_length} tokens",
+                help="raise max_length",
+            )
+        self.position = position
+        self.plan = self._plan(position.epoch)
+        self._enter_next_epoch_if_done()
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> dict[str, Indices]:
+        indices = self.plan.batches[self.position.batch]
+        self.position = Position(self.position.epoch, self.position.batch + 1)
+        self._enter_next_epoch_if_done()
+        return self._dataset.batch(indices)
+
+    def _enter_next_epoch_if_done(self) -> None:
+        if self.position.batch >= len(self.plan.batches):
+            self.position = Position(self.position.epoch + 1, 0)
+            self.plan = self._plan(self.position.epoch)
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        return plan_epoch(
+            self._lengths,
+            batch_size=self._batch_size,
+            max_length=self._max_length,
+            seed=self._seed,
+            epoch=epoch,
+            rank=self._rank,
+            world_size=self._world_size,
+        )

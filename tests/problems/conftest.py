@@ -1,0 +1,96 @@
+"""A user's folder with toy problems, which workers can import too."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from t2tdeploy.problems.problem import Problem, get_problem
+from t2tdeploy.registry import import_usr_dir
+
+TOY_PROBLEMS = '''
+import time
+from t2tdeploy.errors import DownloadError
+from t2tdeploy.problems.problem import TextToText
+from t2tdeploy.registry import register_problem
+
+SIZES = {"train": 300, "dev": 40, "test": 7}
+
+@register_problem
+class ToyPairs(TextToText):
+    def generate_samples(self, split, source_dir, reporter):
+        for i in range(SIZES[split]):
+            yield {"inputs": f"{split} word {i} " * (1 + i % 5), "targets": f"{split} Wort {i}"}
+
+@register_problem
+class ToySlowDev(ToyPairs):
+    """With a file `slow` in source_dir, dev takes its time once the shards of train are there."""
+    def generate_samples(self, split, source_dir, reporter):
+        slow = split == "dev" and (source_dir / "slow").exists() and any(source_dir.parent.rglob("*-train-*.parquet"))
+        for sample in super().generate_samples(split, source_dir, reporter):
+            if slow:
+                time.sleep(0.05)
+            yield sample
+
+@register_problem
+class ToyEmptyTrain(ToyPairs):
+    def generate_samples(self, split, source_dir, reporter):
+        if split != "train":
+            yield from super().generate_samples(split, source_dir, reporter)
+
+@register_problem
+class ToyUnsteady(ToyPairs):
+    calls = 0
+    def generate_samples(self, split, source_dir, reporter):
+        ToyUnsteady.calls += 1
+        yield {"inputs": f"call {ToyUnsteady.calls} of many", "targets": "some more text here"}
+        yield from super().generate_samples(split, source_dir, reporter)
+
+@register_problem
+class ToyBroken(ToyPairs):
+    def generate_samples(self, split, source_dir, reporter):
+        yield {"inputs": "a", "targets": "b"}
+        raise KeyError("column")
+
+@register_problem
+class ToyWrongSample(ToyPairs):
+    def generate_samples(self, split, source_dir, reporter):
+        yield {"source": "a"}
+
+@register_problem
+class ToyDownloadFailsInWorker(ToyPairs):
+    def generate_samples(self, split, source_dir, reporter):
+        import multiprocessing
+        if multiprocessing.parent_process() is not None:
+            raise DownloadError("http://there", "gone", help="try later")
+        yield from super().generate_samples(split, source_dir, reporter)
+'''
+
+
+@pytest.fixture
+def usr_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "usr"
+    folder.mkdir()
+    (folder / "toys.py").write_text(TOY_PROBLEMS)
+    return folder
+
+
+@pytest.fixture
+def make_problem(usr_dir: Path) -> Callable[..., Problem]:
+    """A toy problem by name, with options as keywords; byte vocabulary unless told."""
+    import_usr_dir(usr_dir)
+
+    def make(name: str, **options: object) -> Problem:
+        found = get_problem(name)
+        return found(found.options_class.create({"vocab_kind": "bytes", **options}))
+
+    return make
+
+
+@pytest.fixture
+def multi30k_dir() -> Path:
+    root = os.environ.get("T2TDEPLOY_TEST_DATA")
+    if not root or not (Path(root) / "multi30k").is_dir():
+        pytest.skip("needs T2TDEPLOY_TEST_DATA, a folder with multi30k/ as published")
+    return Path(root) / "multi30k"
