@@ -1,0 +1,105 @@
+"""Multi-head attention (Vaswani et al. 2017, 3.2): over itself with a growing cache, and over an encoded source.
+
+    batch, source_length, target_length, beam, heads, head_dim, hidden: see t2tdeploy/features.py
+    rows = batch * beam
+
+Projections have no bias, as in Tensor2Tensor. Those of one input are one matrix product.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from t2tdeploy.models.layers import linear
+
+MASKED = -1e9
+
+
+def padding_bias(mask: Tensor) -> Tensor:
+    """mask [batch, length], True at real tokens -> bias [batch, 1, 1, length], very negative at pads."""
+    return (~mask)[:, None, None, :].to(torch.float32) * MASKED
+
+
+def causal_bias(length: int, device: torch.device) -> Tensor:
+    """bias [1, 1, length, length] that hides later positions."""
+    return torch.full((length, length), MASKED, device=device).triu(1)[None, None]
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """[a, length, hidden] -> [a, heads, length, head_dim]"""
+    return x.reshape(*x.shape[:-1], heads, x.size(-1) // heads).transpose(1, 2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """[a, heads, length, head_dim] -> [a, length, hidden]"""
+    return x.transpose(1, 2).flatten(2)
+
+
+class _Attention(nn.Module):
+    def __init__(self, *, hidden_size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (hidden_size // heads) ** -0.5
+        self.dropout = nn.Dropout(dropout)
+        self.output = linear(hidden_size, hidden_size)
+
+    def weights(self, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+        """query [a, heads, n, head_dim], key [a, heads, m, head_dim] -> weights [a, heads, n, m]"""
+        logits = (query * self.scale) @ key.transpose(-1, -2)
+        return torch.softmax(logits if bias is None else logits + bias, dim=-1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+        """-> [a, n, hidden]"""
+        weights = self.dropout(self.weights(query, key, bias))
+        result: Tensor = self.output(_merge_heads(weights @ value))
+        return result
+
+
+class SelfAttention(_Attention):
+    """Attention of a sequence over itself."""
+
+    def __init__(self, *, hidden_size: int, heads: int, dropout: float) -> None:
+        super().__init__(hidden_size=hidden_size, heads=heads, dropout=dropout)
+        self.query_key_value = linear(hidden_size, hidden_size, hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x [batch, length, hidden] -> [batch, length, hidden]"""
+        query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
+        return self.attend(query, key, value, bias)
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One more position.
+
+        Args:
+            x: [rows, 1, hidden]
+            keys, values: [rows, heads, target_length, head_dim] of the positions so far
+
+        Returns:
+            output [rows, 1, hidden] and the caches, one position longer.
+        """
+        query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
+        keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        return self.attend(query, keys, values, None), keys, values
+
+
+class CrossAttention(_Attention):
+    """Attention of a target over an encoded source."""
+
+    def __init__(self, *, hidden_size: int, heads: int, dropout: float) -> None:
+        super().__init__(hidden_size=hidden_size, heads=heads, dropout=dropout)
+        self.query = linear(hidden_size, hidden_size)
+        self.key_value = linear(hidden_size, hidden_size, hidden_size)
+
+    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """memory [batch, source_length, hidden] -> key, value [batch, heads, source_length, head_dim]"""
+        key, value = self.key_value(memory).chunk(2, dim=-1)
+        return _split_heads(key, self.heads), _split_heads(value, self.heads)
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+        """x [batch, n, hidden] with n target positions or n beams -> [batch, n, hidden]"""
+        return self.attend(_split_heads(self.query(x), self.heads), key, value, bias)
+
+    def alignment(self, x: Tensor, key: Tensor, bias: Tensor) -> Tensor:
+        """The weights that `forward` uses, [batch, heads, n, source_length], for pictures."""
+        return self.weights(_split_heads(self.query(x), self.heads), key, bias)

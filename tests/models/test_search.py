@@ -1,0 +1,97 @@
+"""Laws of the search: oracle = exhaustive, tensors = oracle, batched = single, cached = full."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2tdeploy.export.verify import model_log_probs
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.oracle import exhaustive_search, oracle_search
+from t2tdeploy.models.search import SearchOptions, beam_search
+from t2tdeploy.models.transformer import Transformer
+from tests.models.tiny import HPARAMS, padded, random_sources, tiny_transformer
+
+torch.set_num_threads(1)
+
+
+@given(seed=st.integers(0, 10_000), alpha=st.sampled_from([0.0, 0.6, 1.5]), max_length=st.integers(1, 4))
+@settings(max_examples=25, deadline=None)
+def test_oracle_with_a_beam_that_holds_everything_is_exhaustive_search(seed: int, alpha: float, max_length: int):
+    vocab_size = 4
+    tables = torch.log_softmax(torch.randn(4**max_length, vocab_size, generator=torch.manual_seed(seed)) * 2, -1)
+
+    def next_log_probs(prefixes: list[list[int]]) -> list[list[float]]:
+        return [tables[sum(t * 4**i for i, t in enumerate(p[1:])) % len(tables)].tolist() for p in prefixes]
+
+    everything = exhaustive_search(next_log_probs, vocab_size=vocab_size, alpha=alpha, max_length=max_length)
+    count = min(3, len(everything))
+    found = oracle_search(
+        next_log_probs, beam_size=4**max_length, alpha=alpha, max_length=max_length, num_hypotheses=count
+    )
+    assert found.finished
+    assert [h.score for h in found.hypotheses] == pytest.approx([h.score for h in everything[:count]])
+    assert [h.ids for h in found.hypotheses] == [h.ids for h in everything[:count]]
+
+
+@given(
+    seed=st.integers(0, 1000),
+    beam_size=st.integers(1, 5),
+    alpha=st.sampled_from([0.0, 0.6, 1.0, 2.0]),
+    hypotheses=st.integers(1, 5),
+)
+@settings(max_examples=20, deadline=None)
+def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float, hypotheses: int):
+    vocab_size, hypotheses = 12, min(hypotheses, beam_size)
+    model, rows = tiny_transformer(vocab_size, seed), random_sources(12, seed)
+    max_lengths = [len(row) + 3 for row in rows]
+    options = SearchOptions(beam_size, alpha, hypotheses)
+    result = beam_search(model, padded(rows), torch.tensor(max_lengths), options)
+    for i, row in enumerate(rows):
+        expected = oracle_search(
+            model_log_probs(model, row),
+            beam_size=beam_size,
+            alpha=alpha,
+            max_length=max_lengths[i],
+            num_hypotheses=hypotheses,
+        )
+        assert bool(result.finished[i]) == expected.finished
+        for j, hypothesis in enumerate(expected.hypotheses):
+            length = int(result.lengths[i, j])
+            assert tuple(result.target_ids[i, j, :length].tolist()) == hypothesis.ids
+            assert not result.target_ids[i, j, length:].any()
+            assert float(result.scores[i, j]) == pytest.approx(hypothesis.score, abs=1e-4)
+        for j in range(len(expected.hypotheses), hypotheses):
+            assert result.lengths[i, j] == 0
+            assert result.scores[i, j] == -torch.inf
+
+
+def test_a_result_does_not_depend_on_the_batch():
+    model, rows = tiny_transformer(30, seed=3), random_sources(30, seed=4, count=12)
+    limits = torch.tensor([len(row) + 4 for row in rows])
+    options = SearchOptions(4, 0.6, 3)
+    together = beam_search(model, padded(rows), limits, options)
+    for i, row in enumerate(rows):
+        alone = beam_search(model, torch.tensor([row]), limits[i : i + 1], options)
+        width = alone.target_ids.size(2)
+        assert torch.equal(together.target_ids[i, :, :width], alone.target_ids[0])
+        assert not together.target_ids[i, :, width:].any()
+        torch.testing.assert_close(together.scores[i], alone.scores[0], atol=1e-4, rtol=0)
+        assert together.finished[i] == alone.finished[0]
+
+
+def test_a_model_without_a_cache_of_its_own_decodes_the_same():
+    class Uncached(Transformer):
+        memory_axes, state_axes = Model.memory_axes, Model.state_axes
+        encode, initial_state, decode_step = Model.encode, Model.initial_state, Model.decode_step
+
+    cached, rows = tiny_transformer(20, seed=5), random_sources(20, seed=6)
+    uncached = Uncached(HPARAMS, cached.features)
+    uncached.load_state_dict(cached.state_dict())
+    limits, options = torch.tensor([len(row) + 4 for row in rows]), SearchOptions(3, 0.6, 2)
+    first = beam_search(cached, padded(rows), limits, options)
+    second = beam_search(uncached, padded(rows), limits, options)
+    assert torch.equal(first.target_ids, second.target_ids)
+    torch.testing.assert_close(first.scores, second.scores, atol=1e-4, rtol=0)

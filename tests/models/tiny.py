@@ -1,0 +1,42 @@
+"""Tiny models with far from uniform predictions, for laws that a large model would only make slower."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from t2tdeploy.features import EOS_ID, FeatureSpec, Modality
+from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.models.transformer_hparams import TransformerHParams, transformer_tiny
+
+HPARAMS: TransformerHParams = transformer_tiny().replace(hidden_size=16, filter_size=32, num_heads=2)
+
+
+def features(vocab_size: int, *, joint: bool = True) -> dict[str, FeatureSpec]:
+    return {
+        name: FeatureSpec(name, Modality.SYMBOL, "shared" if joint else name, vocab_size + (not joint) * i)
+        for i, name in enumerate(("inputs", "targets"))
+    }
+
+
+def tiny_transformer(vocab_size: int, seed: int = 0, *, joint: bool = True) -> Transformer:
+    torch.manual_seed(seed)
+    model = Transformer(HPARAMS, features(vocab_size, joint=joint)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.mul_(1.5)  # so that beams disagree; more would only amplify float noise
+    return model
+
+
+def random_sources(vocab_size: int, seed: int, count: int = 5) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        [*torch.randint(3, vocab_size, (length,), generator=generator).tolist(), EOS_ID]
+        for length in itertools.islice(itertools.cycle([4, 1, 7, 2, 5]), count)
+    ]
+
+
+def padded(rows: list[list[int]]) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
