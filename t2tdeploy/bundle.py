@@ -1,0 +1,286 @@
+"""The deployable directory: everything a server needs to answer, and how it is written, checked and read.
+
+    bundle/manifest.json     what is in the bundle, with the checksum of every file and of itself
+           model.onnx        source ids in, target ids out, beam search inside
+           source.vocab      the tokenizers (or one shared.vocab)
+           target.vocab
+           parity.json       how far the graph is from the model it was exported from
+
+Bundles are read by the t2tdeploy that wrote them and by every later one. A change that an older reader would
+misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, NoReturn, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from t2tdeploy import __version__
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
+from t2tdeploy.files import atomic_directory, sha256_of
+from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+_REPAIR = "copy the bundle again, or export it again"
+
+
+def _inside(name: str) -> str:
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError("a file of a bundle is named by a path inside it")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_inside)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TensorSpec(_Record):
+    """One input or output of the graph.
+
+    Args:
+        dtype: numpy's name ("int64", "float32", "bool").
+        axes: a name (see features.py) for an axis of any size, a number for a fixed one; () for a scalar.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+class Variant(_Record):
+    """One form of the graph, made for one kind of machine.
+
+    Args:
+        layout: `growing`: the decoder's caches grow by one position per step.
+    """
+
+    file: FileName
+    target: Literal["cpu"]
+    precision: Literal["float32"]
+    layout: Literal["growing"]
+
+
+class DecodeDefaults(_Record):
+    """How a request that says nothing is decoded, and the longest source the model takes.
+
+    Args:
+        alpha: length penalty ((5 + n) / 6)^alpha.
+        extra_length: tokens that a target may be longer than its source.
+        max_source_length: tokens of the longest source, EOS included.
+    """
+
+    beam_size: int = Field(ge=1)
+    alpha: float = Field(ge=0)
+    extra_length: int = Field(ge=1)
+    max_source_length: int = Field(ge=2)
+
+
+class Manifest(_Record):
+    """What a bundle says of itself.
+
+    Args:
+        name: what requests call the model.
+        inputs, outputs: the signature of every variant's graph.
+        tokenizers: feature ("inputs", "targets") -> vocabulary file.
+        checksums: file -> SHA-256; `write_bundle` fills it in.
+        metrics: measured quality, e.g. {"bleu": 34.2}.
+        provenance: where the weights come from: revision, hparams, data hash, package versions.
+    """
+
+    format_version: int = FORMAT_VERSION
+    task: Literal["translate"] = "translate"
+    name: str = Field(min_length=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tokenizers: dict[str, FileName]
+    decode: DecodeDefaults
+    variants: dict[str, Variant]
+    default_variant: str
+    checksums: dict[FileName, str] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant '{self.default_variant}' is not among the variants")
+        return self
+
+    def files(self) -> set[str]:
+        """The files that the bundle cannot do without."""
+        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values())}
+
+
+class Bundle:
+    """A checked bundle on disk; made by `load_bundle`."""
+
+    def __init__(self, directory: Path, manifest: Manifest) -> None:
+        self.directory = directory
+        self.manifest = manifest
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    @property
+    def version(self) -> str:
+        """Twelve hexadecimal digits that identify the bundle's content."""
+        return self.manifest.checksums[MANIFEST][:12]
+
+    def tokenizer(self, feature: str) -> Tokenizer:
+        """The tokenizer of `feature` ("inputs" or "targets"); features that share a file share the object.
+
+        Raises:
+            UnknownNameError: the bundle has no such feature.
+        """
+        if feature not in self.manifest.tokenizers:
+            raise UnknownNameError("feature", feature, self.manifest.tokenizers)
+        file = self.manifest.tokenizers[feature]
+        if file not in self._tokenizers:
+            self._tokenizers[file] = load_tokenizer(self.directory / file)
+        return self._tokenizers[file]
+
+    def path(self, variant: str | None = None) -> Path:
+        """The graph of `variant` (None: the default one).
+
+        Raises:
+            UnknownNameError: the bundle has no such variant.
+        """
+        name = variant or self.manifest.default_variant
+        if name not in self.manifest.variants:
+            raise UnknownNameError("variant", name, self.manifest.variants)
+        return self.directory / self.manifest.variants[name].file
+
+
+def write_bundle(
+    directory: Path, manifest: Manifest, files: Mapping[str, bytes | Path], *, overwrite: bool = False
+) -> Bundle:
+    """Writes a bundle: `directory` appears whole or not at all.
+
+    Args:
+        manifest: its checksums are ignored and filled in from `files`.
+        files: name in the bundle -> content, or a file to copy.
+        overwrite: a bundle already at `directory` gives way; anything else there does not.
+
+    Raises:
+        ValueError: `files` lacks a file the manifest names, or names one outside the bundle.
+        InputError: `directory` is taken.
+        OperationalError: the disk refuses.
+    """
+    missing = manifest.files() - set(files)
+    if missing:
+        raise ValueError(f"files named by the manifest are not given: {sorted(missing)}")
+    for name in files:
+        _inside(name)
+    require_free(directory, overwrite)
+    try:
+        with atomic_directory(directory, replace=overwrite) as temporary:
+            for name, content in files.items():
+                _put(temporary / name, content)
+            checksums = {name: sha256_of(temporary / name) for name in sorted(files)}
+            record = manifest.model_copy(update={"checksums": checksums}).model_dump(mode="json")
+            record["checksums"][MANIFEST] = _manifest_digest(record)
+            text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+            (temporary / MANIFEST).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OperationalError(f"cannot write the bundle {directory}: {error}") from error
+    return load_bundle(directory)
+
+
+def load_bundle(directory: Path) -> Bundle:
+    """Reads a bundle and checks every file against its checksum.
+
+    Raises:
+        InputError: there is no bundle, or one written by a newer t2tdeploy.
+        CorruptFileError: a file is missing, cut short or changed; the error names it.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{directory} is not a bundle: it has no {MANIFEST}",
+            path=path,
+            help="give the folder that t2tdeploy export wrote",
+        )
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(path, f"not JSON ({error})", help=_REPAIR) from error
+    _require_readable_version(path, record)
+    try:
+        manifest = Manifest.model_validate(record)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise CorruptFileError(path, faults, help=_REPAIR) from error
+    _verify(directory, manifest, record)
+    return Bundle(directory, manifest)
+
+
+def require_free(directory: Path, overwrite: bool) -> None:
+    """Checks that a bundle may be written to `directory`, before the work that leads to it.
+
+    Raises:
+        InputError: it is taken: by anything without `overwrite`, by something that is no bundle with it.
+    """
+    if not directory.exists():
+        return
+    if not overwrite:
+        raise InputError(
+            f"{directory} already exists", path=directory, help="choose another folder, or pass --overwrite"
+        )
+    if not directory.is_dir() or (any(directory.iterdir()) and not (directory / MANIFEST).is_file()):
+        raise InputError(
+            f"{directory} is not a bundle, so it is not overwritten", path=directory, help="choose another folder"
+        )
+
+
+def _put(path: Path, content: bytes | Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
+
+
+def _require_readable_version(path: Path, record: Any) -> None:
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int):
+        raise CorruptFileError(path, "it has no format_version", help=_REPAIR)
+    if version > FORMAT_VERSION:
+        raise InputError(
+            f"{path} has bundle format version {version}; t2tdeploy {__version__} reads up to {FORMAT_VERSION}",
+            path=path,
+            help="upgrade t2tdeploy here, or export the bundle with this version",
+        )
+
+
+def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None:
+    def refuse(file: str, reason: str) -> NoReturn:
+        raise CorruptFileError(directory / file, reason, help=_REPAIR)
+
+    if manifest.checksums.get(MANIFEST) != _manifest_digest(record):
+        refuse(MANIFEST, "its checksum does not match")
+    for file in sorted(manifest.files() - set(manifest.checksums)):
+        refuse(file, "the manifest has no checksum for it")
+    for file, checksum in manifest.checksums.items():
+        if file == MANIFEST:
+            continue
+        if not (directory / file).is_file():
+            refuse(file, "the file is missing")
+        if sha256_of(directory / file) != checksum:
+            refuse(file, "its checksum does not match")
+
+
+def _manifest_digest(record: dict[str, Any]) -> str:
+    """SHA-256 of the manifest without its own checksum, independent of white space and the order of keys."""
+    checksums = {file: digest for file, digest in record.get("checksums", {}).items() if file != MANIFEST}
+    content = json.dumps({**record, "checksums": checksums}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""From a trained model to a bundle: torch to ONNX, the search Loop, parity."""

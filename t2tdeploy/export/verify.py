@@ -1,0 +1,138 @@
+"""Parity: the exported graph against the plain Python oracle, on real sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from t2tdeploy.errors import ParityError
+from t2tdeploy.features import PAD_ID
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.oracle import NextLogProbs, OracleResult, oracle_search
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.runtime import GraphSession, SearchResult
+
+SCORE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How the graph compares with the oracle.
+
+    Args:
+        sentences: compared.
+        identical: of these, with the same ids in every hypothesis.
+        largest_score_difference: over all hypotheses.
+        differences: what differs, in words.
+    """
+
+    sentences: int
+    hypotheses: int
+    beam_size: int
+    alpha: float
+    extra_length: int
+    identical: int
+    largest_score_difference: float
+    score_tolerance: float = SCORE_TOLERANCE
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Same ids everywhere, and scores within the tolerance."""
+        return self.identical == self.sentences and self.largest_score_difference <= self.score_tolerance
+
+
+def model_log_probs(model: Model, source_ids: Sequence[int]) -> NextLogProbs:
+    """The model as the oracle asks it: every prefix through the full forward, no cache."""
+
+    @torch.inference_mode()
+    def next_log_probs(prefixes: list[list[int]]) -> list[list[float]]:
+        targets = torch.tensor([[*prefix[1:], PAD_ID] for prefix in prefixes])  # the last is shifted out of sight
+        sources = torch.tensor([list(source_ids)]).expand(len(prefixes), -1)
+        logits = model({"inputs": sources, model.target: targets})[:, -1]
+        rows: list[list[float]] = torch.log_softmax(logits.float(), dim=-1).tolist()
+        return rows
+
+    return next_log_probs
+
+
+def verify(
+    model: Model,
+    session: GraphSession,
+    sources: Sequence[Sequence[int]],
+    *,
+    beam_size: int,
+    alpha: float,
+    extra_length: int,
+    num_hypotheses: int,
+    reporter: Reporter | None = None,
+) -> ParityReport:
+    """Decodes `sources` (ids with EOS) as one batch in the graph, and one by one by the oracle.
+
+    Raises:
+        ParityError: ids or scores differ; the message shows the first differences.
+    """
+    model.eval()
+    padded = np.full((len(sources), max(map(len, sources))), PAD_ID, dtype=np.int64)
+    for i, ids in enumerate(sources):
+        padded[i, : len(ids)] = ids
+    limits = np.array([len(ids) + extra_length for ids in sources], dtype=np.int64)
+    found = session.search(padded, limits, beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
+    differences, largest, identical = [], 0.0, 0
+    with (reporter or SilentReporter()).task("parity with the oracle", total=len(sources), unit="sentences") as task:
+        for row, ids in enumerate(sources):
+            expected = oracle_search(
+                model_log_probs(model, ids),
+                beam_size=beam_size,
+                alpha=alpha,
+                max_length=int(limits[row]),
+                num_hypotheses=num_hypotheses,
+            )
+            same, distance = _compare(found, row, expected)
+            identical += same
+            largest = max(largest, distance)
+            if not same or distance > SCORE_TOLERANCE:
+                differences.append(_describe(found, row, expected))
+            task.advance()
+    report = ParityReport(
+        sentences=len(sources),
+        hypotheses=num_hypotheses,
+        beam_size=beam_size,
+        alpha=alpha,
+        extra_length=extra_length,
+        identical=identical,
+        largest_score_difference=largest,
+        differences=differences,
+    )
+    if not report.passed:
+        shown = "".join(f"\n  {line}" for line in differences[:3])
+        raise ParityError(
+            f"the exported graph and the oracle differ: {identical} of {len(sources)} sentences identical, largest "
+            f"score difference {largest:.2g} (tolerance {SCORE_TOLERANCE:g}){shown}",
+            help="a model of your own: compare its decode_step with its forward",
+        )
+    return report
+
+
+def _ids(found: SearchResult, row: int, hypothesis: int) -> tuple[int, ...]:
+    return tuple(found.target_ids[row, hypothesis, : found.lengths[row, hypothesis]].tolist())
+
+
+def _compare(found: SearchResult, row: int, expected: OracleResult) -> tuple[bool, float]:
+    """Whether the ids and the flag are the same, and the largest difference of scores."""
+    count = int((found.lengths[row] > 0).sum())
+    same = bool(found.finished[row]) == expected.finished and count == len(expected.hypotheses)
+    same = same and all(_ids(found, row, i) == wanted.ids for i, wanted in enumerate(expected.hypotheses))
+    pairs = zip(expected.hypotheses, found.scores[row], strict=False)
+    return same, max((abs(wanted.score - float(score)) for wanted, score in pairs), default=0.0)
+
+
+def _describe(found: SearchResult, row: int, expected: OracleResult) -> str:
+    best = expected.hypotheses[0]
+    return (
+        f"sentence {row}: graph {_ids(found, row, 0)} scored {float(found.scores[row, 0]):.5f}, "
+        f"oracle {best.ids} scored {best.score:.5f}"
+    )

@@ -1,0 +1,55 @@
+"""Keeps one copy of every weight in the file: equal ones are shared, a transposed one becomes a Transpose node.
+
+The exporter writes the tied embedding once per piece and once more transposed for the output layer. onnxruntime folds
+the Transpose when it loads the graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+_SMALL = 1024  # elements; smaller constants are not worth a name of another place
+
+
+def share_weights(graph: GraphProto) -> None:
+    """Rewrites `graph` in place; Loop bodies see the shared weights through their outer scope."""
+    first: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    transposes: list[NodeProto] = []
+    kept = []
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.size < _SMALL:
+            kept.append(tensor)
+            continue
+        if (equal := first.get(_digest(array))) is not None:
+            replaced[tensor.name] = equal
+            continue
+        flipped = first.get(_digest(array.T)) if array.ndim == 2 else None
+        if flipped is not None:
+            transposes.append(helper.make_node("Transpose", [flipped], [tensor.name], name=tensor.name, perm=[1, 0]))
+            continue
+        first[_digest(array)] = tensor.name
+        kept.append(tensor)
+    nodes = [*transposes, *graph.node]
+    _rename(nodes, replaced)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _digest(array: np.ndarray) -> str:
+    content = np.ascontiguousarray(array)
+    return hashlib.sha256(content.tobytes() + str((content.dtype, content.shape)).encode()).hexdigest()
+
+
+def _rename(nodes: list[NodeProto], names: dict[str, str]) -> None:
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(list(attribute.g.node), names)

@@ -1,0 +1,191 @@
+"""Runs a bundle's graph: one onnxruntime session, arrays in, arrays out. onnxruntime is imported on first use."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.errors import CorruptFileError, OperationalError
+
+IntArray = npt.NDArray[np.int64]
+
+
+def available_cpus(root: Path = Path("/")) -> int:
+    """CPUs that this process may use: its affinity, cut by the CPU quota of its control groups (v1 and v2).
+
+    A quota of 2.5 CPUs gives 2: threads beyond the quota are throttled, which costs more than they bring.
+
+    Args:
+        root: where /proc and /sys are found.
+    """
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min([float(affinity), *_quotas(root)])))
+
+
+def _quotas(root: Path) -> list[float]:
+    """The quotas, in CPUs, of the process's control group and of all groups around it."""
+    groups = {"": "/", "cpu": "/"}  # controller -> group; v2 has no controller name
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        for controller in controllers.split(","):
+            groups[controller] = group
+    v2 = [_read(directory / "cpu.max").split() for directory in _upwards(root / "sys/fs/cgroup", groups[""])]
+    v1 = [
+        [_read(directory / "cpu.cfs_quota_us").strip(), _read(directory / "cpu.cfs_period_us").strip()]
+        for directory in _upwards(root / "sys/fs/cgroup/cpu", groups["cpu"])
+    ]
+    pairs = [pair for pair in (*v2, *v1) if len(pair) == 2]
+    return [
+        int(quota) / int(period)
+        for quota, period in pairs
+        if quota.isdigit() and period.isdigit() and int(period) > 0  # "max" and -1 mean no quota
+    ]
+
+
+def _upwards(mount: Path, group: str) -> list[Path]:
+    """The folders from `group` up to `mount`. In a container the group may name a folder only the host sees."""
+    names = [name for name in group.split("/") if name not in ("", "..")]
+    return [mount.joinpath(*names[:count]) for count in range(len(names), -1, -1)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        OperationalError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise OperationalError(
+            f"onnxruntime cannot be imported: {error}", help="install it with: pip install 't2tdeploy[serve]'"
+        ) from error
+    return onnxruntime
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Hypotheses of a batch, best first.
+
+    Args:
+        target_ids: [batch, hypotheses, target_length], EOS included, then PAD.
+        scores: [batch, hypotheses], log-probability over the length penalty.
+        lengths: [batch, hypotheses], tokens, EOS included.
+        finished: [batch]; False: nothing ended within max_length, the rows hold unended sequences and scores are
+            raw log-probabilities.
+    """
+
+    target_ids: IntArray
+    scores: npt.NDArray[np.float32]
+    lengths: IntArray
+    finished: npt.NDArray[np.bool_]
+
+
+class SearchStoppedError(OperationalError):
+    """A search was stopped through its `Interrupt`."""
+
+
+class Interrupt:
+    """Lets another thread stop a search that is under way, between two operators of the graph."""
+
+    def __init__(self) -> None:
+        self.run_options = import_onnxruntime().RunOptions()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return bool(self.run_options.terminate)
+
+    def stop(self) -> None:
+        """The search ends with SearchStoppedError, at once or when it starts."""
+        self.run_options.terminate = True
+
+
+class GraphSession:
+    """A loaded graph, ready to search on the CPU. Safe to use from several threads.
+
+    Args:
+        graph: an ONNX file, or its content.
+        threads: that one search uses; None: `available_cpus()`.
+
+    Raises:
+        CorruptFileError: onnxruntime cannot load the graph (its own words).
+        OperationalError: onnxruntime is not installed.
+    """
+
+    def __init__(self, graph: Path | bytes, *, threads: int | None = None) -> None:
+        onnxruntime = import_onnxruntime()
+        self.threads = threads or available_cpus()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin for work burn CPU between requests and, where CPUs are shared, take it from the thread they
+        # wait for. Threads that sleep cost some microseconds per operator to wake.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source = graph if isinstance(graph, bytes) else str(graph)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            path = Path("model.onnx") if isinstance(graph, bytes) else graph
+            raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
+
+    def search(
+        self,
+        source_ids: IntArray,
+        max_length: IntArray,
+        *,
+        beam_size: int,
+        alpha: float,
+        num_hypotheses: int,
+        interrupt: Interrupt | None = None,
+    ) -> SearchResult:
+        """Beam search for every row.
+
+        Args:
+            source_ids: [batch, source_length], EOS at the end of every row, PAD behind it.
+            max_length: [batch], tokens of the longest target, EOS included.
+            beam_size: hypotheses kept during the search.
+            alpha: length penalty.
+            num_hypotheses: returned per row, at most beam_size.
+            interrupt: stops the search from another thread.
+
+        Raises:
+            SearchStoppedError: the interrupt was used.
+            OperationalError: onnxruntime failed (its own words).
+        """
+        feeds = {
+            "source_ids": source_ids,
+            "max_length": max_length,
+            "beam_size": np.array(beam_size, dtype=np.int64),
+            "alpha": np.array(alpha, dtype=np.float32),
+            "num_hypotheses": np.array(num_hypotheses, dtype=np.int64),
+        }
+        names = ["target_ids", "scores", "lengths", "finished"]
+        try:
+            outputs = self._session.run(names, feeds, interrupt.run_options if interrupt else None)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if interrupt and interrupt.stopped:
+                raise SearchStoppedError("the search was stopped") from error
+            raise OperationalError(f"onnxruntime failed to run the graph: {error}") from error
+        return SearchResult(*outputs)
+
+
+class SearchSession(GraphSession):
+    """The graph of a bundle's variant (None: its default)."""
+
+    def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
+        super().__init__(bundle.path(variant), threads=threads)

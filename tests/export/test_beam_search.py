@@ -1,0 +1,143 @@
+"""Laws of the exported graph: graph = torch search = oracle, batched = single, one file for every beam size."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2tdeploy.errors import ParityError
+from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, export_beam_search
+from t2tdeploy.export.verify import verify
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.search import SearchOptions, beam_search
+from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.runtime import GraphSession
+from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
+
+torch.set_num_threads(1)
+VOCAB = 40
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return tiny_transformer(VOCAB, seed=11)
+
+
+@pytest.fixture(scope="module")
+def graph(model: Transformer) -> onnx.ModelProto:
+    return export_beam_search(model)
+
+
+@pytest.fixture(scope="module")
+def session(graph: onnx.ModelProto) -> GraphSession:
+    return GraphSession(graph.SerializeToString(), threads=1)
+
+
+def search(session: GraphSession, rows: list[list[int]], extra: int, options: SearchOptions):
+    limits = np.array([len(row) + extra for row in rows])
+    return session.search(
+        padded(rows).numpy(),
+        limits,
+        beam_size=options.beam_size,
+        alpha=options.alpha,
+        num_hypotheses=options.num_hypotheses,
+    )
+
+
+@given(
+    seed=st.integers(0, 1000),
+    beam_size=st.integers(1, 9),
+    alpha=st.sampled_from([0.0, 0.6, 1.0, 2.0]),
+    hypotheses=st.integers(1, 9),
+    extra=st.integers(1, 9),
+    count=st.integers(1, 7),
+)
+@settings(max_examples=40, deadline=None)
+def test_graph_is_the_torch_search(model, session, seed, beam_size, alpha, hypotheses, extra, count):
+    options = SearchOptions(beam_size, alpha, min(hypotheses, beam_size))
+    rows = random_sources(VOCAB, seed, count)
+    found = search(session, rows, extra, options)
+    limits = torch.tensor([len(row) + extra for row in rows])
+    expected = beam_search(model, padded(rows), limits, options)
+    assert np.array_equal(found.target_ids, expected.target_ids.numpy())
+    assert np.array_equal(found.lengths, expected.lengths.numpy())
+    assert np.array_equal(found.finished, expected.finished.numpy())
+    np.testing.assert_allclose(found.scores, expected.scores.numpy(), atol=1e-4)
+
+
+def test_graph_is_the_oracle(model, session):
+    for beam_size, alpha, hypotheses in ((1, 0.6, 1), (4, 0.6, 2), (6, 0.0, 6)):
+        report = verify(
+            model,
+            session,
+            random_sources(VOCAB, seed=5, count=6),
+            beam_size=beam_size,
+            alpha=alpha,
+            extra_length=4,
+            num_hypotheses=hypotheses,
+        )
+        assert report.passed
+        assert report.identical == 6
+
+
+def test_a_graph_of_other_weights_fails_parity(session):
+    with pytest.raises(ParityError, match="sentence 0: graph"):
+        verify(
+            tiny_transformer(VOCAB, seed=12),
+            session,
+            random_sources(VOCAB, seed=5),
+            beam_size=4,
+            alpha=0.6,
+            extra_length=4,
+            num_hypotheses=1,
+        )
+
+
+def test_a_result_does_not_depend_on_the_batch(session):
+    rows, options = random_sources(VOCAB, seed=8, count=11), SearchOptions(4, 0.6, 3)
+    together = search(session, rows, 5, options)
+    for i, row in enumerate(rows):
+        alone = search(session, [row], 5, options)
+        width = alone.target_ids.shape[2]
+        assert np.array_equal(together.target_ids[i, :, :width], alone.target_ids[0])
+        assert not together.target_ids[i, :, width:].any()
+        np.testing.assert_allclose(together.scores[i], alone.scores[0], atol=1e-4)
+
+
+def test_signature_opset_and_operators_are_what_onnxruntime_1_19_reads(graph):
+    def operators(nodes):
+        for node in nodes:
+            yield node.domain, node.op_type
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield from operators(attribute.g.node)
+
+    assert graph.ir_version == 10
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
+    assert {domain for domain, _ in operators(graph.graph.node)} == {""}
+    assert [value.name for value in graph.graph.input] == list(INPUTS)
+    assert [value.name for value in graph.graph.output] == list(OUTPUTS)
+
+
+def test_every_weight_is_in_the_file_once(model, graph):
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
+    assert stored < 1.1 * weights + 1024
+
+
+def test_a_model_without_a_cache_of_its_own_exports_the_same(model, session):
+    class Uncached(Transformer):
+        memory_axes, state_axes = Model.memory_axes, Model.state_axes
+        encode, initial_state, decode_step = Model.encode, Model.initial_state, Model.decode_step
+
+    uncached = Uncached(HPARAMS, features(VOCAB)).eval()
+    uncached.load_state_dict(model.state_dict())
+    rows, options = random_sources(VOCAB, seed=3), SearchOptions(3, 0.6, 2)
+    other = GraphSession(export_beam_search(uncached).SerializeToString(), threads=1)
+    found, expected = search(other, rows, 4, options), search(session, rows, 4, options)
+    assert np.array_equal(found.target_ids, expected.target_ids)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)

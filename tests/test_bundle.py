@@ -1,0 +1,122 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, load_bundle, write_bundle
+from t2tdeploy.errors import CorruptFileError, InputError, UnknownNameError
+from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_toy_bundle(tmp_path / "bundle").directory
+
+
+def rewrite(directory: Path, **changes: object) -> None:
+    path = directory / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_bundle_reads_as_it_was_written(directory: Path) -> None:
+    bundle = load_bundle(directory)
+    written = toy_manifest().model_dump(exclude={"checksums"})
+    assert bundle.manifest.model_dump(exclude={"checksums"}) == written
+    assert set(bundle.manifest.checksums) == {MANIFEST, "model.onnx", "shared.vocab"}
+    assert bundle.path().read_bytes() == toy_files()["model.onnx"]
+    assert bundle.path() == bundle.path("cpu-float32")
+
+
+def test_features_that_share_a_vocabulary_share_the_tokenizer(directory: Path) -> None:
+    bundle = load_bundle(directory)
+    assert bundle.tokenizer("inputs") is bundle.tokenizer("targets")
+    assert bundle.tokenizer("inputs").decode(bundle.tokenizer("inputs").encode("Käse")) == "Käse"
+
+
+def test_the_version_tells_contents_apart(tmp_path: Path) -> None:
+    one = write_toy_bundle(tmp_path / "one")
+    same = write_toy_bundle(tmp_path / "same")
+    other = write_toy_bundle(tmp_path / "other", steps=1)
+    assert one.version == same.version != other.version
+
+
+def test_unknown_names_show_the_choices(directory: Path) -> None:
+    bundle = load_bundle(directory)
+    with pytest.raises(UnknownNameError, match="cpu-float32"):
+        bundle.path("cpu-float16")
+    with pytest.raises(UnknownNameError, match="inputs, targets"):
+        bundle.tokenizer("input")
+
+
+@pytest.mark.parametrize("file", [MANIFEST, "model.onnx", "shared.vocab"])
+def test_every_flipped_bit_is_found_and_its_file_named(directory: Path, file: str) -> None:
+    path = directory / file
+    intact = path.read_bytes()
+    blanks = b" \n"  # white space between the manifest's values may change
+    positions = [index for index in range(0, len(intact), 1 + len(intact) // 40) if intact[index] not in blanks]
+    assert positions
+    for position in positions:
+        path.write_bytes(intact[:position] + bytes([intact[position] ^ 1]) + intact[position + 1 :])
+        with pytest.raises((CorruptFileError, InputError), match=file):
+            load_bundle(directory)
+    path.write_bytes(intact)
+    load_bundle(directory)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "shared.vocab"])
+def test_a_missing_or_cut_file_is_named(directory: Path, file: str) -> None:
+    path = directory / file
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptFileError, match=f"{file} is damaged"):
+        load_bundle(directory)
+    path.unlink()
+    with pytest.raises(CorruptFileError, match=f"{file} is damaged: the file is missing"):
+        load_bundle(directory)
+
+
+def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=MANIFEST):
+        load_bundle(tmp_path)
+
+
+def test_a_newer_format_is_refused_with_the_reason(directory: Path) -> None:
+    rewrite(directory, format_version=FORMAT_VERSION + 1, a_field_of_the_future=1)
+    with pytest.raises(InputError, match=f"format version {FORMAT_VERSION + 1}.*up to {FORMAT_VERSION}") as caught:
+        load_bundle(directory)
+    assert "upgrade" in str(caught.value.help)
+
+
+def test_an_edited_manifest_is_refused(directory: Path) -> None:
+    decode = json.loads((directory / MANIFEST).read_text())["decode"]
+    rewrite(directory, decode={**decode, "beam_size": 5})
+    with pytest.raises(CorruptFileError, match="checksum"):
+        load_bundle(directory)
+
+
+def test_a_manifest_that_points_outside_is_refused(directory: Path) -> None:
+    rewrite(directory, tokenizers={"inputs": "../secret", "targets": "shared.vocab"})
+    with pytest.raises(CorruptFileError, match="a path inside it"):
+        load_bundle(directory)
+
+
+def test_a_taken_folder_is_left_alone_unless_told(directory: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="already exists"):
+        write_toy_bundle(directory)
+    write_bundle(directory, toy_manifest("second"), toy_files(), overwrite=True)
+    assert load_bundle(directory).manifest.name == "second"
+
+    other = tmp_path / "photos"
+    other.mkdir()
+    (other / "beach.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="is not a bundle"):
+        write_bundle(other, toy_manifest(), toy_files(), overwrite=True)
+    assert (other / "beach.jpg").exists()
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"model\.onnx"):
+        write_bundle(tmp_path / "bundle", toy_manifest(), {"shared.vocab": b""})
+    files = {**toy_files(), "model.onnx": tmp_path / "does-not-exist.onnx"}
+    with pytest.raises(Exception, match="does-not-exist"):
+        write_bundle(tmp_path / "bundle", toy_manifest(), files)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,106 @@
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from t2tdeploy.bundle import load_bundle, write_bundle
+from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.runtime import Interrupt, SearchSession, SearchStoppedError, available_cpus
+from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
+
+SOURCE = np.array([[5, 6, 1], [7, 1, 0]], dtype=np.int64)
+OPTIONS = {"beam_size": 4, "alpha": 0.5, "num_hypotheses": 2}
+
+
+def host(tmp_path: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return tmp_path
+
+
+@pytest.fixture
+def _many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)), raising=False)
+
+
+@pytest.mark.usefixtures("_many_cpus")
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, 64),
+        ({"sys/fs/cgroup/cpu.max": "max 100000"}, 64),
+        ({"sys/fs/cgroup/cpu.max": "400000 100000"}, 4),
+        ({"sys/fs/cgroup/cpu.max": "250000 100000"}, 2),
+        ({"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
+        ({"proc/self/cgroup": "0::/pod/app", "sys/fs/cgroup/pod/cpu.max": "300000 100000"}, 3),
+        (
+            {
+                "proc/self/cgroup": "0::/pod/app",
+                "sys/fs/cgroup/pod/cpu.max": "300000 100000",
+                "sys/fs/cgroup/pod/app/cpu.max": "200000 100000",
+            },
+            2,
+        ),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 64),
+        ({"sys/fs/cgroup/cpu/cpu.cfs_quota_us": "600000", "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000"}, 6),
+        (
+            {
+                "proc/self/cgroup": "4:memory:/x\n3:cpu,cpuacct:/docker/abc\n",
+                "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us": "150000\n",
+                "sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us": "50000\n",
+            },
+            3,
+        ),
+    ],
+)
+def test_the_quota_of_the_control_group_bounds_the_cpus(tmp_path: Path, files: dict[str, str], cpus: int) -> None:
+    assert available_cpus(host(tmp_path, files)) == cpus
+
+
+def test_the_affinity_bounds_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert available_cpus(host(tmp_path, {"sys/fs/cgroup/cpu.max": "800000 100000"})) == 2
+
+
+def test_arrays_go_in_and_come_out(tmp_path: Path) -> None:
+    session = SearchSession(write_toy_bundle(tmp_path / "bundle"), threads=1)
+    result = session.search(SOURCE, np.array([10, 1]), **OPTIONS)
+    assert result.target_ids.tolist() == [[[5, 6, 1]] * 2, [[7, 1, 0]] * 2]
+    assert result.lengths.tolist() == [[3, 3], [2, 2]]
+    assert result.finished.tolist() == [True, False]
+    np.testing.assert_allclose(result.scores, [[-5, -15], [-0.5, -1.5]])
+
+
+def test_another_thread_can_stop_a_search(tmp_path: Path) -> None:
+    session = SearchSession(write_toy_bundle(tmp_path / "bundle", steps=1_000_000), threads=1)
+    interrupt = Interrupt()
+    timer = threading.Timer(0.2, interrupt.stop)
+    timer.start()
+    with pytest.raises(SearchStoppedError):
+        session.search(SOURCE, np.array([1000, 1000]), **OPTIONS, interrupt=interrupt)
+
+
+def test_what_onnxruntime_refuses_is_said_in_its_words(tmp_path: Path) -> None:
+    files = {**toy_files(), "model.onnx": b"no graph"}
+    bundle = write_bundle(tmp_path / "broken", toy_manifest(), files)
+    with pytest.raises(CorruptFileError, match=r"model\.onnx is damaged: onnxruntime"):
+        SearchSession(bundle, threads=1)
+    session = SearchSession(write_toy_bundle(tmp_path / "bundle"), threads=1)
+    with pytest.raises(OperationalError, match="onnxruntime failed"):
+        session.search(SOURCE[0], np.array([10]), **OPTIONS)
+
+
+def test_reading_a_bundle_needs_no_onnxruntime(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "bundle")
+    code = (
+        "import sys, pathlib; import t2tdeploy.runtime, t2tdeploy.translator; from t2tdeploy.bundle import load_bundle;"
+        "load_bundle(pathlib.Path(sys.argv[1]));"
+        "assert not {'onnxruntime', 'torch', 'grpc'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(bundle.directory)], check=True)
+    load_bundle(bundle.directory)

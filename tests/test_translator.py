@@ -1,0 +1,72 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2tdeploy.errors import RequestError
+from t2tdeploy.translator import BLANK, Hypothesis, TranslateOptions, Translator
+from tests.serving.toy_bundle import write_toy_bundle
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
+    bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy", max_source_length=40)
+    return Translator(bundle, threads=1, max_batch_size=3, max_batch_tokens=60)
+
+
+def test_hypotheses_carry_text_score_and_tokens(translator: Translator) -> None:
+    options = TranslateOptions(beam_size=2, num_hypotheses=2, alpha=1.0, extra_length=7)
+    assert translator.translate(["Käse"], options) == [
+        [
+            Hypothesis("Käse", -(0 + 1.0) * (6 + 7), tokens=6, finished=True),
+            Hypothesis("Käse", -(1 + 1.0) * (6 + 7), tokens=6, finished=True),
+        ]
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sources=st.lists(st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x2FF), max_size=19), max_size=12)
+)
+def test_the_answer_to_a_source_does_not_depend_on_the_others(translator: Translator, sources: list[str]) -> None:
+    alone = [translator.translate([source])[0] for source in sources]
+    assert translator.translate(sources) == alone
+
+
+@pytest.mark.parametrize("source", ["", " ", "\t\n", "\u3000"])
+def test_a_blank_source_gives_one_empty_text(translator: Translator, source: str) -> None:
+    answers = translator.translate(["a", source, "b"], TranslateOptions(num_hypotheses=2))
+    assert answers[1] == BLANK
+    assert [len(hypotheses) for hypotheses in answers] == [2, 1, 2]
+
+
+def test_a_long_source_is_refused_or_cut(translator: Translator) -> None:
+    fits, long = "x" * 39, "x" * 40
+    with pytest.raises(RequestError, match=r"sources\[1\]: 41 tokens, the model takes 40"):
+        translator.translate([fits, long])
+    assert translator.translate([long], TranslateOptions(truncate=True)) == translator.translate([fits])
+    assert translator.encode([long], TranslateOptions(truncate=True))[0].truncated
+    assert not translator.encode([fits], TranslateOptions(truncate=True))[0].truncated
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (TranslateOptions(beam_size=0), "beam_size"),
+        (TranslateOptions(beam_size=17), "beam_size"),
+        (TranslateOptions(alpha=-0.1), "alpha"),
+        (TranslateOptions(alpha=float("nan")), "alpha"),
+        (TranslateOptions(num_hypotheses=0), "num_hypotheses"),
+        (TranslateOptions(num_hypotheses=5), "num_hypotheses"),
+        (TranslateOptions(extra_length=0), "extra_length"),
+        (TranslateOptions(extra_length=1001), "extra_length"),
+    ],
+)
+def test_an_option_out_of_range_is_named(translator: Translator, options: TranslateOptions, field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        translator.translate(["a"], options)
+    assert caught.value.field == f"options.{field}"
+
+
+def test_a_lone_surrogate_is_named(translator: Translator) -> None:
+    with pytest.raises(RequestError, match=r"sources\[1\].*surrogate at character 2"):
+        translator.translate(["a", "ab\ud800"])
