@@ -1,0 +1,1 @@
+"""Training: engines, checkpoints, the trainer, evaluation."""

@@ -1,0 +1,86 @@
+"""The contract between the trainer and what computes: forward, backward and the update of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from t2tdeploy.models.model import Model
+
+Batch = Mapping[str, np.ndarray]  # feature -> int64 [batch, length], padded with 0
+
+
+class StepMetrics(NamedTuple):
+    """What one optimizer step measured.
+
+    Args:
+        loss: mean training loss (label smoothing included) per label, over all accumulated batches.
+        labels: their number.
+        gradient_norm: global L2 norm of the gradients, before clipping.
+    """
+
+    loss: float
+    labels: int
+    gradient_norm: float
+
+
+class EvaluationSums(NamedTuple):
+    """What evaluation measured on one batch, summed over labels, so that batches add up.
+
+    Args:
+        loss: negative log-likelihood in nats, without label smoothing.
+        labels: labels that are not padding.
+        correct: labels that the model ranks first, given the true prefix.
+    """
+
+    loss: float
+    labels: int
+    correct: int
+
+
+class EngineState(NamedTuple):
+    """All that decides the next step, as flat name -> tensor dicts.
+
+    Args:
+        model: parameters and persistent buffers; a tied parameter appears once.
+        optimizer: moments of the update rule, and the states of the random generators.
+    """
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+
+
+class Engine(Protocol):
+    """Computes steps. The trainer owns data, step numbers, the schedule and files; the engine owns the arithmetic."""
+
+    @property
+    def model(self) -> Model:
+        """The model with the current parameters, for search and pictures."""
+
+    def step(self, batches: Sequence[Batch], *, learning_rate: float) -> StepMetrics:
+        """One optimizer step on the union of `batches`, whose gradients are accumulated.
+
+        If the loss or the gradient norm is not finite, the parameters stay as they are; the caller checks.
+
+        Raises:
+            TrainingError: memory ran out.
+        """
+
+    def evaluate(self, batch: Batch) -> EvaluationSums:
+        """Loss and accuracy on one batch, without dropout; changes nothing."""
+
+    def probe(self, batch: Batch) -> None:
+        """One whole step on `batch`, undone afterwards, to learn whether it fits into memory. Before `load` only.
+
+        Raises:
+            TrainingError: it does not fit.
+        """
+
+    def state(self) -> EngineState:
+        """The state now; the tensors may be live: save them before the next step."""
+
+    def load(self, state: EngineState) -> None:
+        """Continues from `state`."""

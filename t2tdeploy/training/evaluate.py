@@ -1,0 +1,176 @@
+"""Quality of a model on a split: loss and accuracy given the true prefix, BLEU and chrF of what the search writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+
+from t2tdeploy.features import PAD_ID
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.search import SearchOptions, beam_search
+from t2tdeploy.problems.batching import plan_evaluation
+from t2tdeploy.problems.dataset import Dataset, ProblemData
+from t2tdeploy.problems.metrics import TranslationScores, translation_scores
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
+from t2tdeploy.training.engine import Batch, EvaluationSums
+from t2tdeploy.training.torch_engine import evaluation_sums
+
+EXAMPLES = 5  # sentences shown in reports and TensorBoard
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sentence, its reference and what the model wrote."""
+
+    source: str
+    reference: str
+    hypothesis: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Teacher-forced quality over the labels of a split.
+
+    Args:
+        loss: mean negative log-likelihood in nats per label, without label smoothing.
+        perplexity: exp(loss).
+        accuracy: share of labels that the model ranks first, given the true prefix.
+        labels: their number.
+    """
+
+    loss: float
+    perplexity: float
+    accuracy: float
+    labels: int
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The quality of one model on one split.
+
+    Args:
+        scores: of the search's first hypotheses; None if nothing was decoded.
+        lowercase_scores: the same without regard to case; None unless asked for.
+        sentences: how many were decoded.
+        examples: some of them.
+    """
+
+    split: str
+    losses: Losses
+    scores: TranslationScores | None
+    lowercase_scores: TranslationScores | None
+    sentences: int
+    examples: tuple[Example, ...]
+
+
+def evaluate(
+    model: Model,
+    data: ProblemData,
+    split: str,
+    *,
+    options: SearchOptions,
+    extra_length: int,
+    batch_size: int,
+    sentences: int | None = None,
+    decode: bool = True,
+    lowercase: bool = False,
+    score: Callable[[Batch], EvaluationSums] | None = None,
+    reporter: Reporter | None = None,
+) -> EvaluationReport:
+    """Scores `model` on `split`.
+
+    Args:
+        batch_size: tokens per batch, padding included.
+        sentences: how many to decode, from the start of the split; None: all.
+        decode: False measures the losses only.
+        lowercase: also score without regard to case.
+        score: what measures a batch, e.g. an engine's `evaluate`; None: the model itself.
+    """
+    dataset = data.split(split)
+    model.eval()
+    losses = mean_losses(score or partial(evaluation_sums, model), dataset, batch_size=batch_size)
+    if not decode:
+        return EvaluationReport(split, losses, scores=None, lowercase_scores=None, sentences=0, examples=())
+    rows = np.arange(len(dataset) if sentences is None else min(sentences, len(dataset)))
+    sources, references = dataset.texts("inputs", rows), dataset.texts("targets", rows)
+    hypotheses = translate(
+        model, data.tokenizers, sources, options=options, extra_length=extra_length, batch_size=batch_size,
+        reporter=reporter,
+    )  # fmt: skip
+    examples = zip(sources, references, hypotheses, strict=True)
+    return EvaluationReport(
+        split=split,
+        losses=losses,
+        scores=translation_scores(hypotheses, references),
+        lowercase_scores=translation_scores(hypotheses, references, lowercase=True) if lowercase else None,
+        sentences=len(hypotheses),
+        examples=tuple(Example(*example) for example in list(examples)[:EXAMPLES]),
+    )
+
+
+def mean_losses(score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int) -> Losses:
+    """Sums `score` over every example of the split, once each."""
+    lengths = np.maximum.reduce(list(dataset.lengths.values()))
+    sums = [score(dataset.batch(rows)) for rows in plan_evaluation(lengths, batch_size=batch_size)]
+    labels = sum(item.labels for item in sums)
+    loss = math.fsum(item.loss for item in sums) / labels
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return Losses(loss, perplexity, sum(item.correct for item in sums) / labels, labels)
+
+
+def translate(
+    model: Model,
+    tokenizers: Mapping[str, Tokenizer],
+    texts: Sequence[str],
+    *,
+    options: SearchOptions,
+    extra_length: int,
+    batch_size: int = 4096,
+    reporter: Reporter | None = None,
+) -> list[str]:
+    """The first hypothesis of each text, in the order of `texts`.
+
+    Sentences are searched longest first, so that memory runs out at once or never; each may grow to its own length
+    plus `extra_length`, whatever else is in its batch.
+
+    Args:
+        batch_size: source tokens per batch times beams, padding included.
+    """
+    reporter = reporter or SilentReporter()
+    sources = [encode_with_eos(tokenizers["inputs"], text) for text in texts]
+    translations = [""] * len(texts)
+    model.eval()
+    with reporter.task("decoding", total=len(texts), unit="sentences") as task:
+        for rows, ids in _search_batches(sources, max(1, batch_size // options.beam_size)):
+            found = _first_hypotheses(model, ids, extra_length, options)
+            for row, hypothesis in zip(rows, found, strict=True):
+                translations[row] = tokenizers["targets"].decode(hypothesis)
+            task.advance(len(rows))
+    return translations
+
+
+def _search_batches(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of (rows, ids [batch, source_length]), longest first."""
+    if not sources:
+        return
+    lengths = np.array([len(source) for source in sources], dtype=np.int32)
+    for rows in plan_evaluation(lengths, batch_size=batch_size):
+        ids = np.full((len(rows), int(lengths[rows].max())), PAD_ID, dtype=np.int64)
+        for line, row in enumerate(rows):
+            ids[line, : lengths[row]] = sources[row]
+        yield rows, ids
+
+
+@torch.inference_mode()
+def _first_hypotheses(model: Model, ids: np.ndarray, extra_length: int, options: SearchOptions) -> list[list[int]]:
+    source_ids = torch.from_numpy(ids).to(next(model.parameters()).device)
+    max_length = (source_ids != PAD_ID).sum(dim=1) + extra_length
+    result = beam_search(model, source_ids, max_length, options)
+    best: list[list[int]] = result.target_ids[:, 0].tolist()
+    return best

@@ -1,0 +1,54 @@
+"""Means and rates of the training steps between two log lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from t2tdeploy.training.engine import Batch, StepMetrics
+
+
+class Meter:
+    """Collects steps; `flush` gives what they amount to and starts afresh."""
+
+    def __init__(self) -> None:
+        self._start_afresh()
+
+    def add(self, batches: Sequence[Batch], metrics: StepMetrics) -> None:
+        """Counts one step."""
+        self._steps += 1
+        self._loss += metrics.loss * metrics.labels
+        self._labels += metrics.labels
+        self._gradient_norm += metrics.gradient_norm
+        for batch in batches:
+            self._places += sum(ids.size for ids in batch.values())
+            self._tokens += sum(int(np.count_nonzero(ids)) for ids in batch.values())
+
+    def pause(self, seconds: float) -> None:
+        """Leaves `seconds` of evaluation or saving out of the rates."""
+        self._started += seconds
+
+    def flush(self) -> dict[str, float]:
+        """What the steps since the last flush amount to; at least one is needed.
+
+        Returns:
+            loss: mean per label; gradient_norm: mean per step; steps_per_second; tokens_per_second: source and target
+            tokens without padding; padding_share: pads among all places of the batches.
+        """
+        seconds = time.perf_counter() - self._started
+        result = {
+            "loss": self._loss / self._labels,
+            "gradient_norm": self._gradient_norm / self._steps,
+            "steps_per_second": self._steps / seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "padding_share": 1.0 - self._tokens / self._places,
+        }
+        self._start_afresh()
+        return result
+
+    def _start_afresh(self) -> None:
+        self._steps = self._labels = self._tokens = self._places = 0
+        self._loss = self._gradient_norm = 0.0
+        self._started = time.perf_counter()

@@ -1,0 +1,32 @@
+"""What a training run may be told beyond the recipe in hparams."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from t2tdeploy.hparams import Count
+from t2tdeploy.settings import Settings
+
+Metric = Literal["bleu", "chrf", "loss", "accuracy"]
+
+
+class TrainOptions(Settings):
+    """How often things happen, and when to stop. None of it changes what a step computes."""
+
+    eval_every_steps: Count = Field(1000, description="evaluate on dev, and save, after so many steps")
+    save_every_steps: Count = Field(1000, description="save a checkpoint after so many steps")
+    keep_last: Count = Field(8, description="checkpoints kept, beside the best")
+    log_every_steps: Count = Field(100, description="steps between two points of the training curves")
+    decode: bool = Field(True, description="translate dev by beam search at each evaluation, for BLEU and chrF")
+    eval_sentences: int | None = Field(None, ge=1, description="dev sentences to translate; none: all")
+    metric: Metric | None = Field(None, description="what makes a checkpoint the best; none: bleu, or loss undecoded")
+    early_stopping_evals: int | None = Field(None, ge=1, description="stop after so many evaluations without gain")
+    warm_start: Path | None = Field(None, description="run directory, checkpoint or .safetensors file to start from")
+
+    @property
+    def deciding_metric(self) -> Metric:
+        """The metric that makes a checkpoint the best one."""
+        return self.metric or ("bleu" if self.decode else "loss")

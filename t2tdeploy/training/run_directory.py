@@ -1,0 +1,261 @@
+"""The run directory: one training run, complete enough to be repeated, resumed, evaluated and exported.
+
+run.json          problem, model, hparams, seed, data hash, command, revision and versions
+vocabularies/     the vocabulary files, so that a run can be decoded and exported without its data
+usr/              a copy of the user's folder (--usr-dir), if there was one
+checkpoints/      see checkpoints.py
+averaged/         the mean of several checkpoints, if asked for
+metrics.jsonl, curve.png, events.out.tfevents.*   see summaries.py
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from t2tdeploy import __version__, registry
+from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError
+from t2tdeploy.features import FeatureSpec
+from t2tdeploy.files import atomic_directory, atomic_file, write_json
+from t2tdeploy.hparams import HParams
+from t2tdeploy.models.model import Model
+from t2tdeploy.problems.dataset import ProblemData
+from t2tdeploy.settings import Settings
+from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
+from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors, write_average
+from t2tdeploy.training.parameters import load_parameters
+
+_RECORD = "run.json"
+_PACKAGES = ("torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic")
+_MAY_CHANGE = {"train_steps"}  # a run may be prolonged
+
+
+class RunRecord(Settings):
+    """run.json: all that a repetition of the run needs."""
+
+    problem: str
+    model: str
+    hparams_set: str | None = Field(description="the named set that hparams derive from")
+    hparams: dict[str, Any]
+    features: dict[str, dict[str, Any]]
+    data_dir: str
+    data_hash: str
+    seed: int
+    command: list[str]
+    git_revision: str | None = Field(description="None outside a git repository")
+    versions: dict[str, str]
+    t2tdeploy: str
+    created: str = Field(description="ISO 8601, UTC")
+
+    def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
+        """What makes two runs different runs: settings, seed and data, not where and when they ran."""
+        assert isinstance(other, RunRecord)
+        mine, theirs = self._identity(), other._identity()
+        return {
+            name: (mine.get(name), theirs.get(name))
+            for name in [*mine, *(name for name in theirs if name not in mine)]
+            if mine.get(name) != theirs.get(name)
+        }
+
+    def _identity(self) -> dict[str, Any]:
+        hparams = {name: value for name, value in self.hparams.items() if name not in _MAY_CHANGE}
+        return {"problem": self.problem, "data": self.data_hash, "model": self.model, "seed": self.seed, **hparams}
+
+
+class RunDirectory:
+    """A run directory that exists; see `create_or_resume` and `open`."""
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path = path
+        self.record = record
+        self.checkpoints = CheckpointStore(path / "checkpoints")
+
+    @classmethod
+    def create_or_resume(
+        cls,
+        path: Path,
+        *,
+        data: ProblemData,
+        data_dir: Path,
+        model: str,
+        hparams: HParams,
+        hparams_set: str | None = None,
+        seed: int = 0,
+        usr_dir: Path | None = None,
+    ) -> RunDirectory:
+        """Makes the run directory, or opens it if it is of the same run.
+
+        Raises:
+            RunConflictError: it is of another run; the error shows the differences. `train_steps` may differ.
+            InputError: the folder holds something else.
+            UnknownNameError: no such model.
+        """
+        registry.models.get(model)
+        record = _new_record(data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed)
+        if (path / _RECORD).exists():
+            run = cls(path, _read_record(path))
+            differences = run.record.differences(record)
+            if differences:
+                raise RunConflictError(path, differences)
+            run._prolong(hparams)
+        else:
+            if path.exists() and any(path.iterdir()):
+                raise InputError(f"{path} is neither empty nor a run directory", path=path, help="choose another")
+            run = cls(path, record)
+            run._write(data, usr_dir)
+        run.checkpoints.remove_unfinished()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Opens a run directory to evaluate, decode or export; the user's code comes from its `usr` copy if needed.
+
+        Raises:
+            InputError: it is no run directory.
+            UnknownNameError: its model is not known here.
+        """
+        if not (path / _RECORD).is_file():
+            raise InputError(
+                f"{path} is not a run directory: it holds no {_RECORD}",
+                path=path,
+                help="give the --output-dir of a t2tdeploy train",
+            )
+        run = cls(path, _read_record(path))
+        if run.record.model not in registry.models and (path / "usr").is_dir():
+            registry.import_usr_dir(path / "usr")
+        registry.models.get(run.record.model)
+        return run
+
+    @cached_property
+    def hparams(self) -> HParams:
+        """The run's hparams."""
+        hparams: HParams = registry.models.get(self.record.model).hparams_class.create(self.record.hparams)
+        return hparams
+
+    @cached_property
+    def features(self) -> dict[str, FeatureSpec]:
+        """The features the model was built for."""
+        return {name: FeatureSpec(**spec) for name, spec in self.record.features.items()}
+
+    @cached_property
+    def tokenizers(self) -> dict[str, Tokenizer]:
+        """Feature -> tokenizer; features that share a vocabulary share the object."""
+        loaded = {spec.vocabulary: load_tokenizer(self._vocabulary(spec)) for spec in self.features.values()}
+        return {name: loaded[spec.vocabulary] for name, spec in self.features.items()}
+
+    def new_model(self) -> Model:
+        """The model with fresh parameters."""
+        model: Model = registry.models.get(self.record.model)(self.hparams, self.features)
+        return model
+
+    def model(self, checkpoint: str | int = "best") -> Model:
+        """The model with the parameters of a checkpoint, in evaluation mode on the CPU.
+
+        Args:
+            checkpoint: "best" (by evaluation; the last one if nothing was evaluated), "last", "averaged", or a step.
+
+        Raises:
+            InputError: there is no such checkpoint; the message lists those there are.
+            CorruptFileError: it is damaged.
+        """
+        model = self.new_model()
+        load_parameters(model, read_tensors(self.checkpoint_path(checkpoint), MODEL))
+        return model.eval()
+
+    def checkpoint_path(self, checkpoint: str | int = "best") -> Path:
+        """The folder of a checkpoint, named as in `model`."""
+        steps = self.checkpoints.steps()
+        if checkpoint == "averaged" and (self.path / "averaged").is_dir():
+            return self.path / "averaged"
+        wanted: int | None = None
+        if checkpoint == "best":
+            wanted = self.checkpoints.best_step()
+        elif str(checkpoint).isdecimal():
+            wanted = int(checkpoint)
+        if wanted is None and checkpoint in ("best", "last") and steps:
+            wanted = steps[-1]
+        if wanted not in steps:
+            listed = ", ".join(map(str, steps)) or "none"
+            raise InputError(
+                f"{self.path} has no checkpoint '{checkpoint}'; steps with one: {listed}",
+                path=self.path,
+                help="choose best, last, averaged (after averaging) or one of the steps",
+            )
+        assert wanted is not None
+        return self.checkpoints.path(wanted)
+
+    def average(self, last: int) -> Path:
+        """Averages the parameters of the newest `last` checkpoints into `averaged/`; returns that folder."""
+        steps = self.checkpoints.steps()[-last:]
+        write_average(self.path / "averaged", [self.checkpoints.path(step) for step in steps])
+        return self.path / "averaged"
+
+    def _vocabulary(self, spec: FeatureSpec) -> Path:
+        return self.path / "vocabularies" / f"{spec.vocabulary}.vocab"
+
+    def _write(self, data: ProblemData, usr_dir: Path | None) -> None:
+        """Writes everything but checkpoints; run.json comes last and makes the folder a run directory."""
+        for name, spec in data.features.items():
+            with atomic_file(self._vocabulary(spec)) as file:
+                file.write_bytes(data.tokenizers[name].to_bytes())
+        if usr_dir is not None:
+            ignore = shutil.ignore_patterns("__pycache__", ".*")
+            with atomic_directory(self.path / "usr", replace=True) as copy:
+                shutil.copytree(usr_dir, copy, ignore=ignore, dirs_exist_ok=True)
+        write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
+
+    def _prolong(self, hparams: HParams) -> None:
+        if hparams.train_steps != self.record.hparams.get("train_steps"):
+            self.record = self.record.replace(hparams={**self.record.hparams, "train_steps": hparams.train_steps})
+            write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
+
+
+def _new_record(
+    data: ProblemData, *, data_dir: Path, model: str, hparams: HParams, set_name: str | None, seed: int
+) -> RunRecord:
+    return RunRecord(
+        problem=data.name,
+        model=model,
+        hparams_set=set_name,
+        hparams=hparams.model_dump(mode="json"),
+        features={name: asdict(spec) for name, spec in data.features.items()},
+        data_dir=str(data_dir.resolve()),
+        data_hash=data.hash,
+        seed=seed,
+        command=list(sys.argv),
+        git_revision=_git_revision(),
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        t2tdeploy=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _read_record(path: Path) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json((path / _RECORD).read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise CorruptFileError(path / _RECORD, "not what a training run writes") from error
+
+
+def _git_revision() -> str | None:
+    """The commit of the working folder, with `-dirty` behind it if files differ from it."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None

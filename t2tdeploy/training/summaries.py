@@ -1,0 +1,139 @@
+"""What a run writes for people to look at: TensorBoard events, metrics.jsonl and curve.png."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from t2tdeploy.files import atomic_file
+from t2tdeploy.models.model import Model
+from t2tdeploy.training.engine import Batch
+from t2tdeploy.training.evaluate import Example
+from t2tdeploy.training.parameters import tensors_from
+
+matplotlib.use("Agg")  # files only: there may be no screen
+
+METRICS, CURVE = "metrics.jsonl", "curve.png"
+
+
+class Summaries:
+    """Writes the curves of one run; a context manager.
+
+    Args:
+        directory: the run directory.
+        step: the step the run goes on from; what was written for later steps, before a kill, is taken back.
+    """
+
+    def __init__(self, directory: Path, *, step: int) -> None:
+        self._directory = directory
+        self._lines = [line for line in read_metrics(directory) if line["step"] <= step]
+        with atomic_file(directory / METRICS) as file:
+            file.write_text("".join(json.dumps(line) + "\n" for line in self._lines), encoding="utf-8")
+        self._writer = SummaryWriter(str(directory), purge_step=step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """One point of each curve `group/NAME`, and one line of metrics.jsonl."""
+        for name, value in values.items():
+            self._writer.add_scalar(f"{group}/{name}", value, step)
+        line = {"group": group, "step": step, **values}
+        self._lines.append(line)
+        with (self._directory / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def examples(self, step: int, examples: Sequence[Example]) -> None:
+        """Sample translations, as text."""
+        for number, example in enumerate(examples):
+            text = f"**source** {example.source}\n\n**reference** {example.reference}\n\n**model** {example.hypothesis}"
+            self._writer.add_text(f"translation/{number}", text, step)
+
+    def attention(self, step: int, model: Model, batch: Batch, tokens: Mapping[str, Sequence[str]]) -> None:
+        """A picture of where the last decoder layer looks, if the model can tell.
+
+        Args:
+            batch: of one example.
+            tokens: feature -> its pieces, for the axes.
+        """
+        cross_attention = getattr(model, "cross_attention", None)
+        if cross_attention is None:
+            return
+        model.eval()
+        with torch.no_grad():
+            weights = cross_attention(tensors_from(batch, next(model.parameters()).device))
+        # [batch, heads, target_length, source_length] -> mean over heads of the one example
+        picture = attention_picture(weights[0].mean(dim=0).float().cpu().numpy(), tokens["inputs"], tokens["targets"])
+        self._writer.add_figure("attention", picture, step)
+
+    def refresh(self) -> None:
+        """Redraws curve.png and flushes TensorBoard."""
+        self._writer.flush()
+        figure = curve(self._lines)
+        with atomic_file(self._directory / CURVE) as file:
+            figure.savefig(file, format="png", dpi=110)
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    path = directory / METRICS
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def curve(lines: Sequence[Mapping[str, Any]]) -> Figure:
+    """Training and evaluation loss over steps, and BLEU on an axis of its own."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.subplots()
+    left.set_xlabel("step")
+    left.set_ylabel("loss, nats per token")
+    right = left.twinx()
+    right.set_ylabel("BLEU")
+    for axes, group, name, style in (
+        (left, "train", "loss", "tab:blue"),
+        (left, "evaluation", "loss", "tab:orange"),
+        (right, "evaluation", "bleu", "tab:green"),
+    ):
+        points = [(line["step"], line[name]) for line in lines if line["group"] == group and name in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=style, label=f"{group} {name}", marker="." * (group != "train"))
+    if left.lines or right.lines:
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def attention_picture(weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> Figure:
+    """A heat map of weights [target_length, source_length] with the tokens on its axes."""
+    height, width = weights.shape
+    figure = Figure(figsize=(2 + 0.3 * width, 1 + 0.3 * height), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(weights, cmap="viridis", vmin=0.0, aspect="auto")
+    axes.set_xticks(range(width), [_drawable(token) for token in source[:width]], rotation=90)
+    axes.set_yticks(range(height), [_drawable(token) for token in target[:height]])
+    return figure
+
+
+def _drawable(token: str) -> str:
+    """SentencePiece's word mark as an underscore, and no mathematics between dollar signs."""
+    return token.replace("\u2581", "_").replace("$", r"\$")

@@ -1,0 +1,252 @@
+"""The training loop: steps, log lines, evaluations, checkpoints, and every way to stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from t2tdeploy.errors import TrainingError
+from t2tdeploy.files import atomic_file
+from t2tdeploy.models.search import SearchOptions
+from t2tdeploy.problems.batching import BatchStream, Position
+from t2tdeploy.problems.dataset import Dataset, ProblemData
+from t2tdeploy.progress import Reporter, SilentReporter, Task
+from t2tdeploy.tokenizer import Tokenizer
+from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
+from t2tdeploy.training.engine import Batch, Engine, StepMetrics
+from t2tdeploy.training.evaluate import EvaluationReport, evaluate
+from t2tdeploy.training.meter import Meter
+from t2tdeploy.training.options import TrainOptions
+from t2tdeploy.training.run_directory import RunDirectory
+from t2tdeploy.training.schedules import make_schedule
+from t2tdeploy.training.stop_request import StopRequest
+from t2tdeploy.training.summaries import Summaries
+from t2tdeploy.training.torch_engine import TorchEngine
+from t2tdeploy.training.warm_start import read_parameters, warm_start
+
+
+class Ending(StrEnum):
+    """Why training ended."""
+
+    FINISHED = "finished"
+    EARLY_STOPPING = "early stopping"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where training ended.
+
+    Args:
+        step: optimizer steps done in all.
+        best: the best evaluation; None if there was none.
+        checkpoint: the newest checkpoint.
+    """
+
+    step: int
+    ending: Ending
+    best: BestEvaluation | None
+    checkpoint: Path
+
+    @property
+    def stopped(self) -> bool:
+        """True if a signal ended training before its time."""
+        return self.ending is Ending.INTERRUPTED
+
+
+def train(run: RunDirectory, data: ProblemData, options: TrainOptions, reporter: Reporter | None = None) -> TrainResult:
+    """Trains `run` up to its hparams' train_steps, from its newest checkpoint if there is one.
+
+    A run that is killed and started again computes what it would have computed: parameters, moments, dropout masks
+    and data order continue bit for bit from the checkpoint (on the same machine, torch and number of threads).
+
+    Raises:
+        TrainingError: memory ran out, or the loss is not finite; its message names the saved batch.
+        CorruptFileError: the newest checkpoint is damaged.
+        InputError: nothing to train on, or a warm start that does not fit.
+    """
+    return _Trainer(run, data, options, reporter or SilentReporter()).train()
+
+
+class _Trainer:
+    def __init__(self, run: RunDirectory, data: ProblemData, options: TrainOptions, reporter: Reporter) -> None:
+        self.run, self.data, self.options, self.reporter = run, data, options, reporter
+        self.hparams = run.hparams
+        self.schedule = make_schedule(self.hparams)
+        self.dataset = data.split("train")
+        self.dev = data.split("dev") if "dev" in data.record.splits else None
+        torch.manual_seed(run.record.seed)
+        self.engine: Engine = TorchEngine(run.new_model(), self.hparams)
+        self.state = TrainingState(step=0, epoch=0, batch=0)
+        self.meter = Meter()
+
+    def train(self) -> TrainResult:
+        stream = self._stream()
+        self._report_data(stream)
+        self._probe(stream)
+        self._restore()
+        stream = self._stream()
+        total = self.hparams.train_steps
+        with (
+            Summaries(self.run.path, step=self.state.step) as summaries,
+            StopRequest() as stop,
+            self.reporter.task("training", total=total, unit="steps") as task,
+        ):
+            task.advance(self.state.step)
+            self.meter = Meter()
+            while (ending := self._ending(stop)) is None:
+                self._step(stream, summaries, task)
+                self._evaluate_and_save(summaries, stop)
+        checkpoint = self.run.checkpoint_path("last")
+        self.reporter.message(f"{ending} at step {self.state.step}; last checkpoint: {checkpoint}")
+        return TrainResult(self.state.step, ending, self.state.best, checkpoint)
+
+    def _stream(self) -> BatchStream:
+        return BatchStream(
+            self.dataset,
+            batch_size=self.hparams.batch_size,
+            max_length=self.hparams.max_length,
+            seed=self.run.record.seed,
+            position=Position(self.state.epoch, self.state.batch),
+        )
+
+    def _report_data(self, stream: BatchStream) -> None:
+        plan = stream.plan
+        self.reporter.event(
+            "data",
+            examples=len(self.dataset),
+            batches=len(plan.batches),
+            longer_than_max_length=len(plan.skipped),
+            padding_share=plan.padding_share,
+        )
+
+    def _probe(self, stream: BatchStream) -> None:
+        """Tries the batches that need the most memory, so that it runs out now or never."""
+        lengths = np.maximum.reduce(list(self.dataset.lengths.values()))
+
+        def longest(rows: np.ndarray) -> int:
+            return int(lengths[rows].max())
+
+        most_tokens = max(stream.plan.batches, key=lambda rows: len(rows) * longest(rows))
+        most_attention = max(stream.plan.batches, key=lambda rows: len(rows) * longest(rows) ** 2)
+        self.engine.probe(self.dataset.batch(most_tokens))
+        if most_attention is not most_tokens:
+            self.engine.probe(self.dataset.batch(most_attention))
+
+    def _restore(self) -> None:
+        """Goes on from the newest checkpoint, or from a warm start."""
+        steps = self.run.checkpoints.steps()
+        if steps:
+            state, self.state = self.run.checkpoints.load(steps[-1])
+            self.engine.load(state)
+            self.run.checkpoints.mark_best(self.state.best)
+            self.reporter.message(f"resuming from step {self.state.step}")
+        elif self.options.warm_start is not None:
+            match = warm_start(self.engine.model, read_parameters(self.options.warm_start))
+            self.reporter.message(f"warm start from {self.options.warm_start}: {match}")
+
+    def _ending(self, stop: StopRequest) -> Ending | None:
+        if self.state.step >= self.hparams.train_steps:
+            return Ending.FINISHED
+        patience = self.options.early_stopping_evals
+        if patience is not None and self.state.evaluations_without_gain >= patience:
+            return Ending.EARLY_STOPPING
+        return Ending.INTERRUPTED if stop else None
+
+    def _step(self, stream: BatchStream, summaries: Summaries, task: Task) -> None:
+        step, position = self.state.step + 1, stream.position
+        learning_rate = self.schedule(step)
+        batches = [next(stream) for _ in range(self.hparams.accumulate_steps)]
+        metrics = self.engine.step(batches, learning_rate=learning_rate)
+        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm)):
+            raise self._not_finite(step, position, batches, metrics)
+        self.meter.add(batches, metrics)
+        after = stream.position
+        self.state = self.state.model_copy(update={"step": step, "epoch": after.epoch, "batch": after.batch})
+        task.advance(1, loss=metrics.loss)
+        if step % self.options.log_every_steps == 0:
+            values = {**self.meter.flush(), "learning_rate": learning_rate, "epoch": after.epoch}
+            summaries.scalars("train", step, values)
+            self.reporter.event("training", step=step, **values)
+
+    def _evaluate_and_save(self, summaries: Summaries, stop: StopRequest) -> None:
+        """Whatever is due after this step. A checkpoint is written after the evaluation it remembers."""
+        started, step = time.perf_counter(), self.state.step
+        last = step == self.hparams.train_steps
+        evaluating = last or step % self.options.eval_every_steps == 0
+        if evaluating and self.dev is not None:
+            self._evaluate(summaries, self.dev)
+        if evaluating or stop or step % self.options.save_every_steps == 0:
+            path = self.run.checkpoints.save(self.engine.state(), self.state)
+            self.run.checkpoints.prune(self.options.keep_last)
+            self.reporter.event("checkpoint", step=step, path=str(path))
+        self.meter.pause(time.perf_counter() - started)
+
+    def _evaluate(self, summaries: Summaries, dev: Dataset) -> None:
+        started, step = time.perf_counter(), self.state.step
+        report = evaluate(
+            self.engine.model,
+            self.data,
+            "dev",
+            options=SearchOptions(beam_size=self.hparams.beam_size, alpha=self.hparams.alpha),
+            extra_length=self.hparams.extra_length,
+            batch_size=self.hparams.batch_size,
+            sentences=self.options.eval_sentences,
+            decode=self.options.decode,
+            score=self.engine.evaluate,
+        )
+        values = _curves(report)
+        self._remember(values)
+        summaries.scalars("evaluation", step, {**values, "seconds": time.perf_counter() - started})
+        summaries.examples(step, report.examples)
+        first = dev.batch(np.array([0]))
+        summaries.attention(step, self.engine.model, first, _pieces(first, self.data.tokenizers))
+        summaries.refresh()
+        self.reporter.event("evaluation", step=step, **values)
+
+    def _remember(self, values: dict[str, float]) -> None:
+        """Compares this evaluation with the best so far."""
+        metric, best = self.options.deciding_metric, self.state.best
+        sign = -1.0 if metric == "loss" else 1.0
+        if best is None or best.metric != metric or sign * values[metric] > sign * best.value:
+            best = BestEvaluation(step=self.state.step, metric=metric, value=values[metric])
+            self.state = self.state.model_copy(update={"best": best, "evaluations_without_gain": 0})
+        else:
+            without_gain = self.state.evaluations_without_gain + 1
+            self.state = self.state.model_copy(update={"evaluations_without_gain": without_gain})
+
+    def _not_finite(
+        self, step: int, position: Position, batches: Sequence[Batch], metrics: StepMetrics
+    ) -> TrainingError:
+        """Saves the batches that broke the loss, to be looked at."""
+        file = self.run.path / f"not-finite-step-{step:08d}.npz"
+        arrays: dict[str, Any] = {f"{name}_{i}": ids for i, batch in enumerate(batches) for name, ids in batch.items()}
+        with atomic_file(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays, step=step, epoch=position.epoch, batch=position.batch)
+        return TrainingError(
+            f"step {step}: the loss is {metrics.loss}, the gradient norm {metrics.gradient_norm}; the parameters are "
+            f"those of step {step - 1}; its batch (epoch {position.epoch}, batch {position.batch}) is in {file}",
+            help="lower learning_rate_constant, warm up for longer, or set clip_grad_norm=1; then start a new run",
+        )
+
+
+def _curves(report: EvaluationReport) -> dict[str, float]:
+    losses, scores = report.losses, report.scores
+    values = {"loss": losses.loss, "perplexity": losses.perplexity, "accuracy": losses.accuracy}
+    return values if scores is None else {**values, "bleu": scores.bleu, "chrf": scores.chrf}
+
+
+def _pieces(batch: Batch, tokenizers: dict[str, Tokenizer]) -> dict[str, list[str]]:
+    """The tokens of the one example of `batch`, as text."""
+    return {
+        name: [tokenizers[name].decode([int(token)]) or f"⟨{int(token)}⟩" for token in ids[0]]
+        for name, ids in batch.items()
+    }

@@ -1,0 +1,74 @@
+"""Every update rule descends, follows the schedule, and continues from its saved state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from t2tdeploy.hparams import HParams
+from t2tdeploy.training.optimizers import (
+    OPTIMIZERS,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+    set_learning_rate,
+)
+
+RATES = {"adam": 0.1, "adamw": 0.1, "adafactor": 0.1, "momentum": 0.02, "sgd": 0.1, "adagrad": 0.5}
+GOAL = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
+
+
+def quadratic(point: Tensor) -> Tensor:
+    return (point - GOAL).pow(2).sum()
+
+
+def descend(optimizer: torch.optim.Optimizer, point: nn.Parameter, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(quadratic(point))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_descends_a_quadratic(name: str) -> None:
+    point = nn.Parameter(torch.ones(2, 2))  # Adafactor's steps are in proportion to the parameter
+    optimizer = make_optimizer([point], HParams(optimizer=name))
+    set_learning_rate(optimizer, RATES[name])
+    before = quadratic(point).item()
+    descend(optimizer, point, 60)
+    assert quadratic(point).item() < 0.2 * before
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_continues_from_its_state(name: str) -> None:
+    hparams = HParams(optimizer=name)
+    point = nn.Parameter(torch.ones(2, 2))
+    first = make_optimizer([point], hparams)
+    set_learning_rate(first, RATES[name])
+    descend(first, point, 5)
+    saved = {key: value.clone() for key, value in optimizer_state(first, {point: "point"}).items()}
+    copy = nn.Parameter(point.detach().clone())
+    descend(first, point, 5)
+
+    second = make_optimizer([copy], hparams)
+    load_optimizer_state(second, {copy: "point"}, saved)
+    set_learning_rate(second, RATES[name])
+    descend(second, copy, 5)
+    assert torch.equal(copy, point)
+    assert all(key.startswith("point/") for key in saved)
+
+
+def test_no_step_without_a_learning_rate() -> None:
+    point = nn.Parameter(torch.zeros(2, 2))
+    descend(make_optimizer([point], HParams(optimizer="sgd")), point, 3)
+    assert torch.equal(point, torch.zeros(2, 2))
+
+
+def test_weight_decay_shrinks_parameters_without_gradient() -> None:
+    point = nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer([point], HParams(optimizer="adamw", weight_decay=0.1))
+    set_learning_rate(optimizer, 0.5)
+    point.grad = torch.zeros(3)
+    optimizer.step()
+    assert torch.allclose(point, torch.full((3,), 0.95))
