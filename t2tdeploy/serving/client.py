@@ -1,0 +1,262 @@
+"""Clients of a t2tdeploy server: `Client` for plain code, `AsyncClient` for asyncio. Both answer as `Translator` does.
+
+A long list of sources becomes several requests, some of them under way at once; the answers keep the order of the list.
+A request that meets a full or restarting server is tried again after the server's own hint, or after a growing pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self, TypeAlias, cast
+
+import grpc
+
+from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
+from t2tdeploy.serving.messages import RETRY_AFTER, ModelInfo, read_models, read_response, write_request
+from t2tdeploy.serving.v1 import translation_pb2 as pb
+from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
+from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
+
+_CHANNEL = [("grpc.max_receive_message_length", -1)]  # the server bounds what it is asked, and so what it answers
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
+
+_Translations = list[list[Hypothesis]]
+_Call: TypeAlias = "grpc.Future[pb.TranslateResponse]"
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """How a client asks.
+
+    Args:
+        model: name of the model; empty: the server's only one.
+        timeout: seconds that one request may take, retries included.
+        retries: times that one request is tried again when the server is full, starting or stopping.
+        sentences_per_request: a longer list becomes several requests.
+        requests_in_flight: of these, how many are under way at once.
+    """
+
+    model: str = ""
+    timeout: float = 60.0
+    retries: int = 5
+    sentences_per_request: int = 32
+    requests_in_flight: int = 4
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request of a call, with the index of its first source in the call."""
+
+    first: int
+    message: pb.TranslateRequest
+
+
+class _Attempts:
+    """The tries of one request: how long each may take, and whether another follows."""
+
+    def __init__(self, target: str, options: ClientOptions, first: int = 0) -> None:
+        self._target, self._options, self._first = target, options, first
+        self._deadline = time.monotonic() + options.timeout
+        self._tried = 0
+
+    @property
+    def timeout(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def pause_after(self, error: grpc.RpcError) -> float:
+        """Seconds to wait before the next try.
+
+        Raises:
+            RequestError, ServerError: there is none.
+        """
+        call = cast(grpc.Call, error)  # every RpcError of a call is one
+        pause = self._pause(call)
+        if self._tried >= self._options.retries or pause is None or pause >= self.timeout:
+            raise _as_error(call, self._target, self._options, self._first) from None
+        self._tried += 1
+        return pause
+
+    def _pause(self, call: grpc.Call) -> float | None:
+        hint = dict(call.trailing_metadata() or ()).get(RETRY_AFTER)
+        if hint is not None:
+            return int(hint) / 1000 * random.uniform(1.0, 1.5)  # so that those refused together do not return together
+        if call.code() != grpc.StatusCode.UNAVAILABLE:
+            return None
+        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._tried) * random.uniform(0.5, 1.0)
+
+
+class Client:
+    """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
+
+    Args:
+        target: "host:port" of the server.
+    """
+
+    def __init__(self, target: str, options: ClientOptions = ClientOptions()) -> None:
+        self._target, self._options = target, options
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL)
+        self._stub = TranslationServiceStub(self._channel)
+
+    def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> _Translations:
+        """The hypotheses of every source, best first, in the order of the sources.
+
+        Raises:
+            RequestError: a source or option is not valid; the field is named, e.g. sources[3].
+            ServerError: the server did not answer, or with another status than OK.
+        """
+        requests = list(_requests(sources, options, self._options))
+        calls = _Calls()
+        with ThreadPoolExecutor(self._options.requests_in_flight, thread_name_prefix="t2tdeploy-client") as pool:
+            futures = [pool.submit(self._translate, request, calls) for request in requests]
+            try:
+                return [hypotheses for future in futures for hypotheses in future.result()]
+            finally:
+                calls.cancel()  # after an error, the other requests are not waited for
+
+    def models(self) -> list[ModelInfo]:
+        """The models of the server.
+
+        Raises:
+            ServerError: as for `translate`.
+        """
+        attempts = _Attempts(self._target, self._options)
+        while True:
+            try:
+                return read_models(self._stub.ListModels(pb.ListModelsRequest(), timeout=attempts.timeout))
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(error))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _translate(self, request: _Request, calls: _Calls) -> _Translations:
+        attempts = _Attempts(self._target, self._options, request.first)
+        while not calls.cancelled.is_set():
+            try:
+                call = calls.add(self._stub.Translate.future(request.message, timeout=attempts.timeout))
+                return read_response(call.result())
+            except grpc.RpcError as error:
+                calls.cancelled.wait(attempts.pause_after(error))
+        return []
+
+
+class _Calls:
+    """The calls of one `Client.translate`, so that its end can cancel them."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: list[_Call] = []
+
+    def add(self, call: _Call) -> _Call:
+        with self._lock:
+            self._calls = [known for known in self._calls if not known.done()] + [call]
+            if self.cancelled.is_set():
+                call.cancel()
+        return call
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.cancelled.set()
+            for call in self._calls:
+                call.cancel()
+
+
+class AsyncClient:
+    """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
+
+    Args:
+        target: "host:port" of the server.
+    """
+
+    def __init__(self, target: str, options: ClientOptions = ClientOptions()) -> None:
+        self._target, self._options = target, options
+        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL)
+        self._stub = TranslationServiceStub(self._channel)
+
+    async def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> _Translations:
+        """As `Client.translate`; cancelling it cancels the requests."""
+        room = asyncio.Semaphore(self._options.requests_in_flight)
+
+        async def ask(request: _Request) -> _Translations:
+            async with room:
+                return await self._translate(request)
+
+        tasks = [asyncio.create_task(ask(request)) for request in _requests(sources, options, self._options)]
+        try:
+            return [hypotheses for found in await asyncio.gather(*tasks) for hypotheses in found]
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def models(self) -> list[ModelInfo]:
+        """As `Client.models`."""
+        attempts = _Attempts(self._target, self._options)
+        while True:
+            try:
+                return read_models(await self._stub.ListModels(pb.ListModelsRequest(), timeout=attempts.timeout))
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _translate(self, request: _Request) -> _Translations:
+        attempts = _Attempts(self._target, self._options, request.first)
+        while True:
+            try:
+                return read_response(await self._stub.Translate(request.message, timeout=attempts.timeout))
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+
+
+def _requests(sources: Sequence[str], options: TranslateOptions, client: ClientOptions) -> Iterator[_Request]:
+    """The requests for `sources`; all are checked before the first is sent."""
+    whole = write_request(client.model, sources, options)
+    size = client.sentences_per_request
+    for first in range(0, len(sources), size):
+        part = pb.TranslateRequest(
+            model=whole.model, sources=whole.sources[first : first + size], options=whole.options
+        )
+        yield _Request(first, part)
+
+
+def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) -> T2TDeployError:
+    code, details = call.code(), call.details() or ""
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        field, _, message = details.partition(": ")
+        field = re.sub(r"^sources\[(\d+)\]", lambda match: f"sources[{int(match[1]) + first}]", field)
+        return RequestError(field, message)
+    help = {
+        grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",
+        grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
+        grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {options.timeout:g} s: raise the timeout",
+        grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
+    }.get(code)
+    return ServerError(code.name, details, help=help)

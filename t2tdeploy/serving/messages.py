@@ -1,0 +1,181 @@
+"""Between the wire's messages and the package's own types, for the server and its clients alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.errors import RequestError
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.scheduler import Answer
+from t2tdeploy.serving.v1 import translation_pb2 as pb
+from t2tdeploy.translator import MAX_BEAM_SIZE, MAX_EXTRA_LENGTH, Hypothesis, Sentence, TranslateOptions
+
+SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
+RETRY_AFTER = "retry-after-ms"
+"""Trailing metadata of RESOURCE_EXHAUSTED: milliseconds, a whole number."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model of a server.
+
+    Args:
+        version: identifies the content of its bundle.
+        defaults: of the options that a request leaves out.
+        max_sentences: of one request.
+        max_source_tokens: of one source, EOS included.
+    """
+
+    name: str
+    version: str
+    task: str
+    defaults: TranslateOptions
+    max_sentences: int
+    max_source_tokens: int
+
+
+def parse_request(content: bytes) -> pb.TranslateRequest:
+    """Reads a TranslateRequest.
+
+    Raises:
+        RequestError: the bytes are no such message; invalid UTF-8 is named by its field.
+    """
+    try:
+        return pb.TranslateRequest.FromString(content)
+    except DecodeError:
+        field = _field_of_invalid_text(content)
+    if field:
+        raise RequestError(field, "not valid UTF-8")
+    raise RequestError("request", "the bytes are not a TranslateRequest message")
+
+
+def _field_of_invalid_text(content: bytes) -> str | None:
+    """protobuf does not say which string it refused, so the fields are looked at as bytes."""
+    try:
+        fields = UnknownFieldSet(Empty.FromString(content))
+    except DecodeError:
+        return None
+    sources = 0
+    for field in (fields[index] for index in range(len(fields))):
+        if isinstance(field.data, bytes):
+            try:
+                field.data.decode("utf-8")
+            except UnicodeDecodeError:
+                if field.field_number == pb.TranslateRequest.MODEL_FIELD_NUMBER:
+                    return "model"
+                if field.field_number == pb.TranslateRequest.SOURCES_FIELD_NUMBER:
+                    return f"sources[{sources}]"
+        sources += field.field_number == pb.TranslateRequest.SOURCES_FIELD_NUMBER
+    return None
+
+
+def read_options(message: pb.DecodeOptions) -> TranslateOptions:
+    """The options of a request.
+
+    Raises:
+        RequestError: it has an option that this version does not know; ignoring it could change the translation.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
+    return TranslateOptions(**{field.name: value for field, value in message.ListFields()})
+
+
+def write_options(options: TranslateOptions) -> pb.DecodeOptions:
+    """The message of `options`; None is left out."""
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    try:
+        return pb.DecodeOptions(**given)
+    except (TypeError, ValueError) as error:
+        raise RequestError("options", str(error)) from None
+
+
+def write_request(model: str, sources: Sequence[str], options: TranslateOptions) -> pb.TranslateRequest:
+    """A request to translate `sources`.
+
+    Raises:
+        RequestError: a source is not Unicode text (a lone surrogate).
+    """
+    for index, source in enumerate(sources):
+        try:
+            source.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"sources[{index}]", f"not Unicode text: lone surrogate at character {error.start}"
+            ) from None
+    return pb.TranslateRequest(model=model, sources=sources, options=write_options(options))
+
+
+def write_response(bundle: Bundle, sentences: Sequence[Sentence], answer: Answer) -> pb.TranslateResponse:
+    """The response to a request for `sentences`."""
+    translations = [
+        pb.Translation(
+            hypotheses=[
+                pb.Hypothesis(text=one.text, score=one.score, tokens=one.tokens, finished=one.finished)
+                for one in hypotheses
+            ],
+            source_tokens=len(sentence.ids),
+            truncated=sentence.truncated,
+        )
+        for sentence, hypotheses in zip(sentences, answer.hypotheses, strict=True)
+    ]
+    timing = pb.Timing(queue=_duration(answer.queue), compute=_duration(answer.compute))
+    return pb.TranslateResponse(
+        translations=translations, model=bundle.manifest.name, model_version=bundle.version, timing=timing
+    )
+
+
+def read_response(message: pb.TranslateResponse) -> list[list[Hypothesis]]:
+    """The hypotheses of every source, in order."""
+    return [
+        [Hypothesis(one.text, one.score, one.tokens, one.finished) for one in translation.hypotheses]
+        for translation in message.translations
+    ]
+
+
+def write_model(bundle: Bundle, options: ServerOptions) -> pb.Model:
+    """What ListModels says of a bundle."""
+    decode = bundle.manifest.decode
+    defaults = TranslateOptions(decode.beam_size, decode.alpha, 1, decode.extra_length)
+    limits = pb.Limits(
+        max_sentences=options.max_sentences_per_request,
+        max_source_tokens=decode.max_source_length,
+        max_beam_size=MAX_BEAM_SIZE,
+        max_extra_length=MAX_EXTRA_LENGTH,
+        max_request_bytes=options.max_request_bytes,
+    )
+    return pb.Model(
+        name=bundle.manifest.name,
+        version=bundle.version,
+        task=bundle.manifest.task,
+        defaults=write_options(defaults),
+        limits=limits,
+    )
+
+
+def read_models(message: pb.ListModelsResponse) -> list[ModelInfo]:
+    """The models of a server."""
+    return [
+        ModelInfo(
+            name=model.name,
+            version=model.version,
+            task=model.task,
+            defaults=read_options(model.defaults),
+            max_sentences=model.limits.max_sentences,
+            max_source_tokens=model.limits.max_source_tokens,
+        )
+        for model in message.models
+    ]
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(int(seconds * 1e9))
+    return duration

@@ -1,0 +1,49 @@
+"""What can be set about a server."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from t2tdeploy.serving.batcher import BatchLimits
+from t2tdeploy.settings import Settings
+
+
+class ServerOptions(Settings):
+    """Options of `t2tdeploy serve`."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
+    port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one and reports it")
+    workers: int = Field(1, ge=1, description="batches that run at once; they share the model's memory")
+    threads: int | None = Field(
+        None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
+    )
+    max_batch_size: int = Field(64, ge=1, description="sentences of a batch")
+    max_batch_tokens: int = Field(4096, ge=1, description="source tokens of a batch, padding included")
+    max_queue_delay_ms: float = Field(
+        0.0, ge=0, description="how long a free worker waits for a fuller batch; 0: it takes what is there at once"
+    )
+    max_queue_sentences: int = Field(2048, ge=1, description="sentences that may wait; more are refused for now")
+    max_queue_tokens: int = Field(131_072, ge=1, description="source tokens that may wait; more are refused for now")
+    max_sentences_per_request: int = Field(256, ge=1, description="sentences of one request")
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=2**28, description="size of one request")
+    shutdown_grace_seconds: float = Field(
+        30.0, ge=0, description="how long accepted requests may take to finish after SIGTERM or SIGINT"
+    )
+
+    @model_validator(mode="after")
+    def _request_fits_the_queue(self) -> Self:
+        if self.max_sentences_per_request > self.max_queue_sentences:
+            raise ValueError("max_sentences_per_request is more than max_queue_sentences: such requests never fit")
+        return self
+
+    def batch_limits(self) -> BatchLimits:
+        """The part that the batcher needs, in seconds."""
+        return BatchLimits(
+            max_batch_size=self.max_batch_size,
+            max_batch_tokens=self.max_batch_tokens,
+            max_queue_delay=self.max_queue_delay_ms / 1000,
+            max_queue_sentences=self.max_queue_sentences,
+            max_queue_tokens=self.max_queue_tokens,
+        )

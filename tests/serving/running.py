@@ -1,0 +1,89 @@
+"""Real servers for tests: in a thread of this process, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.progress import SilentReporter
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.server import Server
+
+
+@contextmanager
+def running(bundle: Bundle, **options: Any) -> Iterator[Server]:
+    """A server on a free port, in a thread; stopped at the end."""
+    with starting(bundle, **options) as (server, ready):
+        ready()
+        yield server
+
+
+@contextmanager
+def starting(bundle: Bundle, **options: Any) -> Iterator[tuple[Server, Any]]:
+    """A server whose port is bound, perhaps not serving yet, and a function that waits until it does."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def call(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+    async def make() -> Server:
+        return Server(bundle, ServerOptions.create({"port": 0, "threads": 1, **options}), SilentReporter())
+
+    server = call(make())
+    start = asyncio.run_coroutine_threadsafe(server.start(), loop)
+    try:
+        while server.port is None and not start.done():
+            threading.Event().wait(0.005)
+        yield server, lambda: start.result(30)
+    finally:
+        start.exception(30)
+        call(server.stop())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+class ServerProcess:
+    """`serve` in a process of its own; its events come as lines of JSON."""
+
+    def __init__(self, bundle: Path, **options: Any) -> None:
+        settings = json.dumps({"port": 0, "threads": 1, **options})
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving.running", str(bundle), settings], stdout=subprocess.PIPE, text=True
+        )
+
+    def event(self) -> dict[str, Any]:
+        """The next event; waits for it."""
+        assert self.process.stdout
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def __enter__(self) -> ServerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+
+
+class _JsonReporter(SilentReporter):
+    def event(self, name: str, **data: Any) -> None:
+        print(json.dumps({"event": name, **data}), flush=True)
+
+
+if __name__ == "__main__":
+    from t2tdeploy.serving.server import serve
+
+    serve(Path(sys.argv[1]), ServerOptions.create(json.loads(sys.argv[2])), _JsonReporter())

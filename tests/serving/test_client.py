@@ -1,0 +1,122 @@
+import asyncio
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.errors import RequestError, ServerError
+from t2tdeploy.serving.client import AsyncClient, Client, ClientOptions
+from t2tdeploy.serving.server import Server
+from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
+from tests.serving.running import running
+from tests.serving.toy_bundle import write_toy_bundle
+
+SOURCES = [f"sentence {number} " + "x" * (number * 17 % 50) for number in range(100)]
+MANY_REQUESTS = ClientOptions(sentences_per_request=7, requests_in_flight=3, timeout=20, retries=1)
+
+Translate = Callable[[int | None, list[str], TranslateOptions, ClientOptions], list[list[Hypothesis]]]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+@pytest.fixture(scope="module")
+def server(bundle: Bundle):
+    with running(bundle) as server:
+        yield server
+
+
+def sync_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS):
+    with Client(f"127.0.0.1:{port}", client_options) as client:
+        return client.translate(sources, options)
+
+
+def async_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS):
+    async def call():
+        async with AsyncClient(f"127.0.0.1:{port}", client_options) as client:
+            return await client.translate(sources, options)
+
+    return asyncio.run(call())
+
+
+@pytest.fixture(params=[sync_translate, async_translate], ids=["sync", "async"])
+def translate(request: pytest.FixtureRequest) -> Translate:
+    found: Translate = request.param
+    return found
+
+
+def test_a_long_list_keeps_its_order_and_answers_as_the_translator_does(
+    translate: Translate, server: Server, bundle: Bundle
+) -> None:
+    options = TranslateOptions(num_hypotheses=2, extra_length=3)
+    assert translate(server.port, SOURCES, options) == Translator(bundle, threads=1).translate(SOURCES, options)
+    assert translate(server.port, []) == []
+
+
+def test_a_bad_source_is_named_by_its_place_in_the_whole_list(translate: Translate, server: Server) -> None:
+    sources = list(SOURCES)
+    sources[40] = "x" * 500
+    with pytest.raises(RequestError) as caught:
+        translate(server.port, sources)
+    assert caught.value.field == "sources[40]"
+    sources[40] = "\ud800"
+    with pytest.raises(RequestError) as caught:
+        translate(server.port, sources)
+    assert caught.value.field == "sources[40]"
+
+
+def test_an_option_that_does_not_fit_the_wire_is_named(translate: Translate, server: Server) -> None:
+    for options in (TranslateOptions(beam_size=2**40), TranslateOptions(beam_size=0)):
+        with pytest.raises(RequestError) as caught:
+            translate(server.port, ["a"], options)
+        assert caught.value.field.startswith("options")
+
+
+def test_an_unknown_model_is_a_server_error(translate: Translate, server: Server) -> None:
+    with pytest.raises(ServerError, match="valid choices: toy") as caught:
+        translate(server.port, ["a"], TranslateOptions(), ClientOptions(model="other"))
+    assert caught.value.status == "NOT_FOUND"
+
+
+def test_nothing_listening_is_said_with_help(translate: Translate) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound but not listening: nobody else takes it
+        port = free.getsockname()[1]
+        with pytest.raises(ServerError) as caught:
+            translate(port, ["a"], TranslateOptions(), ClientOptions(retries=1, timeout=10))
+    assert caught.value.status == "UNAVAILABLE"
+    assert "t2tdeploy serve" in str(caught.value.help)
+
+
+def test_a_full_server_is_tried_again_until_it_answers(
+    translate: Translate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "slow", steps=2)
+    options = ClientOptions(sentences_per_request=1, requests_in_flight=8, retries=100, timeout=30)
+    with running(bundle, max_queue_sentences=1, max_sentences_per_request=1) as server:
+        answers = translate(server.port, SOURCES[:12], TranslateOptions(), options)
+        assert server.answers["RESOURCE_EXHAUSTED"] > 0
+    assert [hypotheses[0].text for hypotheses in answers] == SOURCES[:12]
+
+
+def test_retries_are_bounded(translate: Translate, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The first refusal that lasts ends the call: it does not wait for the requests that would never end."""
+    bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "slow", steps=50)
+    options = ClientOptions(sentences_per_request=1, requests_in_flight=8, retries=1, timeout=20)
+    slow = TranslateOptions(extra_length=1000)
+    with (
+        running(bundle, max_queue_sentences=1, max_sentences_per_request=1, shutdown_grace_seconds=0) as server,
+        pytest.raises(ServerError) as caught,
+    ):
+        translate(server.port, SOURCES[:8], slow, options)
+    assert caught.value.status == "RESOURCE_EXHAUSTED"
+
+
+def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:
+    with Client(f"127.0.0.1:{server.port}") as client:
+        (model,) = client.models()
+    assert (model.name, model.version, model.max_source_tokens) == ("toy", bundle.version, 200)
+    assert model.defaults == TranslateOptions(beam_size=4, alpha=0.6, num_hypotheses=1, extra_length=50)
