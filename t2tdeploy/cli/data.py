@@ -1,0 +1,104 @@
+"""Commands about problems and their data: list, datagen."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import click
+
+from t2tdeploy.cli import options
+from t2tdeploy.cli.console import make_reporter, print_result
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(["problems", "models", "hparams"]))
+@options.usr_dir
+@options.as_json
+def list_names(kind: str, usr_dir: Path | None, as_json: bool) -> None:
+    """Show the registered problems, models or hparams sets.
+
+    \b
+    Example:
+      t2tdeploy list problems
+    """
+    from t2tdeploy import registry
+
+    options.import_user_code(usr_dir)
+    found = {"problems": registry.problems, "models": registry.models, "hparams": registry.hparams_sets}[kind]
+    lines = {name: (inspect.getdoc(found.get(name)) or "").partition("\n")[0] for name in found.names()}
+    print_result(lines, as_json=as_json)
+
+
+@click.command()
+@click.option("--problem", required=True, help="A name from `t2tdeploy list problems`; NAME_rev swaps the two sides.")
+@click.option("--data-dir", type=options.directory, required=True, help="Where shards and vocabulary are written.")
+@click.option("--source-dir", type=options.directory, help="Where raw files lie or are downloaded to [DATA_DIR/raw].")
+@click.option("--problem-options", default="", help="Overrides of the problem's options: a=1,b=[x,y].")
+@click.option("--processes", type=click.IntRange(1), help="Workers that tokenize [the CPUs available].")
+@click.option("--num-shards", type=click.IntRange(1), help="Files per split [one per 50 000 examples].")
+@options.usr_dir
+@options.as_json
+def datagen(
+    problem: str,
+    data_dir: Path,
+    source_dir: Path | None,
+    problem_options: str,
+    processes: int | None,
+    num_shards: int | None,
+    usr_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Fetch a problem's text, train its vocabulary, write its Parquet shards.
+
+    A run that was stopped goes on where it stopped. Statistics land in NAME.statistics.json and .png.
+
+    \b
+    Examples:
+      t2tdeploy datagen --problem translate_dates_ende --data-dir data
+      t2tdeploy datagen --problem translate_pairs --data-dir data --source-dir . \\
+          --problem-options "train=[corpus.en,corpus.de],vocab_size=8000"
+    """
+    from t2tdeploy.problems.problem import get_problem
+
+    options.import_user_code(usr_dir)
+    problem_class = get_problem(problem)
+    generate_data(
+        problem_class(problem_class.options_class.create({}).override(problem_options)),
+        data_dir=data_dir,
+        source_dir=source_dir,
+        processes=processes,
+        num_shards=num_shards,
+        usr_dir=usr_dir,
+        as_json=as_json,
+    )
+
+
+def generate_data(
+    problem: object,
+    *,
+    data_dir: Path,
+    source_dir: Path | None,
+    processes: int | None,
+    num_shards: int | None,
+    usr_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Runs datagen and prints the sizes of the splits."""
+    from t2tdeploy.problems.datagen import generate
+    from t2tdeploy.problems.problem import Problem
+    from t2tdeploy.runtime import available_cpus
+
+    assert isinstance(problem, Problem)
+    record = generate(
+        problem,
+        data_dir=data_dir,
+        source_dir=source_dir or data_dir / "raw",
+        processes=processes or available_cpus(),
+        num_shards=num_shards,
+        reporter=make_reporter(as_json),
+        usr_dirs=[usr_dir] if usr_dir else [],
+    )
+    sizes = {split: size.examples for split, size in record.splits.items()}
+    statistics = data_dir / f"{record.problem}.statistics.json"
+    print_result({"problem": record.problem, **sizes, "statistics": str(statistics)}, as_json=as_json)

@@ -1,0 +1,183 @@
+"""Commands from a run to an answer: export, serve, translate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2tdeploy.cli import options
+from t2tdeploy.cli.console import make_reporter, print_result
+from t2tdeploy.cli.lines import read_lines, write_lines
+
+if TYPE_CHECKING:
+    from t2tdeploy.training.run_directory import RunDirectory
+    from t2tdeploy.translator import Hypothesis
+
+
+@click.command()
+@options.output_dir
+@click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="Folder to write.")
+@options.checkpoint
+@click.option("--name", help="What requests call the model [the problem's name].")
+@click.option("--parity-input", type=options.file, help="Source sentences for the parity check [the dev split].")
+@click.option("--parity-sentences", type=click.IntRange(1), default=16, show_default=True, help="How many of them.")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there.")
+@options.as_json
+def export(
+    output_dir: Path,
+    bundle_dir: Path,
+    checkpoint: str,
+    name: str | None,
+    parity_input: Path | None,
+    parity_sentences: int,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Export a run as a bundle: one ONNX graph with beam search inside, tokenizer, parity report.
+
+    The graph is compared with a plain Python beam search on real sentences; a graph that differs is not written.
+
+    \b
+    Example:
+      t2tdeploy export --output-dir runs/dates --bundle bundles/dates
+    """
+    from t2tdeploy.bundle import DecodeDefaults
+    from t2tdeploy.export.package import export_bundle
+    from t2tdeploy.training.run_directory import RunDirectory
+
+    options.use_all_cpus(None)
+    run = RunDirectory.open(output_dir)
+    hparams = run.hparams
+    bundle = export_bundle(
+        run.model(checkpoint),
+        bundle_dir,
+        name=name or run.record.problem,
+        tokenizers=run.tokenizers,
+        decode=DecodeDefaults(
+            beam_size=hparams.beam_size,
+            alpha=hparams.alpha,
+            extra_length=hparams.extra_length,
+            max_source_length=hparams.max_length,
+        ),
+        sentences=_parity_sentences(run, parity_input, parity_sentences),
+        provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(checkpoint).name},
+        overwrite=overwrite,
+        reporter=make_reporter(as_json),
+    )
+    size = (bundle.directory / "model.onnx").stat().st_size
+    print_result(
+        {"bundle": str(bundle.directory), "version": bundle.version, "graph_megabytes": round(size / 1e6, 1)},
+        as_json=as_json,
+    )
+
+
+def _parity_sentences(run: RunDirectory, path: Path | None, count: int) -> list[str]:
+    """The first sentences of a file, or sentences spread over the dev split (train, if there is none)."""
+    from t2tdeploy.errors import InputError
+    from t2tdeploy.problems.dataset import open_problem
+
+    if path is not None:
+        lines = [line for line in read_lines(path) if line.strip()][:count]
+        if not lines:
+            raise InputError(f"{path} holds no sentence", path=path)
+        return lines
+    import numpy as np
+
+    try:
+        data = open_problem(run.record.problem, Path(run.record.data_dir))
+        split = data.split("dev" if "dev" in data.record.splits else "train")
+    except InputError as error:
+        raise InputError(
+            f"no sentences for the parity check: {error.message}", path=error.path, help="name a file: --parity-input"
+        ) from error
+    return split.texts("inputs", np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64)))
+
+
+@click.command()
+@click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
+@click.option("--host", help="Address to listen on [127.0.0.1]; 0.0.0.0 for every interface.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on [50051]; 0 takes a free one.")
+@click.option("--workers", type=click.IntRange(1), help="Batches that run at once [1].")
+@click.option("--threads", type=click.IntRange(1), help="Threads of the model [the CPUs available].")
+@click.option(
+    "--options", "overrides", default="", help="Further server options: max_batch_size=32,max_queue_delay_ms=5."
+)
+@options.as_json
+def serve(bundle_dir: Path, overrides: str, as_json: bool, **given: Any) -> None:
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C; accepted requests are finished first.
+
+    \b
+    Example:
+      t2tdeploy serve --bundle bundles/dates --port 50051
+    """
+    from t2tdeploy.serving.options import ServerOptions
+    from t2tdeploy.serving.server import serve as run_server
+
+    chosen = ServerOptions.create({name: value for name, value in given.items() if value is not None})
+    run_server(bundle_dir, chosen.override(overrides), make_reporter(as_json))
+
+
+@click.command()
+@click.option("--server", required=True, help="host:port of a t2tdeploy serve.")
+@click.argument("text", nargs=-1)
+@click.option(
+    "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
+)
+@click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
+@options.search
+@click.option("--num-hypotheses", type=click.IntRange(1, 16), help="Translations per sentence [1].")
+@click.option("--model", default="", help="Name of the model [the server's only one].")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
+)
+@options.as_json
+def translate(
+    server: str,
+    text: tuple[str, ...],
+    input_file: Path | None,
+    output_file: Path | None,
+    beam_size: int | None,
+    alpha: float | None,
+    num_hypotheses: int | None,
+    model: str,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Translate with a running server: sentences as arguments, a file, or a pipe.
+
+    \b
+    Examples:
+      t2tdeploy translate --server localhost:50051 "Two dogs play in the snow."
+      t2tdeploy translate --server localhost:50051 --input in.en --output out.de
+    """
+    from t2tdeploy.serving.client import Client, ClientOptions
+    from t2tdeploy.translator import TranslateOptions
+
+    sources = list(text) if text else read_lines(input_file)
+    asked = TranslateOptions(beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
+    with Client(server, ClientOptions(model=model, timeout=timeout)) as client:
+        found = client.translate(sources, asked)
+    if num_hypotheses is None:
+        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=as_json)
+    else:
+        _write_hypotheses(output_file, sources, found, as_json)
+
+
+def _write_hypotheses(path: Path | None, sources: list[str], found: list[list[Hypothesis]], as_json: bool) -> None:
+    """Several translations per sentence: score, tab, text; sentences are parted by an empty line."""
+    import json
+    from dataclasses import asdict
+
+    from t2tdeploy.cli.lines import write_text
+
+    if as_json:
+        records = [
+            {"source": source, "hypotheses": [asdict(hypothesis) for hypothesis in hypotheses]}
+            for source, hypotheses in zip(sources, found, strict=True)
+        ]
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        return
+    blocks = ["".join(f"{one.score:.4f}\t{one.text}\n" for one in hypotheses) for hypotheses in found]
+    write_text(path, "\n".join(blocks))

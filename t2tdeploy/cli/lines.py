@@ -1,0 +1,57 @@
+"""Sentences in and translations out: files, pipes, JSON lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.files import atomic_file
+
+
+def read_lines(path: Path | None) -> list[str]:
+    """The lines of a file, or of standard input. Only a newline ends a line, so a sentence may hold any other one.
+
+    Raises:
+        InputError: no such file (with the nearest name beside it), or not UTF-8 (with the line).
+    """
+    name = str(path) if path else "standard input"
+    try:
+        content = path.read_bytes() if path else sys.stdin.buffer.read()
+    except FileNotFoundError:
+        beside = [other.name for other in path.parent.iterdir()] if path and path.parent.is_dir() else []
+        close = nearest(path.name, beside) if path else None
+        raise InputError(f"no file {name}", path=path, help=f"did you mean '{close}'?" if close else None) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
+        ) from None
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def write_lines(path: Path | None, sources: Sequence[str], translations: Sequence[str], *, as_json: bool) -> None:
+    """Writes one line per translation, to a file (atomically) or standard output."""
+    if as_json:
+        lines = [
+            json.dumps({"source": source, "translation": translation}, ensure_ascii=False)
+            for source, translation in zip(sources, translations, strict=True)
+        ]
+    else:
+        lines = [translation.replace("\n", " ") for translation in translations]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_text(path: Path | None, text: str) -> None:
+    """To a file, atomically, or to standard output."""
+    if path is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,61 @@
+"""The entry point: the group of commands, and the edge where exceptions become sentences and exit codes."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from t2tdeploy import __version__
+from t2tdeploy.cli.console import print_error
+from t2tdeploy.cli.data import datagen, list_names
+from t2tdeploy.cli.deploy import export, serve, translate
+from t2tdeploy.cli.runs import average, decode, evaluate, train
+from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
+
+INTERRUPTED = 130  # what shells give for SIGINT
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, package_name="t2tdeploy")
+def commands() -> None:
+    """Train sequence models, export them to one ONNX graph with beam search inside, serve them over gRPC.
+
+    \b
+    The road, on the embedded data:
+      t2tdeploy datagen   --problem translate_dates_ende --data-dir data
+      t2tdeploy train     --problem translate_dates_ende --data-dir data --output-dir runs/dates
+      t2tdeploy export    --output-dir runs/dates --bundle bundles/dates
+      t2tdeploy serve     --bundle bundles/dates
+      t2tdeploy translate --server localhost:50051 "The meeting is on May 3, 2024."
+    """
+
+
+for command in (list_names, datagen, train, evaluate, decode, average, export, serve, translate):
+    commands.add_command(command)
+
+
+def main() -> None:
+    """Runs the command line and exits: 0 done, 1 an operational fault, 2 a user's."""
+    as_json = "--json" in sys.argv
+    try:
+        status = commands.main(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except T2TDeployError as error:
+        print_error(error, as_json=as_json)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        help = f"{context.command_path} --help shows the options" if context else None
+        print_error(UserError(error.format_message(), help=help), as_json=as_json)
+        sys.exit(UserError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        print_error(OperationalError("interrupted"), as_json=as_json)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain about it once more
+        sys.exit(OperationalError.exit_code)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print_error(OperationalError(f"{place}{error.strerror or error}"), as_json=as_json)
+        sys.exit(OperationalError.exit_code)

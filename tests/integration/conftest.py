@@ -1,0 +1,50 @@
+"""One small run of the whole road, shared by the tests that look at its ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import succeed
+
+PROBLEM = "translate_dates_ende"
+DATA_OPTIONS = "train_examples=800,dev_examples=40,test_examples=40,vocab_size=500"
+HPARAMS = (
+    "hidden_size=32,filter_size=64,num_heads=2,dropout=0.1,batch_size=256,learning_rate_constant=1,extra_length=10"
+)
+
+
+def train_arguments(road: Path, run: Path, *, steps: int) -> list[str | Path]:
+    return [
+        "train", "--problem", PROBLEM, "--model", "transformer", "--hparams-set", "transformer_tiny",
+        "--hparams", HPARAMS, "--data-dir", road / "data", "--output-dir", run, "--train-steps", str(steps),
+        "--save-every", "10", "--eval-every", "20", "--log-every", "1", "--eval-sentences", "8", "--threads", "1",
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Road:
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def bundle(self) -> Path:
+        return self.folder / "bundle"
+
+
+@pytest.fixture(scope="session")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
+    road = Road(tmp_path_factory.mktemp("road"))
+    succeed("datagen", "--problem", PROBLEM, "--data-dir", road.data, "--problem-options", DATA_OPTIONS)
+    succeed(*train_arguments(road.folder, road.run, steps=40))
+    succeed("export", "--output-dir", road.run, "--bundle", road.bundle, "--parity-sentences", "4")
+    return road
