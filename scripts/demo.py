@@ -58,8 +58,23 @@ def main() -> None:
     data, run_directory, bundle = folder / "data", folder / "run", folder / "bundle"
     begun = time.monotonic()
     run("datagen", "--problem", PROBLEM, "--data-dir", data)
-    run("train", "--problem", PROBLEM, "--model", "transformer", "--hparams-set", "transformer_tiny",
-        "--data-dir", data, "--output-dir", run_directory, "--eval-every", "500", "--eval-sentences", "100")  # fmt: skip
+    run(
+        "train",
+        "--problem",
+        PROBLEM,
+        "--model",
+        "transformer",
+        "--hparams-set",
+        "transformer_tiny",
+        "--data-dir",
+        data,
+        "--output-dir",
+        run_directory,
+        "--eval-every",
+        "500",
+        "--eval-sentences",
+        "100",
+    )
     run("evaluate", "--output-dir", run_directory, "--split", "test")
     run("export", "--output-dir", run_directory, "--bundle", bundle, "--overwrite")
     server, port = start_server(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,7 @@ def serve(bundle_dir: Path, overrides: str, as_json: bool, **given: Any) -> None
     from t2tdeploy.serving.options import ServerOptions
     from t2tdeploy.serving.server import serve as run_server
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     chosen = ServerOptions.create({name: value for name, value in given.items() if value is not None})
     run_server(bundle_dir, chosen.override(overrides), make_reporter(as_json))
 

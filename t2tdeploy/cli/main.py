@@ -35,6 +35,14 @@ for command in (list_names, datagen, train, evaluate, decode, average, export, s
     commands.add_command(command)
 
 
+def _missing_package(error: ModuleNotFoundError) -> OperationalError:
+    """Most commands need the packages of an extra."""
+    return OperationalError(
+        f"the Python package '{error.name}' is not installed",
+        help="pip install 't2tdeploy[train]' to train and export, 't2tdeploy[serve]' to serve and translate",
+    )
+
+
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 an operational fault, 2 a user's."""
     as_json = "--json" in sys.argv
@@ -52,6 +60,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         print_error(OperationalError("interrupted"), as_json=as_json)
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("t2tdeploy"):
+            raise
+        print_error(_missing_package(error), as_json=as_json)
+        sys.exit(OperationalError.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain about it once more
         sys.exit(OperationalError.exit_code)

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 @click.option("--data-dir", type=options.directory, required=True, help="What datagen wrote.")
 @click.option("--output-dir", type=options.directory, required=True, help="Run directory; an existing one is resumed.")
 @click.option("--train-steps", type=click.IntRange(1), help="Optimizer steps [the hparams' train_steps].")
-@click.option("--eval-every", "eval_every_steps", type=click.IntRange(1), help="Evaluate after so many steps.")
-@click.option("--save-every", "save_every_steps", type=click.IntRange(1), help="Save after so many steps.")
+@click.option("--eval-every", "eval_every_steps", type=click.IntRange(1), help="Evaluate after so many steps [1000].")
+@click.option("--save-every", "save_every_steps", type=click.IntRange(1), help="Save after so many steps [1000].")
 @click.option(
     "--log-every", "log_every_steps", type=click.IntRange(1), help="A point of the curves after so many steps."
 )
-@click.option("--keep-last", type=click.IntRange(1), help="Checkpoints kept, beside the best.")
+@click.option("--keep-last", type=click.IntRange(1), help="Checkpoints kept, beside the best [8].")
 @click.option("--eval-sentences", type=click.IntRange(1), help="Dev sentences to translate [all].")
 @click.option("--metric", type=click.Choice(["bleu", "chrf", "loss", "accuracy"]), help="What makes the best [bleu].")
 @click.option("--early-stopping-evals", type=click.IntRange(1), help="Stop after so many evaluations without gain.")

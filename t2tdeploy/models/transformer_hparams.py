@@ -85,6 +85,6 @@ def transformer_multi30k() -> TransformerHParams:
         optimizer_adam_beta2=0.98,
         learning_rate_constant=1.0,
         learning_rate_warmup_steps=800,
-        train_steps=6000,
+        train_steps=4500,
         precision="bfloat16",
     )

@@ -54,14 +54,14 @@ class _Dates(TextToText):
 
 @register_problem
 class TranslateDatesEnde(_Dates):
-    """English to German."""
+    """Dates, times, ordinals, amounts, embedded: English to German."""
 
     target_language = "de"
 
 
 @register_problem
 class TranslateDatesEnfr(_Dates):
-    """English to French."""
+    """Dates, times, ordinals, amounts, embedded: English to French."""
 
     target_language = "fr"
 

@@ -57,20 +57,20 @@ def _source(name: str) -> Source:
 
 @register_problem
 class TranslateEndeMulti30k(_Multi30k):
-    """English to German."""
+    """Multi30k, captions of pictures: English to German."""
 
     target_language = "de"
 
 
 @register_problem
 class TranslateEnfrMulti30k(_Multi30k):
-    """English to French."""
+    """Multi30k, captions of pictures: English to French."""
 
     target_language = "fr"
 
 
 @register_problem
 class TranslateEncsMulti30k(_Multi30k):
-    """English to Czech."""
+    """Multi30k, captions of pictures: English to Czech."""
 
     target_language = "cs"

@@ -47,7 +47,7 @@ class PairsOptions(ProblemOptions):
 
 @register_problem
 class TranslatePairs(TextToText):
-    """The user's own pairs.
+    """Your own pairs from TSV, text, JSON lines or Parquet.
 
     Where dev or test is not given, the distinct pairs with the smallest hashes are held out of train: the same ones
     whatever the order of the lines. Further copies of a held-out pair are left out of train and counted.

@@ -89,7 +89,7 @@ def _describe_lengths(lengths: npt.NDArray[np.int32]) -> dict[str, Any]:
     return {
         "tokens": int(lengths.sum()),
         "mean": round(float(lengths.mean()), 2),
-        **{f"p{share}": float(np.percentile(lengths, share)) for share in _PERCENTILES},
+        **{f"p{share}": round(float(np.percentile(lengths, share)), 1) for share in _PERCENTILES},
         "max": int(lengths.max()),
         "longer_than_max_length": int((lengths > MAX_LENGTH).sum()),
     }

@@ -1,0 +1,69 @@
+"""The promise of the head of export/forward.py: onnxruntime 1.19 runs the graph, with the same answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.runtime import GraphSession
+from tests.models.tiny import padded, random_sources, tiny_transformer
+
+OLDEST = "onnxruntime==1.19.2"
+RUN = """
+import json, sys
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+with numpy.load(sys.argv[2]) as feeds:
+    outputs = session.run(None, dict(feeds))
+print(json.dumps([onnxruntime.__version__, *(output.tolist() for output in outputs)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def older_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("onnxruntime")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), OLDEST]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    if done.returncode:
+        pytest.skip(f"pip cannot install {OLDEST}: {done.stderr.strip().splitlines()[-1:]}")
+    return folder
+
+
+def test_the_oldest_supported_runtime_gives_the_same_answers(older_runtime: Path, tmp_path: Path):
+    graph = export_beam_search(tiny_transformer(40, seed=11))
+    onnx.save(graph, tmp_path / "model.onnx")
+    rows = random_sources(40, seed=2, count=6)
+    limits = np.array([len(row) + 5 for row in rows])
+    np.savez(
+        tmp_path / "feeds.npz",
+        source_ids=padded(rows).numpy(),
+        max_length=limits,
+        beam_size=np.array(4),
+        alpha=np.array(0.6, np.float32),
+        num_hypotheses=np.array(2),
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "model.onnx"), str(tmp_path / "feeds.npz")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(older_runtime)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    version, target_ids, scores, lengths, finished = json.loads(done.stdout)
+    assert version == OLDEST.partition("==")[2]
+    here = GraphSession(graph.SerializeToString(), threads=1).search(
+        padded(rows).numpy(), limits, beam_size=4, alpha=0.6, num_hypotheses=2
+    )
+    assert target_ids == here.target_ids.tolist()
+    assert lengths == here.lengths.tolist()
+    assert finished == here.finished.tolist()
+    np.testing.assert_allclose(np.array(scores), here.scores, atol=1e-4)
