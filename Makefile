@@ -1,0 +1,64 @@
+# `make` lists the targets. Needs python3 (3.11 or later), make and git; all else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed-train-serve-dev-bench
+
+# The committed gRPC stubs refuse runtimes older than the tools that made them, so those are the oldest supported ones,
+# in an environment of their own.
+STUB_TOOLS := grpcio-tools==1.76.0 mypy-protobuf==5.1.0
+STUB_VENV := $(VENV)/stubs
+STUB_TOOLS_INSTALLED := $(STUB_VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format protos bench-batching bench-startup bench-multi30k docker clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## the whole road on embedded data, from text to a server's answer: some minutes, no download
+	@$(PY) scripts/demo.py --output demo
+
+test: $(INSTALLED) ## run the test suite
+	@$(PY) -m pytest
+
+lint: $(INSTALLED) ## check style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+format: $(INSTALLED) ## mend what ruff can mend
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+protos: $(STUB_TOOLS_INSTALLED) ## write the gRPC stubs of protos/
+	@$(STUB_VENV)/bin/python scripts/make_protos.py
+
+bench-batching: $(INSTALLED) ## tokens per second of the data pipeline
+	@$(PY) benchmarks/batching.py
+
+bench-startup: $(INSTALLED) ## how long the command line and the server take to start
+	@$(PY) benchmarks/startup.py
+
+bench-multi30k: $(INSTALLED) ## train, evaluate and serve Multi30k: hours
+	@$(PY) benchmarks/multi30k.py
+
+docker: ## build the images t2tdeploy:train and t2tdeploy:serve
+	docker build --target train --tag t2tdeploy:train .
+	docker build --target serve --tag t2tdeploy:serve .
+
+clean: ## remove caches, build output and the demo; .venv, data, runs and bundles stay
+	rm -rf build dist demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("t2tdeploy needs Python 3.11 or later: make PYTHON=python3.12 …" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -q -c constraints.txt -e '.[train,serve,dev,bench]'
+	@touch $@
+
+$(STUB_TOOLS_INSTALLED): Makefile
+	@$(PYTHON) -m venv $(STUB_VENV)
+	@$(STUB_VENV)/bin/python -m pip install -q $(STUB_TOOLS)
+	@touch $@
