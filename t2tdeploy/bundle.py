@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -228,9 +229,13 @@ def require_free(directory: Path, overwrite: bool) -> None:
     """Checks that a bundle may be written to `directory`, before the work that leads to it.
 
     Raises:
-        InputError: it is taken: by anything without `overwrite`, by something that is no bundle with it.
+        InputError: it is taken: by anything without `overwrite`, by something that is no bundle with it; or its place
+            cannot be written to.
     """
     if not directory.exists():
+        place = next(parent for parent in directory.absolute().parents if parent.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise InputError(f"cannot write {directory}: {place} is not a folder that may be written to", path=place)
         return
     if not overwrite:
         raise InputError(

@@ -81,16 +81,17 @@ class UnknownNameError(UserError):
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with one field of a settings object."""
+    """One thing wrong with one field of a settings object, or (field None) with its fields together."""
 
-    field: str
+    field: str | None
     value: object
     problem: str
     nearest: str | None = None
 
     def __str__(self) -> str:
+        place = f"{self.field} = {self.value!r}: " if self.field else ""
         hint = f" (did you mean '{self.nearest}'?)" if self.nearest else ""
-        return f"{self.field} = {self.value!r}: {self.problem}{hint}"
+        return f"{place}{self.problem}{hint}"
 
 
 class SettingsError(UserError):

@@ -144,6 +144,8 @@ def import_usr_dir(directory: Path) -> ModuleType:
         InputError: the folder is missing, holds no Python file, or fails on import (with the place).
     """
     directory = directory.resolve()
+    if not directory.is_dir():
+        raise InputError(f"--usr-dir {directory} is not a folder", path=directory)
     files = sorted(directory.glob("*.py"))
     if not files:
         raise InputError(
@@ -158,13 +160,23 @@ def import_usr_dir(directory: Path) -> ModuleType:
     except UserError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = _place(error, directory)
         raise InputError(
             f"--usr-dir {directory}: {type(error).__name__}: {error}",
-            path=place.filename,
-            line=place.lineno,
-            help=f"see {place.filename}, line {place.lineno}",
+            path=file,
+            line=line,
+            help=f"see {file}, line {line}",
         ) from error
+
+
+def _place(error: Exception, directory: Path) -> tuple[str, int | None]:
+    """File and line of the user's code where `error` came up; it may have been raised deeper, in a library."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return error.filename, error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(directory)]
+    frame = (own or frames)[-1]
+    return frame.filename, frame.lineno
 
 
 def _import_package(package: str, directory: Path, init: Path | None, files: list[Path]) -> ModuleType:
@@ -175,6 +187,8 @@ def _import_package(package: str, directory: Path, init: Path | None, files: lis
     assert spec is not None
     if spec.submodule_search_locations is not None:
         spec.submodule_search_locations[:] = [str(directory)]
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        del sys.modules[name]  # of an earlier import, maybe from another folder of this name
     module = importlib.util.module_from_spec(spec)
     sys.modules[package] = module
     try:

@@ -12,9 +12,10 @@ from t2tdeploy.errors import Fault, SettingsError, nearest
 _ASSIGNMENT = re.compile(
     r"""\s*(?P<name>[A-Za-z]\w*)\s*
         (?:\[\s*(?P<index>\d+)\s*\])?\s*=\s*
-        (?:\[(?P<values>[^\]]*)\]|(?P<value>[^,\[\]]*))\s*(?:,|$)""",
+        (?:\[(?P<values>[^\[\]]*)\]|(?P<value>[^,\[\]]*))\s*(?:,|$)""",
     re.VERBOSE,
 )
+_NO_SUCH_FIELD = "no such field"
 
 
 def parse_overrides(text: str) -> list[tuple[str, int | None, str | list[str]]]:
@@ -24,18 +25,15 @@ def parse_overrides(text: str) -> list[tuple[str, int | None, str | list[str]]]:
     strings here; the field's declared type converts them.
 
     Raises:
-        SettingsError: a piece is not an assignment; all good pieces before it are still read.
+        SettingsError: a piece is not an assignment.
     """
     found: list[tuple[str, int | None, str | list[str]]] = []
     position = 0
     while position < len(text):
         match = _ASSIGNMENT.match(text, position)
         if match is None:
-            raise SettingsError(
-                "overrides",
-                [Fault(text[position:], None, "not of the form name=value, name[i]=value or name=[a,b]")],
-                help="write overrides as a=1,b=[2,3],c[0]=4",
-            )
+            fault = Fault(None, text, f"'{text[position:]}' is not of the form name=value, name[i]=value or name=[a,b]")
+            raise SettingsError("overrides", [fault], help="write overrides as a=1,b=[2,3],c[0]=4")
         index = int(match["index"]) if match["index"] is not None else None
         value: str | list[str]
         if match["values"] is not None:
@@ -62,7 +60,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise SettingsError(cls.__name__, [_fault(cls, item) for item in error.errors()]) from None
+            raise _settings_error(cls, [_fault(cls, item) for item in error.errors()]) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated."""
@@ -80,17 +78,20 @@ class Settings(BaseModel):
                 values[name] = None if value == "none" else value
                 continue
             items = values.get(name)
-            if not isinstance(items, list | tuple) or index >= len(items):
-                length = f"it has {len(items)} items" if isinstance(items, list | tuple) else "it is no list"
-                faults.append(Fault(f"{name}[{index}]", value, length))
-                continue
-            values[name] = [*items[:index], value, *items[index + 1 :]]
+            if name not in type(self).model_fields:
+                faults.append(_unknown(type(self), name, value))
+            elif not isinstance(items, list | tuple):
+                faults.append(Fault(f"{name}[{index}]", value, "it is no list"))
+            elif index >= len(items):
+                faults.append(Fault(f"{name}[{index}]", value, f"it has {len(items)} items"))
+            else:
+                values[name] = [*items[:index], value, *items[index + 1 :]]
         try:
             result = self.create(values)
         except SettingsError as error:
-            raise SettingsError(error.kind, [*faults, *error.faults]) from None
+            raise _settings_error(type(self), [*faults, *error.faults]) from None
         if faults:
-            raise SettingsError(type(self).__name__, faults)
+            raise _settings_error(type(self), faults)
         return result
 
     def differences(self, other: Settings) -> dict[str, tuple[Any, Any]]:
@@ -100,9 +101,23 @@ class Settings(BaseModel):
         return {name: (mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)}
 
 
+def _settings_error(cls: type[BaseModel], faults: list[Fault]) -> SettingsError:
+    """Lists the fields if a name is like none of them."""
+    lost = any(fault.problem == _NO_SUCH_FIELD and fault.nearest is None for fault in faults)
+    return SettingsError(cls.__name__, faults, help=f"fields: {', '.join(cls.model_fields)}" if lost else None)
+
+
 def _fault(cls: type[BaseModel], item: Any) -> Fault:
-    field = ".".join(str(part) for part in item["loc"]) or "settings"
+    field, value = ".".join(str(part) for part in item["loc"]), item["input"]
     if item["type"] == "extra_forbidden":
-        return Fault(field, item["input"], "no such field", nearest(field, cls.model_fields))
+        return _unknown(cls, field, value)
     message = item["msg"].removeprefix("Value error, ")
-    return Fault(field, item["input"], message[0].lower() + message[1:])
+    message = message[0].lower() + message[1:]
+    if not field:  # a rule over several fields; `value` is the whole record
+        return Fault(None, value, message)
+    choices = re.findall(r"'([^']*)'", item["ctx"]["expected"]) if item["type"] == "literal_error" else ()
+    return Fault(field, value, message, nearest(str(value), choices))
+
+
+def _unknown(cls: type[BaseModel], field: str, value: Any) -> Fault:
+    return Fault(field, value, _NO_SUCH_FIELD, nearest(field, cls.model_fields))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import sentencepiece
 
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, T2TDeployError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 
 VocabularyKind = Literal["unigram", "bpe", "bytes"]
@@ -161,7 +162,8 @@ def train_tokenizer(
         character_coverage: share of characters that get a piece; the rest falls back to bytes.
 
     Raises:
-        OperationalError: SentencePiece cannot train on these texts (its own words).
+        InputError: vocab_size is too small for the characters of these texts.
+        OperationalError: SentencePiece cannot train on these texts (its own words), e.g. because they are empty.
     """
     if kind == "bytes":
         return ByteTokenizer()
@@ -185,8 +187,16 @@ def train_tokenizer(
     try:
         sentencepiece.SentencePieceTrainer.Train(sentence_iterator=iter(texts), model_writer=model, **options)
     except RuntimeError as error:
-        raise OperationalError(
-            f"SentencePiece cannot make a vocabulary of {vocab_size} from this text: {error}",
-            help="choose a smaller vocab_size, or give more text",
-        ) from error
+        raise _training_error(str(error), vocab_size) from error
     return SentencePieceTokenizer(model.getvalue())
+
+
+def _training_error(words: str, vocab_size: int) -> T2TDeployError:
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", words)
+    if needed:
+        return InputError(
+            f"vocab_size = {vocab_size} is too small: "
+            f"reserved ids, bytes and the characters of this text are {needed[1]} entries",
+            help=f"set vocab_size to at least {needed[1]}, better to some thousands",
+        )
+    return OperationalError(f"SentencePiece cannot make a vocabulary from this text: {words}", help="give more text")

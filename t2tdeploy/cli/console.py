@@ -53,7 +53,7 @@ def _text(value: Any) -> str:
 
 
 def _sentence(name: str, data: Mapping[str, Any]) -> str:
-    return f"{name}  " + "  ".join(f"{key} {_text(value)}" for key, value in data.items())
+    return "  ".join([name, *(f"{key} {_text(value)}" for key, value in data.items())])
 
 
 class _PlainTask:
@@ -103,12 +103,12 @@ class _TerminalReporter:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[unit]}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
+            TextColumn("{task.fields[shown]}", markup=False),
             console=Console(stderr=True),
             transient=True,
         )

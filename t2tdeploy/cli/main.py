@@ -70,5 +70,6 @@ def main() -> None:
         sys.exit(OperationalError.exit_code)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print_error(OperationalError(f"{place}{error.strerror or error}"), as_json=as_json)
+        help = "check the path, its permissions and the free space" if error.filename else None
+        print_error(OperationalError(f"{place}{error.strerror or error}", help=help), as_json=as_json)
         sys.exit(OperationalError.exit_code)

@@ -16,7 +16,7 @@ from t2tdeploy.cli.lines import read_lines, write_lines
 
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
-    from t2tdeploy.problems.dataset import ProblemData
+    from t2tdeploy.problems.problem import Problem
 
 
 @click.command()
@@ -71,12 +71,13 @@ def train(
           --hparams "dropout=0.3" --data-dir data --output-dir runs/dates
     """
     options.import_user_code(usr_dir)
+    from t2tdeploy.problems.dataset import open_problem
+    from t2tdeploy.problems.problem import get_problem
+
+    chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps)
     if generate_data:
         _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
-    from t2tdeploy.problems.dataset import open_problem
-
     data = open_problem(problem, data_dir)
-    chosen = _hparams(data, model, hparams_set, hparams, train_steps)
     from t2tdeploy.training.allocator import keep_freed_memory
     from t2tdeploy.training.options import TrainOptions
     from t2tdeploy.training.run_directory import RunDirectory
@@ -125,7 +126,7 @@ def _generate_if_missing(
     )
 
 
-def _hparams(data: ProblemData, model: str, set_name: str, overrides: str, train_steps: int | None) -> HParams:
+def _hparams(problem: type[Problem], model: str, set_name: str, overrides: str, train_steps: int | None) -> HParams:
     """The set, then the problem's own wishes, then the user's."""
     from t2tdeploy import registry
     from t2tdeploy.errors import UserError
@@ -144,7 +145,7 @@ def _hparams(data: ProblemData, model: str, set_name: str, overrides: str, train
         )
     wishes = {
         name: value
-        for name, _, value in parse_overrides(data.problem.default_hparams)
+        for name, _, value in parse_overrides(problem.default_hparams)
         if name in hparams_class.model_fields  # a problem cannot know the fields of every model
     }
     hparams = hparams.replace(**wishes).override(overrides)

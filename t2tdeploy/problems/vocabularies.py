@@ -41,7 +41,7 @@ def train_vocabularies(problem: Problem, *, data_dir: Path, source_dir: Path, ke
         key: identifies options and train split; noted beside the files for `vocabularies_fit`.
 
     Raises:
-        OperationalError: SentencePiece cannot train on these texts.
+        InputError, OperationalError: as for `train_tokenizer`.
     """
     paths = vocabulary_paths(problem, data_dir)
     options = problem.options

@@ -23,16 +23,18 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from t2tdeploy import __version__, registry
-from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError
+from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.files import atomic_directory, atomic_file, write_json
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.dataset import ProblemData
+from t2tdeploy.problems.problem import get_problem
 from t2tdeploy.settings import Settings
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
 from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors, write_average
 from t2tdeploy.training.parameters import load_parameters
+from t2tdeploy.training.schedules import make_schedule
 
 _RECORD = "run.json"
 _PACKAGES = ("torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic")
@@ -98,8 +100,10 @@ class RunDirectory:
             RunConflictError: it is of another run; the error shows the differences. `train_steps` may differ.
             InputError: the folder holds something else.
             UnknownNameError: no such model.
+            SettingsError: the learning-rate schedule is not valid.
         """
         registry.models.get(model)
+        make_schedule(hparams)  # a fault in it must not leave a run directory behind
         record = _new_record(data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed)
         if (path / _RECORD).exists():
             run = cls(path, _read_record(path))
@@ -121,7 +125,7 @@ class RunDirectory:
 
         Raises:
             InputError: it is no run directory.
-            UnknownNameError: its model is not known here.
+            UnknownNameError: its model or problem is not known here.
         """
         if not (path / _RECORD).is_file():
             raise InputError(
@@ -130,9 +134,13 @@ class RunDirectory:
                 help="give the --output-dir of a t2tdeploy train",
             )
         run = cls(path, _read_record(path))
-        if run.record.model not in registry.models and (path / "usr").is_dir():
+        try:
+            run._require_code()
+        except UnknownNameError:
+            if not (path / "usr").is_dir():
+                raise
             registry.import_usr_dir(path / "usr")
-        registry.models.get(run.record.model)
+            run._require_code()
         return run
 
     @cached_property
@@ -198,6 +206,10 @@ class RunDirectory:
         steps = self.checkpoints.steps()[-last:]
         write_average(self.path / "averaged", [self.checkpoints.path(step) for step in steps])
         return self.path / "averaged"
+
+    def _require_code(self) -> None:
+        registry.models.get(self.record.model)
+        get_problem(self.record.problem)
 
     def _vocabulary(self, spec: FeatureSpec) -> Path:
         return self.path / "vocabularies" / f"{spec.vocabulary}.vocab"

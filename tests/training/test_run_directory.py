@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from t2tdeploy import registry
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
@@ -116,3 +117,30 @@ def test_the_users_folder_is_kept_without_caches(tmp_path: Path, data: ProblemDa
         tmp_path / "run", data=data, data_dir=data_dir, model="transformer", hparams=TINY, usr_dir=user
     )
     assert [file.name for file in (tmp_path / "run" / "usr").iterdir()] == ["my_model.py"]
+
+
+def test_a_run_of_the_users_own_problem_opens_with_its_copy(
+    tmp_path: Path, data: ProblemData, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.problems, "_objects", dict(registry.problems._objects))
+    path = tmp_path / "run"
+    user = tmp_path / "mine"
+    user.mkdir()
+    (user / "problem.py").write_text(
+        "from t2tdeploy.problems.problem import TextToText\n"
+        "from t2tdeploy.registry import register_problem\n\n"
+        "@register_problem\n"
+        "class OnlyInThisFolder(TextToText):\n"
+        "    def generate_samples(self, split, source_dir, reporter):\n"
+        "        return iter(())\n"
+    )
+    RunDirectory.create_or_resume(path, data=data, data_dir=data_dir, model="transformer", hparams=TINY, usr_dir=user)
+    record = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps({**record, "problem": "only_in_this_folder_rev"}))
+    assert RunDirectory.open(path).record.problem == "only_in_this_folder_rev"
+    assert "only_in_this_folder" in registry.problems
+    (path / "usr" / "problem.py").unlink()
+    (path / "usr").rmdir()
+    monkeypatch.setattr(registry.problems, "_objects", {})
+    with pytest.raises(UnknownNameError, match="unknown problem 'only_in_this_folder_rev'"):
+        RunDirectory.open(path)

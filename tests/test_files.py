@@ -1,0 +1,142 @@
+"""Files and folders appear whole or not at all, even if the process is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2tdeploy.files import atomic_directory, atomic_file, sha256_of, write_json
+
+
+class StopError(Exception):
+    pass
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_file_appears_at_the_end_and_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.txt"
+    for content in ("old", "new"):
+        with atomic_file(path) as temporary:
+            before = path.read_text() if path.exists() else None
+            temporary.write_text(content)
+            assert (path.read_text() if path.exists() else None) == before
+        assert path.read_text() == content
+    assert names(path.parent) == {"a.txt"}
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write(target: Path) -> None:
+        with atomic_file(target) as temporary:
+            temporary.write_text("half of the n")
+            raise StopError
+
+    with pytest.raises(StopError):
+        write(path)
+    assert path.read_text() == "old"
+    with pytest.raises(StopError):
+        write(tmp_path / "b.txt")
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_a_file_that_was_never_written_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
+        pass
+    assert not names(tmp_path)
+
+
+def test_a_folder_appears_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run"
+    with atomic_directory(path) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "a.txt").write_text("a")
+        assert not path.exists()
+    assert (path / "inner" / "a.txt").read_text() == "a"
+    assert names(path.parent) == {"run"}
+
+
+def test_a_folder_is_replaced_as_a_whole_and_only_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(FileExistsError), atomic_directory(path):
+        pytest.fail("the work was begun")
+    assert names(path) == {"old.txt"}
+    with atomic_directory(path, replace=True) as temporary:
+        (temporary / "new.txt").write_text("new")
+        assert names(path) == {"old.txt"}
+    assert names(path) == {"new.txt"}
+    assert names(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+        (path / "old.txt").write_text("old")
+
+    def write() -> None:
+        with atomic_directory(path, replace=True) as temporary:
+            (temporary / "new.txt").write_text("half")
+            raise StopError
+
+    with pytest.raises(StopError):
+        write()
+    assert names(tmp_path) == ({"run"} if there else set())
+    assert not there or (path / "old.txt").read_text() == "old"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from t2tdeploy.files import atomic_directory, atomic_file
+
+folder = Path(sys.argv[1])
+with atomic_file(folder / "a.txt") as file, atomic_directory(folder / "run", replace=True) as directory:
+    file.write_text("half of the n")
+    (directory / "a.txt").write_text("half of the n")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_leaves_the_old_content(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for path in (tmp_path / "a.txt", tmp_path / "run" / "a.txt"):
+        path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert (tmp_path / "a.txt").read_text() == (tmp_path / "run" / "a.txt").read_text() == "old"
+    leftovers = names(tmp_path) - {"a.txt", "run"}
+    assert all(name.startswith(".") and name.endswith(".partial") for name in leftovers)
+
+
+def test_json_keeps_its_letters(tmp_path: Path) -> None:
+    content = {"name": "Käse", "items": [1, None, 0.5]}
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content
+    assert "Käse" in text
+    assert text.endswith("}\n")
+
+
+def test_what_json_cannot_hold_leaves_the_old_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", object())
+    assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
