@@ -48,10 +48,13 @@ def write_lines(path: Path | None, sources: Sequence[str], translations: Sequenc
 
 
 def write_text(path: Path | None, text: str) -> None:
-    """To a file, atomically, or to standard output."""
+    """To a file, atomically, or to standard output. A pipe or device is written to, not replaced."""
     if path is None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    with atomic_file(path) as temporary:
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+        return
+    with atomic_file(path.resolve()) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -9,16 +9,19 @@ copied per step or per beam. The layout is `growing`: caches and sequences get o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.forward import IR_VERSION, OPSET_VERSION, SearchPieces, export_pieces
 from t2tdeploy.export.weights import share_weights
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.model import Model
+
+LARGEST_PROTOBUF_BYTES = 2**31 - 1
 
 INPUTS: dict[str, tuple[int, tuple[str | int, ...]]] = {
     "source_ids": (TensorProto.INT64, ("batch", "source_length")),
@@ -40,7 +43,8 @@ def export_beam_search(model: Model) -> ModelProto:
 
     Raises:
         torch.onnx.OnnxExporterError: the model has an operator that ONNX cannot express.
-        onnx.checker.ValidationError: the assembled graph is not valid (a fault of this file).
+        OperationalError: the graph is too large for one file, or a state has an axis that the search does not know.
+        onnx.checker.ValidationError: the assembled graph is not valid.
     """
     return assemble(export_pieces(model))
 
@@ -68,6 +72,11 @@ def assemble(pieces: SearchPieces) -> ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
     )
+    if result.ByteSize() > LARGEST_PROTOBUF_BYTES:
+        raise OperationalError(
+            f"the graph has {result.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
+            help="train a smaller model",
+        )
     onnx.checker.check_model(result, full_check=True)
     return result
 
@@ -84,17 +93,24 @@ def _prefixed(graph: GraphProto, prefix: str, keep: set[str]) -> GraphProto:
     def new(name: str) -> str:
         return name if name in keep or not name else f"{prefix}/{name}"
 
-    for node in copy.node:
-        if any(attribute.HasField("g") for attribute in node.attribute):
-            raise NotImplementedError(f"{node.op_type} has a subgraph, whose names are not rewritten")
-        node.name = f"{prefix}/{node.name}"
+    _rename(copy, new)
+    return copy
+
+
+def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
+    """Renames every tensor and node, in subgraphs (If, Loop, Scan) too."""
+    for node in graph.node:
+        node.name = new(node.name)
         node.doc_string = ""
         del node.metadata_props[:]  # the exporter's stack traces: most of a small file
         node.input[:] = [new(name) for name in node.input]
         node.output[:] = [new(name) for name in node.output]
-    for tensor in copy.initializer:
-        tensor.name = new(tensor.name)
-    return copy
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, new)
+    for named in (*graph.initializer, *graph.input, *graph.output):
+        named.name = new(named.name)
+    del graph.value_info[:]
 
 
 def _rename_inputs(graph: GraphProto, names: dict[str, str]) -> None:
@@ -127,6 +143,7 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
     node = helper.make_node
     nodes = [
         node("Shape", ["source_ids"], ["batch_size"], start=0, end=1),
+        node("Shape", ["source_ids"], ["source_size"], start=1, end=2),
         node("Reshape", ["beam_size", "one"], ["beam_count"]),
         node("Mul", ["batch_size", "beam_count"], ["row_count"]),
         node("ReduceMax", ["max_length"], ["longest"], keepdims=0),
@@ -136,7 +153,13 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
         node("Concat", ["batch_size", "beam_count"], ["batch_beam"], axis=0),
         node("Expand", ["first_scores", "batch_beam"], ["beam_alive_scores_start"]),
     ]
-    sizes = {"batch": "batch_size", "beam": "beam_count", "rows": "row_count", "target_length": "zero"}
+    sizes = {
+        "batch": "batch_size",
+        "beam": "beam_count",
+        "rows": "row_count",
+        "source_length": "source_size",
+        "target_length": "zero",
+    }
     start = []
     for name, axes in zip(pieces.carried, pieces.carried_axes, strict=True):
         start.append(f"{name}_start")
@@ -153,6 +176,12 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
 def _size_of(axis: str | int, sizes: dict[str, str], nodes: list[NodeProto]) -> str:
     """Name of the tensor [1] that holds the size of `axis`; a fixed size becomes a constant when first met."""
     if isinstance(axis, str):
+        if axis not in sizes:
+            known = ", ".join(name for name in sizes if not name.startswith("size_"))
+            raise OperationalError(
+                f"the decoding state has an axis '{axis}' of unknown size",
+                help=f"in state_axes, use numbers or the axes {known}",
+            )
         return sizes[axis]
     name = f"size_{axis}"
     if name not in sizes:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx
+import onnx.inliner
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
@@ -175,7 +176,7 @@ def _export(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    return onnx.inliner.inline_local_functions(program.model_proto)
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from t2tdeploy.bundle import Bundle, DecodeDefaults, Manifest, TensorSpec, Varia
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, export_beam_search
 from t2tdeploy.export.verify import ParityReport, verify
+from t2tdeploy.features import EOS_ID
 from t2tdeploy.models.model import Model
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
 
 PARITY_HYPOTHESES = 2
-LARGEST_PROTOBUF_BYTES = 2**31 - 1
 
 
 def export_bundle(
@@ -56,7 +56,7 @@ def export_bundle(
     report = verify(
         model,
         GraphSession(graph),
-        [encode_with_eos(tokenizers["inputs"], sentence)[: decode.max_source_length] for sentence in sentences],
+        [_source_ids(tokenizers["inputs"], sentence, decode.max_source_length) for sentence in sentences],
         beam_size=decode.beam_size,
         alpha=decode.alpha,
         extra_length=decode.extra_length,
@@ -83,21 +83,22 @@ def export_bundle(
     return write_bundle(directory, manifest, files, overwrite=overwrite)
 
 
+def _source_ids(tokenizer: Tokenizer, sentence: str, longest: int) -> list[int]:
+    """As the server cuts a source that is too long: EOS stays."""
+    return [*encode_with_eos(tokenizer, sentence)[:-1][: longest - 1], EOS_ID]
+
+
 def _graph_bytes(model: Model) -> bytes:
     from torch.onnx import OnnxExporterError
 
     try:
         graph = export_beam_search(model)
-    except OnnxExporterError as error:
+    except (OnnxExporterError, onnx.checker.ValidationError) as error:
         cause = error.__cause__ or error
         raise OperationalError(
             f"{type(model).__name__} cannot be expressed in ONNX: {cause}",
             help="use operators that torch.onnx translates in encode and decode_step",
         ) from error
-    if graph.ByteSize() > LARGEST_PROTOBUF_BYTES:
-        raise OperationalError(
-            f"the graph has {graph.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB", help="train a smaller model"
-        )
     return graph.SerializeToString()
 
 

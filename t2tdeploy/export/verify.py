@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -127,7 +128,8 @@ def _compare(found: SearchResult, row: int, expected: OracleResult) -> tuple[boo
     same = bool(found.finished[row]) == expected.finished and count == len(expected.hypotheses)
     same = same and all(_ids(found, row, i) == wanted.ids for i, wanted in enumerate(expected.hypotheses))
     pairs = zip(expected.hypotheses, found.scores[row], strict=False)
-    return same, max((abs(wanted.score - float(score)) for wanted, score in pairs), default=0.0)
+    distances = [abs(wanted.score - float(score)) for wanted, score in pairs]
+    return same, max((math.inf if math.isnan(distance) else distance for distance in distances), default=0.0)
 
 
 def _describe(found: SearchResult, row: int, expected: OracleResult) -> str:

@@ -1,8 +1,9 @@
 """Beam search as a plain Python loop over plain lists: slow, obvious, and what every faster form is tested against.
 
-The semantics are Tensor2Tensor's (utils/beam_search.py) with three differences: the length limit is each sentence's
-own, a sentence is decided by itself, and with fewer hypotheses asked than beams it is decided as soon as the last one
-asked for can no longer change (Tensor2Tensor knows the first and the last of the beam). None changes a result.
+The semantics are Tensor2Tensor's (utils/beam_search.py) with three differences. The length limit is each sentence's
+own, where Tensor2Tensor's follows the longest of the batch. A sentence is decided by itself, not when all are. With
+fewer hypotheses asked than beams it is decided as soon as the last one asked for can no longer change (Tensor2Tensor
+knows the first and the last of the beam). The last two save steps and change no result.
 """
 
 from __future__ import annotations

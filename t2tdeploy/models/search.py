@@ -1,6 +1,7 @@
 """Beam search on tensors, in steps that evaluation runs in a Python loop and export puts into an ONNX Loop.
 
-The semantics are those of models/oracle.py. K = beam; all tensors have one row per sentence; a sentence that is
+The semantics are those of models/oracle.py, but for exact ties: ONNX's TopK takes the lower index as the oracle does,
+torch.topk takes any. K = beam; all tensors have one row per sentence; a sentence that is
 decided is frozen, so its result does not depend on the batch. Padding of sequences is PAD, of scores -inf.
 """
 

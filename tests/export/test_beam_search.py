@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2tdeploy.errors import ParityError
+from t2tdeploy.errors import OperationalError, ParityError
 from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, export_beam_search
 from t2tdeploy.export.verify import verify
 from t2tdeploy.models.model import Model
@@ -106,6 +108,51 @@ def test_a_result_does_not_depend_on_the_batch(session):
         assert np.array_equal(together.target_ids[i, :, :width], alone.target_ids[0])
         assert not together.target_ids[i, :, width:].any()
         np.testing.assert_allclose(together.scores[i], alone.scores[0], atol=1e-4)
+
+
+def test_exact_ties_go_to_the_lower_index_as_in_the_oracle():
+    """All words equally likely at every step: everything is a tie."""
+    flat = tiny_transformer(VOCAB)
+    with torch.no_grad():
+        flat.modalities["shared"].weight.zero_()
+    report = verify(
+        flat,
+        GraphSession(export_beam_search(flat).SerializeToString(), threads=1),
+        random_sources(VOCAB, seed=5, count=2),
+        beam_size=3,
+        alpha=0.6,
+        extra_length=2,
+        num_hypotheses=3,
+    )
+    assert report.passed
+
+
+def test_scores_that_are_no_numbers_fail_parity(model, session):
+    class Broken:
+        def search(self, *arguments, **options):
+            found = session.search(*arguments, **options)
+            return dataclasses.replace(found, scores=np.full_like(found.scores, np.nan))
+
+    with pytest.raises(ParityError, match="largest score difference inf"):
+        verify(
+            model,
+            Broken(),
+            random_sources(VOCAB, seed=5, count=1),
+            beam_size=2,
+            alpha=0.6,
+            extra_length=2,
+            num_hypotheses=1,
+        )
+
+
+def test_a_state_with_an_axis_of_unknown_size_is_named(model):
+    class Odd(Transformer):
+        def state_axes(self):
+            return {name: (axes[0], "width", *axes[2:]) for name, axes in super().state_axes().items()}
+
+    odd = Odd(HPARAMS, features(VOCAB)).eval()
+    with pytest.raises(OperationalError, match="an axis 'width' of unknown size"):
+        export_beam_search(odd)
 
 
 def test_signature_opset_and_operators_are_what_onnxruntime_1_19_reads(graph):
