@@ -108,8 +108,10 @@ def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename(attribute.g, new)
-    for named in (*graph.initializer, *graph.input, *graph.output):
-        named.name = new(named.name)
+    for tensor in graph.initializer:
+        tensor.name = new(tensor.name)
+    for value in (*graph.input, *graph.output):
+        value.name = new(value.name)
     del graph.value_info[:]
 
 

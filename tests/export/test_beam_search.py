@@ -188,3 +188,18 @@ def test_a_model_without_a_cache_of_its_own_exports_the_same(model, session):
     found, expected = search(other, rows, 4, options), search(session, rows, 4, options)
     assert np.array_equal(found.target_ids, expected.target_ids)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_a_model_with_a_branch_in_its_step_exports(model, session):
+    """torch.cond becomes an If, whose subgraphs see the Loop's names."""
+
+    class Branching(Transformer):
+        def decode_step(self, tokens, step, memory, state):
+            logits, state = super().decode_step(tokens, step, memory, state)
+            return torch.cond(step > 1000, lambda x: x - 1.0, lambda x: x * 1.0, (logits,)), state
+
+    branching = Branching(HPARAMS, features(VOCAB)).eval()
+    branching.load_state_dict(model.state_dict())
+    rows, options = random_sources(VOCAB, seed=3, count=2), SearchOptions(2, 0.6, 1)
+    other = GraphSession(export_beam_search(branching).SerializeToString(), threads=1)
+    assert np.array_equal(search(other, rows, 3, options).target_ids, search(session, rows, 3, options).target_ids)
