@@ -11,7 +11,7 @@ STUB_VENV := $(VENV)/stubs
 STUB_TOOLS_INSTALLED := $(STUB_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos bench-batching bench-startup bench-multi30k docker clean
+.PHONY: help demo test lint format protos bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,13 @@ bench-batching: $(INSTALLED) ## tokens per second of the data pipeline
 bench-startup: $(INSTALLED) ## how long the command line and the server take to start
 	@$(PY) benchmarks/startup.py
 
-bench-multi30k: $(INSTALLED) ## train, evaluate and serve Multi30k: hours
+bench-allocator: $(INSTALLED) ## what keeping freed memory is worth to training on a CPU
+	@$(PY) benchmarks/allocator.py
+
+bench-embedded: $(INSTALLED) ## BLEU and minutes on the embedded data
+	@$(PY) benchmarks/embedded.py
+
+bench-multi30k: $(INSTALLED) ## train, evaluate and serve Multi30k: an hour
 	@$(PY) benchmarks/multi30k.py
 
 docker: ## build the images t2tdeploy:train and t2tdeploy:serve

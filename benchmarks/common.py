@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_FEATURES = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"}  # what speeds depend on
 RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
     """CPU model, cores this process may use, memory, Python; nothing that names the machine."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": _cpuinfo("model name") or platform.processor(),
+        "cpu_features": sorted(_FEATURES & set(_cpuinfo("flags").split())),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
@@ -25,13 +27,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def _cpuinfo(field: str) -> str:
+    """A field of the first CPU in /proc/cpuinfo; empty elsewhere than on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
 def publish(name: str, result: dict[str, Any], *, packages: Sequence[str] = ("numpy",)) -> None:
