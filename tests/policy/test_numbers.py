@@ -1,0 +1,50 @@
+"""The numbers of the README are those of benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.policy.source import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def result(name: str) -> Any:
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))["result"]
+
+
+def embedded(field: str) -> list[float]:
+    return [result("embedded")[f"translate_dates_{pair}"][field] for pair in ("ende", "enfr")]
+
+
+def quoted() -> list[str]:
+    """Every result as the README writes it."""
+    run, allocator = result("multi30k"), result("allocator")
+    german, french = embedded("test_bleu")
+    minutes = embedded("training_minutes")
+    assert allocator["float32"]["speedup"] == allocator["bfloat16"]["speedup"]
+    averaged, best = (run["evaluate"][checkpoint] for checkpoint in ("averaged", "best"))
+    return [
+        f"| {run['served_test_bleu']:.2f}, as `evaluate` says |",
+        f"| {run['training_minutes']:.0f} minutes |",
+        f"| {german:.1f} / {french:.1f} |",
+        f"| {minutes[0]:.1f} / {minutes[1]:.1f} minutes |",
+        f"| {allocator['float32']['speedup']} times as fast |",
+        f"({averaged['dev']['bleu']:.2f} BLEU against {best['dev']['bleu']:.2f} for the",
+        f"many papers report: {averaged['test']['lowercase_bleu']:.1f}.",
+        f"| {result('batching')['target_tokens_per_second'] / 1e6:.1f} million |",
+        f"| {result('startup')['help_median_s']:.3f} s |",
+    ]
+
+
+@pytest.mark.parametrize("index", range(9))
+def test_a_number_is_the_committed_one(index: int) -> None:
+    assert quoted()[index] in README
+
+
+def test_the_real_run_met_its_goal_and_served_what_it_evaluated() -> None:
+    assert result("multi30k")["goal_met"]
+    assert result("multi30k")["served_equals_evaluate"]
