@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2tdeploy import __version__
+from t2tdeploy.decoding import Alpha, BeamSize, ExtraLength
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
 from t2tdeploy.files import atomic_directory, sha256_of
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
@@ -82,9 +83,9 @@ class DecodeDefaults(_Record):
         max_source_length: tokens of the longest source, EOS included.
     """
 
-    beam_size: int = Field(ge=1)
-    alpha: float = Field(ge=0)
-    extra_length: int = Field(ge=1)
+    beam_size: BeamSize
+    alpha: Alpha
+    extra_length: ExtraLength
     max_source_length: int = Field(ge=2)
 
 

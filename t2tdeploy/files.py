@@ -1,16 +1,21 @@
-"""Files and folders that appear whole or not at all, and their checksums."""
+"""Files and folders that appear and go as a whole or not at all, their checksums, and locks between processes."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old)")
 
 
 def sha256_of(path: Path) -> str:
@@ -23,7 +28,7 @@ def sha256_of(path: Path) -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = _hidden(path, "partial")
     try:
         yield temporary
         _sync(temporary)
@@ -37,21 +42,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on success it is synced and renamed to `path`, else removed.
 
+    What an earlier process that was killed left of the same folder is put right first, see `recover`.
+
     Args:
         replace: a folder already at `path` gives way; without it FileExistsError is raised at once.
     """
+    recover(path)
     if path.exists() and not replace:
         raise FileExistsError(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = _hidden(path, "partial")
     temporary.mkdir()
     try:
         yield temporary
         for file in temporary.rglob("*"):
             _sync(file)
         if path.exists():
-            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-            path.replace(old)
+            old = _hidden(path, "old")
+            path.replace(old)  # a kill before the next line leaves no `path`: `recover` undoes this one
             temporary.replace(path)
             shutil.rmtree(old)
         else:
@@ -61,10 +69,75 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def recover(path: Path) -> None:
+    """Puts right what a killed process left of `path`: the old folder returns if no new one took its place.
+
+    Only for who alone writes `path`: half-written pieces are removed, whoever writes them.
+    """
+    for leftover, kind in _leftovers(path.parent).get(path.name, ()):
+        if kind == "old" and not path.exists():
+            leftover.replace(path)
+        elif leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def recover_all(folder: Path) -> None:
+    """Puts right whatever a killed process left in `folder`, see `recover`."""
+    for name in _leftovers(folder):
+        recover(folder / name)
+
+
+def is_leftover(path: Path) -> bool:
+    """True for the hidden pieces that a killed process leaves."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_directory(path: Path) -> None:
+    """Removes a folder so that no half of it is ever seen under its name."""
+    hidden = _hidden(path, "partial")
+    path.replace(hidden)
+    shutil.rmtree(hidden)
+
+
+def lock_file(path: Path) -> IO[bytes] | None:
+    """Locks `path` against other processes for as long as the returned file is open, at most until this one ends.
+
+    A file system without locks (some network ones) protects nobody, and nobody is refused.
+
+    Returns:
+        None if another process has the lock.
+    """
+    file = path.open("ab")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            return None
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return file
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes `content` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{kind}")
+
+
+def _leftovers(folder: Path) -> dict[str, list[tuple[Path, str]]]:
+    """Name of the file or folder -> its hidden pieces and their kinds, the old ones first."""
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for path in sorted(folder.glob(".*"), key=lambda path: path.suffix):
+        if match := _LEFTOVER.fullmatch(path.name):
+            found.setdefault(match["name"], []).append((path, match["kind"]))
+    return found
 
 
 def _sync(path: Path) -> None:

@@ -6,16 +6,18 @@ that derives from a base, so that the difference between two sets *is* the defin
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from t2tdeploy.decoding import Alpha, BeamSize, ExtraLength
 from t2tdeploy.settings import Settings
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 OptimizerName = Literal["adam", "adamw", "adafactor", "momentum", "sgd", "adagrad"]
+_TAKES_WEIGHT_DECAY = ("adamw", "adafactor", "momentum", "sgd")
 
 
 class HParams(Settings):
@@ -36,7 +38,9 @@ class HParams(Settings):
     optimizer_adam_epsilon: float = Field(1e-9, gt=0, description="added to the root of the second moment")
     optimizer_momentum: Share = Field(0.9, description="momentum (momentum)")
     optimizer_nesterov: bool = Field(True, description="Nesterov's form of momentum")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (adamw), or L2 penalty (momentum, sgd)")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled weight decay (adamw, adafactor), or L2 penalty (momentum, sgd)"
+    )
     clip_grad_norm: float | None = Field(
         None, gt=0, description="largest global norm of the gradients; none: unclipped"
     )
@@ -54,6 +58,13 @@ class HParams(Settings):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast, weights stay float32")
     compile: bool = Field(False, description="run the training step through torch.compile")
 
-    beam_size: Count = Field(4, le=16, description="beams of the search")
-    alpha: float = Field(0.6, ge=0, description="length penalty ((5 + n) / 6)^alpha (Wu et al. 2016)")
-    extra_length: Count = Field(50, description="a target may be this many tokens longer than its source")
+    beam_size: BeamSize = Field(4, description="beams of the search")
+    alpha: Alpha = Field(0.6, description="length penalty ((5 + n) / 6)^alpha (Wu et al. 2016)")
+    extra_length: ExtraLength = Field(50, description="a target may be this many tokens longer than its source")
+
+    @model_validator(mode="after")
+    def _weight_decay_has_an_effect(self) -> Self:
+        if self.weight_decay and self.optimizer not in _TAKES_WEIGHT_DECAY:
+            choices = ", ".join(_TAKES_WEIGHT_DECAY)
+            raise ValueError(f"optimizer = {self.optimizer} takes no weight_decay; those that do: {choices}")
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,8 +18,10 @@ _ASSIGNMENT = re.compile(
 )
 _NO_SUCH_FIELD = "no such field"
 
+Assignment = tuple[str, int | None, str | list[str]]  # name, index of an item or None, value or values
 
-def parse_overrides(text: str) -> list[tuple[str, int | None, str | list[str]]]:
+
+def parse_overrides(text: str) -> list[Assignment]:
     """Reads `a=1,b=[2,3],c[0]=4` into (name, index or None, value or values).
 
     The grammar is that of tf.contrib.training.HParams.parse, which Tensor2Tensor's `--hparams` uses. Values stay
@@ -27,7 +30,7 @@ def parse_overrides(text: str) -> list[tuple[str, int | None, str | list[str]]]:
     Raises:
         SettingsError: a piece is not an assignment.
     """
-    found: list[tuple[str, int | None, str | list[str]]] = []
+    found: list[Assignment] = []
     position = 0
     while position < len(text):
         match = _ASSIGNMENT.match(text, position)
@@ -43,6 +46,17 @@ def parse_overrides(text: str) -> list[tuple[str, int | None, str | list[str]]]:
         found.append((match["name"], index, value))
         position = match.end()
     return found
+
+
+def _reassigned(assignments: Sequence[Assignment]) -> list[Fault]:
+    """Second assignments: one of the two values would be lost without a word."""
+    seen: set[tuple[str, int | None]] = set()
+    faults = []
+    for name, index, value in assignments:
+        if any(name == other and (index == place or None in (index, place)) for other, place in seen):
+            faults.append(Fault(name if index is None else f"{name}[{index}]", value, "it is assigned before"))
+        seen.add((name, index))
+    return faults
 
 
 class Settings(BaseModel):
@@ -72,8 +86,12 @@ class Settings(BaseModel):
         Raises:
             SettingsError: with every fault at once.
         """
-        values, faults = self.model_dump(), []
-        for name, index, value in parse_overrides(text):
+        return self.assign(parse_overrides(text))
+
+    def assign(self, assignments: Sequence[Assignment]) -> Self:
+        """`override` with the text already parsed."""
+        values, faults = self.model_dump(), _reassigned(assignments)
+        for name, index, value in assignments:
             if index is None:
                 values[name] = None if value == "none" else value
                 continue

@@ -8,15 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from t2tdeploy.bundle import Bundle
-from t2tdeploy.errors import RequestError
-from t2tdeploy.features import EOS_ID, PAD_ID
+from t2tdeploy.bundle import MANIFEST, Bundle
+from t2tdeploy.decoding import MAX_ALPHA, MAX_BEAM_SIZE, MAX_EXTRA_LENGTH
+from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.runtime import Interrupt, SearchSession
-from t2tdeploy.tokenizer import encode_with_eos
-
-MAX_BEAM_SIZE = 16
-MAX_ALPHA = 10.0
-MAX_EXTRA_LENGTH = 1000
+from t2tdeploy.sentences import Sentence, encode_source, pad_rows
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class TranslateOptions:
     """How to decode; None takes the bundle's default.
 
     Args:
-        beam_size: hypotheses kept during the search, 1 to 16.
+        beam_size: hypotheses kept during the search, 1 to 16 and at most half the target vocabulary.
         alpha: length penalty ((5 + n) / 6)^alpha, 0 to 10.
         num_hypotheses: returned per source, 1 to beam_size; None: 1.
         extra_length: tokens that a translation may have more than its source, 1 to 1000.
@@ -63,32 +59,16 @@ class SearchKey(NamedTuple):
     beam_size: int
     alpha: float
     num_hypotheses: int
+    extra_length: int
 
-
-@dataclass(frozen=True)
-class Sentence:
-    """A source as the graph takes it.
-
-    Args:
-        ids: EOS included; EOS alone if the source is blank.
-        max_length: tokens of the longest translation. It follows from the sentence alone, so that the result does not
-            depend on the batch.
-        truncated: whether the source was cut.
-    """
-
-    ids: list[int]
-    max_length: int
-    truncated: bool = False
-
-    @property
-    def blank(self) -> bool:
-        """Nothing to translate: the answer is BLANK, without a search."""
-        return self.ids == [EOS_ID]
+    def cost(self, source_length: int) -> int:
+        """What a sentence of `source_length` tokens makes the search remember, in tokens: its source and its longest
+        possible translation, once per beam. All rows of a batch cost as much as its longest."""
+        return self.beam_size * (2 * source_length + self.extra_length)
 
 
 BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True)]
-"""The translation of an empty or blank source: one empty text, whatever num_hypotheses says. So a file with empty lines
-keeps its lines, and no model is asked about nothing."""
+"""The translation of an empty or blank source: one empty text, whatever num_hypotheses says."""
 
 
 class Translator:
@@ -98,10 +78,11 @@ class Translator:
         variant: of the bundle; None: its default.
         threads: that one search uses; None: all CPUs this process may use.
         max_batch_size: sentences of one batch in `translate`.
-        max_batch_tokens: source tokens of one batch in `translate`, padding included.
+        max_batch_tokens: what one batch in `translate` may make the search remember, see `SearchKey.cost`.
+        max_beam_size, max_extra_length: the most that options may ask for; never less than the bundle's defaults.
 
     Raises:
-        CorruptFileError: the graph or a vocabulary cannot be loaded.
+        CorruptFileError: the graph or a vocabulary cannot be loaded, or does not suit the bundle's own options.
         OperationalError: onnxruntime is not installed.
     """
 
@@ -112,7 +93,9 @@ class Translator:
         variant: str | None = None,
         threads: int | None = None,
         max_batch_size: int = 64,
-        max_batch_tokens: int = 4096,
+        max_batch_tokens: int = 32_768,
+        max_beam_size: int = MAX_BEAM_SIZE,
+        max_extra_length: int = MAX_EXTRA_LENGTH,
     ) -> None:
         self.bundle = bundle
         self.defaults = bundle.manifest.decode
@@ -120,6 +103,16 @@ class Translator:
         self._source = bundle.tokenizer("inputs")
         self._target = bundle.tokenizer("targets")
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens
+        self._widest_beam = self._target.vocab_size // 2
+        if self.defaults.beam_size > self._widest_beam:
+            raise CorruptFileError(
+                bundle.directory / MANIFEST,
+                f"decode.beam_size = {self.defaults.beam_size} is more than half of the target vocabulary of "
+                f"{self._target.vocab_size}",
+                help="export the bundle again with a smaller beam_size",
+            )
+        self.max_beam_size = min(max(max_beam_size, self.defaults.beam_size), self._widest_beam)
+        self.max_extra_length = max(max_extra_length, self.defaults.extra_length)
 
     def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> list[list[Hypothesis]]:
         """The hypotheses of every source, best first, in the order of the sources.
@@ -130,9 +123,9 @@ class Translator:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
         """
         key = self.search_key(options)
-        sentences = self.encode(sources, options)
-        found: list[list[Hypothesis]] = [BLANK] * len(sentences)
-        for indices in self._batches(sentences):
+        sentences = self.encode(sources, truncate=options.truncate)
+        found: list[list[Hypothesis]] = [[]] * len(sentences)
+        for indices in self._batches(sentences, key):
             hypotheses = self.search([sentences[index] for index in indices], key)
             for index, answer in zip(indices, hypotheses, strict=True):
                 found[index] = answer
@@ -148,45 +141,58 @@ class Translator:
         beam_size = defaults.beam_size if options.beam_size is None else options.beam_size
         alpha = defaults.alpha if options.alpha is None else options.alpha
         num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
-        _require_range("beam_size", beam_size, 1, MAX_BEAM_SIZE)
+        extra_length = defaults.extra_length if options.extra_length is None else options.extra_length
+        why = f": half of the target vocabulary of {self._target.vocab_size}"
+        _require_range(
+            "beam_size", beam_size, 1, self.max_beam_size, why if self.max_beam_size == self._widest_beam else ""
+        )
         _require_range("alpha", alpha, 0, MAX_ALPHA)
-        _require_range("num_hypotheses", num_hypotheses, 1, MAX_BEAM_SIZE)
+        _require_range("num_hypotheses", num_hypotheses, 1, self.max_beam_size)
+        _require_range("extra_length", extra_length, 1, self.max_extra_length)
         if num_hypotheses > beam_size:
             raise RequestError(
                 "options.num_hypotheses",
                 f"{num_hypotheses} is more than beam_size = {beam_size}",
                 help="raise beam_size",
             )
-        return SearchKey(beam_size, float(alpha), num_hypotheses)
+        return SearchKey(beam_size, float(alpha), num_hypotheses, extra_length)
 
-    def encode(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> list[Sentence]:
-        """Sources as the graph takes them, in order.
+    def encode(self, sources: Sequence[str], *, truncate: bool = False) -> list[Sentence]:
+        """Sources as the search takes them, in order.
 
         Raises:
-            RequestError: naming the first source that is too long or no Unicode text, or extra_length.
+            RequestError: naming the first source that is too long or no Unicode text.
         """
-        extra_length = self.defaults.extra_length if options.extra_length is None else options.extra_length
-        _require_range("extra_length", extra_length, 1, MAX_EXTRA_LENGTH)
+        limit = self.defaults.max_source_length
         return [
-            self._encode(f"sources[{index}]", source, extra_length, options.truncate)
+            encode_source(self._source, source, field=f"sources[{index}]", max_length=limit, truncate=truncate)
             for index, source in enumerate(sources)
         ]
 
     def search(
         self, sentences: Sequence[Sentence], key: SearchKey, *, interrupt: Interrupt | None = None
     ) -> list[list[Hypothesis]]:
-        """Translates `sentences` as one batch; none of them may be blank.
+        """Translates `sentences` as one batch; a blank one becomes BLANK without a search.
+
+        The length limit of a translation follows from its own source, so that it does not depend on the batch.
 
         Raises:
             SearchStoppedError: the interrupt was used.
             OperationalError: onnxruntime failed.
         """
-        lengths = [len(sentence.ids) for sentence in sentences]
-        source_ids = np.full((len(sentences), max(lengths)), PAD_ID, dtype=np.int64)
-        for row, sentence in zip(source_ids, sentences, strict=True):
-            row[: len(sentence.ids)] = sentence.ids
-        max_length = np.array([sentence.max_length for sentence in sentences], dtype=np.int64)
-        result = self.session.search(source_ids, max_length, **key._asdict(), interrupt=interrupt)
+        rows = [sentence.ids for sentence in sentences if not sentence.blank]
+        found = iter(self._search(rows, key, interrupt) if rows else [])
+        return [BLANK if sentence.blank else next(found) for sentence in sentences]
+
+    def _search(self, rows: list[list[int]], key: SearchKey, interrupt: Interrupt | None) -> list[list[Hypothesis]]:
+        result = self.session.search(
+            pad_rows(rows),
+            np.array([len(ids) + key.extra_length for ids in rows], dtype=np.int64),
+            beam_size=key.beam_size,
+            alpha=key.alpha,
+            num_hypotheses=key.num_hypotheses,
+            interrupt=interrupt,
+        )
         return [
             [
                 Hypothesis(
@@ -198,35 +204,19 @@ class Translator:
                 for beam in range(key.num_hypotheses)
                 if result.lengths[row, beam] > 0  # fewer may have finished than were asked for
             ]
-            for row in range(len(sentences))
+            for row in range(len(rows))
         ]
 
-    def _encode(self, field: str, source: str, extra_length: int, truncate: bool) -> Sentence:
-        try:
-            source.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RequestError(field, f"not Unicode text: lone surrogate at character {error.start}") from None
-        ids = encode_with_eos(self._source, source) if source.strip() else [EOS_ID]
-        limit = self.defaults.max_source_length
-        truncated = len(ids) > limit
-        if truncated and not truncate:
-            raise RequestError(
-                field, f"{len(ids)} tokens, the model takes {limit}", help="split the text, or ask for truncate"
-            )
-        if truncated:
-            ids = [*ids[: limit - 1], EOS_ID]
-        return Sentence(ids, max_length=len(ids) + extra_length, truncated=truncated)
-
-    def _batches(self, sentences: Sequence[Sentence]) -> Iterator[list[int]]:
-        """Indices of the sentences that are not blank, longest first, in batches within the limits."""
-        order = [index for index, sentence in enumerate(sentences) if not sentence.blank]
-        order.sort(key=lambda index: -len(sentences[index].ids))
+    def _batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
+        """Indices of the sentences, longest first, in batches within the limits."""
+        order = sorted(range(len(sentences)), key=lambda index: -len(sentences[index].ids))
         while order:
-            rows = max(1, min(self._max_batch_size, self._max_batch_tokens // len(sentences[order[0]].ids)))
+            cost = key.cost(len(sentences[order[0]].ids))
+            rows = max(1, min(self._max_batch_size, self._max_batch_tokens // cost))
             yield order[:rows]
             order = order[rows:]
 
 
-def _require_range(name: str, value: float, low: float, high: float) -> None:
+def _require_range(name: str, value: float, low: float, high: float, why: str = "") -> None:
     if not low <= value <= high:  # also refuses NaN
-        raise RequestError(f"options.{name}", f"{value} is not between {low} and {high:g}")
+        raise RequestError(f"options.{name}", f"{value} is not between {low} and {high:g}{why}")

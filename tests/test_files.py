@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from t2tdeploy.files import atomic_directory, atomic_file, sha256_of, write_json
+from t2tdeploy.files import atomic_directory, atomic_file, recover, remove_directory, sha256_of, write_json
 
 
 class StopError(Exception):
@@ -119,6 +119,60 @@ def test_a_killed_process_leaves_the_old_content(tmp_path: Path) -> None:
     assert (tmp_path / "a.txt").read_text() == (tmp_path / "run" / "a.txt").read_text() == "old"
     leftovers = names(tmp_path) - {"a.txt", "run"}
     assert all(name.startswith(".") and name.endswith(".partial") for name in leftovers)
+
+
+GAP = """
+import os, signal, sys
+from pathlib import Path
+from t2tdeploy.files import atomic_directory
+
+path = Path(sys.argv[1])
+def replace(self, target, rename=Path.replace):
+    if self.name.endswith(".partial"):
+        os.kill(os.getpid(), signal.SIGKILL)  # the old folder is out of the way, the new one not yet there
+    return rename(self, target)
+Path.replace = replace
+with atomic_directory(path, replace=True) as directory:
+    (directory / "a.txt").write_text("new")
+"""
+
+
+def test_the_only_copy_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "a.txt").write_text("old")
+    done = subprocess.run([sys.executable, "-c", GAP, str(path)], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert not path.exists()
+    recover(path)
+    assert (path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == {"run"}
+
+
+def test_leftovers_of_the_same_folder_are_removed_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    for name in ("run", ".run.abcdef01.old", ".run.abcdef02.partial", ".run2.abcdef03.old", ".run.old", "x.partial"):
+        (tmp_path / name).mkdir()
+    with atomic_directory(path, replace=True):
+        pass
+    assert names(tmp_path) == {"run", ".run2.abcdef03.old", ".run.old", "x.partial"}
+
+
+def test_a_folder_is_removed_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "a.txt").touch()
+
+    def interrupted(_: Path) -> None:
+        raise StopError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("t2tdeploy.files.shutil.rmtree", interrupted)
+        with pytest.raises(StopError):
+            remove_directory(path)
+    assert not path.exists()
+    recover(path)
+    assert not names(tmp_path)
 
 
 def test_json_keeps_its_letters(tmp_path: Path) -> None:

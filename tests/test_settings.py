@@ -97,8 +97,23 @@ def test_the_grammar() -> None:
     assert parse_overrides("a=b=c") == [("a", None, "b=c")]
 
 
-def test_assignments_are_made_in_order() -> None:
-    assert Sizes().override("layers=[7,8],layers[1]=9,width=1,width=2") == Sizes(layers=(7, 9), width=2)
+def test_items_are_assigned_one_by_one() -> None:
+    assert Sizes().override("layers[2]=7,layers[1]=9") == Sizes(layers=(1, 9, 7))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("width=1,rate=1,width=1", "width"),
+        ("layers[1]=9,layers[1]=9", "layers[1]"),
+        ("layers=[7,8],layers[1]=9", "layers[1]"),
+        ("layers[1]=9,layers=[7,8]", "layers"),
+    ],
+)
+def test_a_second_assignment_is_a_fault(text: str, name: str) -> None:
+    (fault,) = faults(text)
+    assert fault.startswith(f"{name} = ")
+    assert "assigned before" in fault
 
 
 def test_values_get_the_type_of_their_field() -> None:
@@ -133,8 +148,10 @@ def test_a_malformed_piece_is_quoted_with_the_grammar(text: str, piece: str) -> 
 
 def test_every_fault_is_told_at_once() -> None:
     found = faults("widht=3,rate=fast,layers[7]=1,width[0]=1,layers=[1,x],colour[0]=red,kind=sdg,width=0")
-    assert len(found) == 8
+    assert len(found) == 10
     for words in (
+        "layers = ['1', 'x']: it is assigned before",
+        "width = '0': it is assigned before",
         "widht = '3': no such field (did you mean 'width'?)",
         "rate = 'fast': input should be a valid number",
         "layers[7] = '1': it has 3 items",

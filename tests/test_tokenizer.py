@@ -197,3 +197,28 @@ def test_a_model_with_other_reserved_ids_is_refused(tmp_path: Path) -> None:
     path.write_bytes(model.getvalue())
     with pytest.raises(CorruptFileError, match="pad, eos, unk are"):
         load_tokenizer(path)
+
+
+SIGNS = "你好，世界？ x² ½ …"
+
+
+@pytest.mark.parametrize(
+    ("normalization", "seen"),
+    [("identity", SIGNS), ("nfkc", "你好,世界? x2 1⁄2 ..."), ("nmt_nfkc", "你好,世界? x2 1⁄2 ...")],
+)
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_normalization_decides_what_comes_back(kind, normalization, seen):
+    texts = [SIGNS, "some more words", "and others"] * 20
+    tokenizer = train_tokenizer(texts, kind=kind, vocab_size=330, sample_size=1000, normalization=normalization)
+    assert tokenizer.decode(tokenizer.encode(SIGNS)) == tokenizer.normalize(SIGNS) == seen
+
+
+def test_nmt_nfkc_alone_drops_control_and_invisible_characters():
+    def seen(normalization):
+        texts = ["some more words", "and others"] * 20
+        return train_tokenizer(
+            texts, kind="unigram", vocab_size=300, sample_size=1000, normalization=normalization
+        ).normalize("a\x07b\u200bc")
+
+    assert seen("nmt_nfkc") == "ab c"
+    assert seen("nfkc") == seen("identity") == "a\x07b\u200bc"

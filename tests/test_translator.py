@@ -1,16 +1,18 @@
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.translator import BLANK, Hypothesis, TranslateOptions, Translator
-from tests.serving.toy_bundle import write_toy_bundle
+from tests.serving.toy_bundle import small_tokenizer, write_toy_bundle
 
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Translator:
     bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy", max_source_length=40)
-    return Translator(bundle, threads=1, max_batch_size=3, max_batch_tokens=60)
+    return Translator(bundle, threads=1, max_batch_size=3, max_batch_tokens=600)
 
 
 def test_hypotheses_carry_text_score_and_tokens(translator: Translator) -> None:
@@ -44,8 +46,8 @@ def test_a_long_source_is_refused_or_cut(translator: Translator) -> None:
     with pytest.raises(RequestError, match=r"sources\[1\]: 41 tokens, the model takes 40"):
         translator.translate([fits, long])
     assert translator.translate([long], TranslateOptions(truncate=True)) == translator.translate([fits])
-    assert translator.encode([long], TranslateOptions(truncate=True))[0].truncated
-    assert not translator.encode([fits], TranslateOptions(truncate=True))[0].truncated
+    assert translator.encode([long], truncate=True)[0].truncated
+    assert not translator.encode([fits], truncate=True)[0].truncated
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,33 @@ def test_an_option_out_of_range_is_named(translator: Translator, options: Transl
     with pytest.raises(RequestError) as caught:
         translator.translate(["a"], options)
     assert caught.value.field == f"options.{field}"
+
+
+def test_options_that_cannot_share_a_batch_have_different_keys(translator: Translator) -> None:
+    asked = [
+        TranslateOptions(),
+        TranslateOptions(beam_size=2),
+        TranslateOptions(alpha=1.0),
+        TranslateOptions(num_hypotheses=2),
+        TranslateOptions(extra_length=5),
+    ]
+    assert len({translator.search_key(options) for options in asked}) == len(asked)
+    assert translator.search_key(TranslateOptions(extra_length=50)) == translator.search_key(TranslateOptions())
+
+
+def test_a_beam_is_at_most_half_the_target_vocabulary(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "small", tokenizer=small_tokenizer())
+    half = bundle.tokenizer("targets").vocab_size // 2
+    translator = Translator(bundle, threads=1)
+    assert translator.translate(["ab"], TranslateOptions(beam_size=half))
+    with pytest.raises(RequestError, match=f"options.beam_size: {half + 1} .*vocabulary"):
+        translator.translate(["ab"], TranslateOptions(beam_size=half + 1))
+
+
+def test_a_bundle_whose_own_beam_does_not_fit_is_refused(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "small", tokenizer=small_tokenizer(), beam_size=16)
+    with pytest.raises(CorruptFileError, match=r"manifest.json is damaged: decode.beam_size = 16 .*vocabulary"):
+        Translator(bundle, threads=1)
 
 
 def test_a_lone_surrogate_is_named(translator: Translator) -> None:

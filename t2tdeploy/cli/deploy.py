@@ -13,6 +13,7 @@ from t2tdeploy.cli.console import make_reporter, print_result
 from t2tdeploy.cli.lines import read_lines, write_lines
 
 if TYPE_CHECKING:
+    from t2tdeploy.errors import RequestError, UserError
     from t2tdeploy.training.run_directory import RunDirectory
     from t2tdeploy.translator import Hypothesis
 
@@ -64,6 +65,7 @@ def export(
         ),
         sentences=_parity_sentences(run, parity_input, parity_sentences),
         provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(checkpoint).name},
+        metrics=_dev_metrics(run, checkpoint),
         overwrite=overwrite,
         reporter=make_reporter(as_json),
     )
@@ -72,6 +74,18 @@ def export(
         {"bundle": str(bundle.directory), "version": bundle.version, "graph_megabytes": round(size / 1e6, 1)},
         as_json=as_json,
     )
+
+
+def _dev_metrics(run: RunDirectory, checkpoint: str) -> dict[str, Any]:
+    """What training measured on dev when it wrote this checkpoint; nothing for one it did not evaluate."""
+    from t2tdeploy.training.summaries import read_metrics
+
+    name = run.checkpoint_path(checkpoint).name
+    for line in read_metrics(run.path):
+        if line["group"] == "evaluation" and name == f"step-{line['step']:08d}":
+            measured = ("loss", "perplexity", "accuracy", "bleu", "chrf")
+            return {f"dev_{key}": line[key] for key in measured if key in line}
+    return {}
 
 
 def _parity_sentences(run: RunDirectory, path: Path | None, count: int) -> list[str]:
@@ -130,6 +144,8 @@ def serve(bundle_dir: Path, overrides: str, as_json: bool, **given: Any) -> None
 @click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
 @options.search
 @click.option("--num-hypotheses", type=click.IntRange(1, 16), help="Translations per sentence [1].")
+@click.option("--extra-length", type=click.IntRange(1), help="Tokens a translation may have more than its source.")
+@click.option("--truncate", is_flag=True, help="Cut sentences that are too long instead of refusing them.")
 @click.option("--model", default="", help="Name of the model [the server's only one].")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
@@ -143,6 +159,8 @@ def translate(
     beam_size: int | None,
     alpha: float | None,
     num_hypotheses: int | None,
+    extra_length: int | None,
+    truncate: bool,
     model: str,
     timeout: float,
     as_json: bool,
@@ -154,17 +172,41 @@ def translate(
       t2tdeploy translate --server localhost:50051 "Two dogs play in the snow."
       t2tdeploy translate --server localhost:50051 --input in.en --output out.de
     """
+    from t2tdeploy.errors import RequestError
     from t2tdeploy.serving.client import Client, ClientOptions
     from t2tdeploy.translator import TranslateOptions
 
     sources = list(text) if text else read_lines(input_file)
-    asked = TranslateOptions(beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
+    asked = TranslateOptions(
+        beam_size=beam_size,
+        alpha=alpha,
+        num_hypotheses=num_hypotheses,
+        extra_length=extra_length,
+        truncate=truncate,
+    )
     with Client(server, ClientOptions(model=model, timeout=timeout)) as client:
-        found = client.translate(sources, asked)
+        try:
+            found = client.translate(sources, asked, reporter=None if text else make_reporter(as_json))
+        except RequestError as error:
+            raise error if text else _naming_the_line(error, input_file) from None
     if num_hypotheses is None:
         write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=as_json)
     else:
         _write_hypotheses(output_file, sources, found, as_json)
+
+
+def _naming_the_line(error: RequestError, path: Path | None) -> UserError:
+    """`error` with the line of the file or pipe in place of sources[…]; any other field stays."""
+    import re
+
+    from t2tdeploy.errors import InputError
+
+    index = re.fullmatch(r"sources\[(\d+)\]", error.field)
+    if index is None:
+        return error
+    line = int(index[1]) + 1
+    reason = error.message.removeprefix(f"{error.field}: ")
+    return InputError(f"{path or 'standard input'}, line {line}: {reason}", path=path, line=line, help=error.help)
 
 
 def _write_hypotheses(path: Path | None, sources: list[str], found: list[list[Hypothesis]], as_json: bool) -> None:

@@ -11,21 +11,28 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t2tdeploy.cli import options
-from t2tdeploy.cli.console import make_reporter, print_result
+from t2tdeploy.cli.console import make_reporter, print_error, print_result
 from t2tdeploy.cli.lines import read_lines, write_lines
 
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
+    from t2tdeploy.models.model import Model
     from t2tdeploy.problems.problem import Problem
+    from t2tdeploy.progress import Reporter
+    from t2tdeploy.settings import Assignment
+    from t2tdeploy.training.run_directory import RunDirectory
 
 
 @click.command()
 @click.option("--problem", required=True, help="A name from `t2tdeploy list problems`; NAME_rev swaps the two sides.")
 @click.option("--model", default="transformer", show_default=True, help="A name from `t2tdeploy list models`.")
 @click.option(
-    "--hparams-set", default="transformer_tiny", show_default=True, help="A name from `t2tdeploy list hparams`."
+    "--hparams-set",
+    default="transformer_tiny",
+    show_default=True,
+    help="A name from `t2tdeploy list hparams`. The problem's own settings win over it, and --hparams over both.",
 )
-@click.option("--hparams", default="", help="Overrides of the set: dropout=0.3,batch_size=2048.")
+@click.option("--hparams", default="", help="Single hyperparameters: dropout=0.3,batch_size=2048.")
 @click.option("--data-dir", type=options.directory, required=True, help="What datagen wrote.")
 @click.option("--output-dir", type=options.directory, required=True, help="Run directory; an existing one is resumed.")
 @click.option("--train-steps", type=click.IntRange(1), help="Optimizer steps [the hparams' train_steps].")
@@ -40,7 +47,9 @@ if TYPE_CHECKING:
 @click.option("--early-stopping-evals", type=click.IntRange(1), help="Stop after so many evaluations without gain.")
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Run, checkpoint or .safetensors to start from.")
 @click.option("--no-decode", is_flag=True, help="Evaluate the loss only, translate nothing.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of parameters, data order and dropout.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, data order and dropout."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads [the CPUs available].")
 @click.option("--generate-data", is_flag=True, help="Run datagen first if the data are not there.")
 @click.option("--source-dir", type=options.directory, help="With --generate-data: where raw files lie.")
@@ -73,18 +82,19 @@ def train(
     options.import_user_code(usr_dir)
     from t2tdeploy.problems.dataset import open_problem
     from t2tdeploy.problems.problem import get_problem
+    from t2tdeploy.training.options import TrainOptions
 
-    chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps)
+    reporter = make_reporter(as_json)
+    given = {name: value for name, value in train_options.items() if value is not None}
+    settings = TrainOptions.create({**given, "decode": not no_decode})
+    chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
     if generate_data:
         _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
     data = open_problem(problem, data_dir)
     from t2tdeploy.training.allocator import keep_freed_memory
-    from t2tdeploy.training.options import TrainOptions
     from t2tdeploy.training.run_directory import RunDirectory
     from t2tdeploy.training.trainer import train as run_training
 
-    given = {name: value for name, value in train_options.items() if value is not None}
-    settings = TrainOptions.create({**given, "decode": not no_decode})
     options.use_all_cpus(threads)
     keep_freed_memory()
     run = RunDirectory.create_or_resume(
@@ -97,7 +107,7 @@ def train(
         seed=seed,
         usr_dir=usr_dir,
     )
-    result = run_training(run, data, settings, make_reporter(as_json))
+    result = run_training(run, data, settings, reporter)
     best = {f"best_{result.best.metric}": result.best.value, "best_step": result.best.step} if result.best else {}
     print_result(
         {"ending": str(result.ending), "step": result.step, **best, "checkpoint": str(result.checkpoint)},
@@ -126,12 +136,13 @@ def _generate_if_missing(
     )
 
 
-def _hparams(problem: type[Problem], model: str, set_name: str, overrides: str, train_steps: int | None) -> HParams:
-    """The set, then the problem's own wishes, then the user's."""
+def _hparams(
+    problem: type[Problem], model: str, set_name: str, overrides: str, train_steps: int | None, reporter: Reporter
+) -> HParams:
+    """The set, then the problem's own wishes, then the user's; tells which wishes of the problem are left."""
     from t2tdeploy import registry
     from t2tdeploy.errors import UserError
     from t2tdeploy.hparams import HParams
-    from t2tdeploy.settings import parse_overrides
 
     hparams_class = registry.models.get(model).hparams_class
     hparams = registry.hparams_sets.get(set_name)()
@@ -143,14 +154,29 @@ def _hparams(problem: type[Problem], model: str, set_name: str, overrides: str, 
             f"hparams set '{set_name}' is not made for model '{model}'",
             help=f"valid choices: {', '.join(fitting) or 'none'}",
         )
-    wishes = {
-        name: value
-        for name, _, value in parse_overrides(problem.default_hparams)
-        if name in hparams_class.model_fields  # a problem cannot know the fields of every model
-    }
-    hparams = hparams.replace(**wishes).override(overrides)
     assert isinstance(hparams, HParams)
-    return hparams if train_steps is None else hparams.replace(train_steps=train_steps)
+    wished = hparams.assign(_wishes(problem, hparams_class))
+    chosen = wished.override(overrides)
+    chosen = chosen if train_steps is None else chosen.replace(train_steps=train_steps)
+    final = chosen.model_dump(mode="json")
+    kept = [f"{name}={value}" for name, (value, _) in wished.differences(hparams).items() if final[name] == value]
+    if kept:
+        reporter.message(f"{problem.name} sets {', '.join(kept)}")
+    return chosen
+
+
+def _wishes(problem: type[Problem], hparams_class: type[HParams]) -> list[Assignment]:
+    """The problem's settings without those of other models' fields; what no model has is left in, and is a fault."""
+    from t2tdeploy import registry
+    from t2tdeploy.settings import parse_overrides
+
+    wishes = parse_overrides(problem.default_hparams)
+    if all(name in hparams_class.model_fields for name, _, _ in wishes):
+        return wishes
+    others = {
+        field for name in registry.models.names() for field in registry.models.get(name).hparams_class.model_fields
+    }
+    return [wish for wish in wishes if wish[0] in hparams_class.model_fields or wish[0] not in others]
 
 
 @click.command()
@@ -186,8 +212,9 @@ def evaluate(
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     data = open_problem(run.record.problem, data_dir or Path(run.record.data_dir))
+    run.require_vocabulary_of(data)
     report = run_evaluation(
-        run.model(checkpoint),
+        _model(run, checkpoint),
         data,
         split,
         options=_search_options(run.hparams, beam_size, alpha),
@@ -235,13 +262,14 @@ def decode(
       t2tdeploy decode --output-dir runs/dates --input in.en --output out.de
       echo "May 3, 2024" | t2tdeploy decode --output-dir runs/dates
     """
+    from t2tdeploy.errors import RequestError
     from t2tdeploy.training.evaluate import translate as run_search
     from t2tdeploy.training.run_directory import RunDirectory
 
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     model, search, reporter = (
-        run.model(checkpoint),
+        _model(run, checkpoint),
         _search_options(run.hparams, beam_size, alpha),
         make_reporter(as_json),
     )
@@ -254,12 +282,16 @@ def decode(
             options=search,
             extra_length=run.hparams.extra_length,
             batch_size=run.hparams.batch_size,
+            max_source_length=run.hparams.max_length,
             reporter=None if quiet else reporter,
         )
 
     if input_file is None and sys.stdin.isatty():
         for line in _prompted():
-            print(*answer([line], quiet=True))
+            try:
+                print(*answer([line], quiet=True))
+            except RequestError as error:
+                print_error(error, as_json=as_json)  # the next line may be better
         return
     sources = read_lines(input_file)
     write_lines(output_file, sources, answer(sources, quiet=False), as_json=as_json)
@@ -272,6 +304,13 @@ def _prompted() -> Iterator[str]:
             yield input("> ")
         except EOFError:
             return
+
+
+def _model(run: RunDirectory, checkpoint: str) -> Model:
+    """The model of a checkpoint, where training would put it: on the GPU if there is one."""
+    from t2tdeploy.training.torch_engine import default_device
+
+    return run.model(checkpoint).to(default_device())
 
 
 def _search_options(hparams: HParams, beam_size: int | None, alpha: float | None) -> Any:

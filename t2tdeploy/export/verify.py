@@ -15,6 +15,7 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import NextLogProbs, OracleResult, oracle_search
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import GraphSession, SearchResult
+from t2tdeploy.sentences import pad_rows
 
 SCORE_TOLERANCE = 1e-4
 
@@ -77,11 +78,8 @@ def verify(
         ParityError: ids or scores differ; the message shows the first differences.
     """
     model.eval()
-    padded = np.full((len(sources), max(map(len, sources))), PAD_ID, dtype=np.int64)
-    for i, ids in enumerate(sources):
-        padded[i, : len(ids)] = ids
     limits = np.array([len(ids) + extra_length for ids in sources], dtype=np.int64)
-    found = session.search(padded, limits, beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
+    found = session.search(pad_rows(sources), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
     differences, largest, identical = [], 0.0, 0
     with (reporter or SilentReporter()).task("parity with the oracle", total=len(sources), unit="sentences") as task:
         for row, ids in enumerate(sources):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from t2tdeploy.errors import RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.models.model import Model
 
@@ -212,7 +213,15 @@ def beam_search(model: Model, source_ids: Tensor, max_length: Tensor, options: S
 
     Raises:
         ValueError: num_hypotheses is not between 1 and beam_size.
+        RequestError: the beam is larger than half the target vocabulary.
     """
+    vocab_size = model.features[model.target].vocab_size
+    if 2 * options.beam_size > vocab_size:
+        raise RequestError(
+            "beam_size",
+            f"{options.beam_size} is more than half the target vocabulary of {vocab_size}",
+            help=f"choose at most {vocab_size // 2}",
+        )
     if not 1 <= options.num_hypotheses <= options.beam_size:
         raise ValueError(f"num_hypotheses = {options.num_hypotheses} is not between 1 and {options.beam_size}")
     was_training = model.training

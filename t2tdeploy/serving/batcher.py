@@ -5,7 +5,8 @@ A free worker calls `take`. The rules, in this order:
 1. The oldest waiting sentence is always in the batch, so nothing starves.
 2. Only sentences with its key (model and decode options) join it.
 3. Those closest to its length join first, ties in order of arrival, while the batch keeps within `max_batch_size`
-   sentences and `max_batch_tokens` tokens, padding included, and is at least half real tokens.
+   sentences and `max_batch_tokens`, and is at least half real tokens. Every sentence of a batch costs as much as the
+   dearest, because all are padded to the longest.
 4. With `max_queue_delay` = 0, the default, a free worker takes at once: batches form by themselves while workers are
    busy, and a lone sentence never waits. With a longer delay a free worker waits until the batch is full or its oldest
    sentence has waited that long: larger batches for a later answer.
@@ -33,7 +34,7 @@ class BatchLimits:
 
     Args:
         max_batch_size: sentences of a batch.
-        max_batch_tokens: tokens of a batch, padding included; a longer sentence runs alone.
+        max_batch_tokens: cost of a batch; a sentence that costs more runs alone.
         max_queue_delay: seconds that a free worker waits for a fuller batch.
         max_queue_sentences: waiting sentences.
         max_queue_tokens: their tokens, without padding.
@@ -52,7 +53,8 @@ class Item(Generic[K, T]):
 
     Args:
         content: the caller's own; not looked at.
-        length: in tokens.
+        length: in tokens; similar ones run together.
+        cost: of the memory it takes while it runs, in tokens; grows with the length.
         key: sentences with different keys never share a batch.
         deadline: time after which it is no longer wanted.
         enqueued: when it came; set by `BatchQueue.add`.
@@ -60,6 +62,7 @@ class Item(Generic[K, T]):
 
     content: T
     length: int
+    cost: int
     key: K
     deadline: float | None = None
     enqueued: float = field(default=0.0, init=False)
@@ -80,6 +83,10 @@ class BatchQueue(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more sentences may wait, their tokens aside."""
+        return len(self) + count <= self.limits.max_queue_sentences
+
     def add(self, items: Sequence[Item[K, T]], now: float) -> None:
         """Puts all `items` at the end of the queue, or none.
 
@@ -87,10 +94,7 @@ class BatchQueue(Generic[K, T]):
             QueueFullError: they do not fit.
         """
         tokens = sum(item.length for item in items)
-        if (
-            len(self) + len(items) > self.limits.max_queue_sentences
-            or self.tokens + tokens > self.limits.max_queue_tokens
-        ):
+        if not self.has_room(len(items)) or self.tokens + tokens > self.limits.max_queue_tokens:
             raise QueueFullError
         self.tokens += tokens
         for item in items:
@@ -136,16 +140,18 @@ class BatchQueue(Generic[K, T]):
         """The batch around the oldest item, and whether it has no room for more."""
         oldest = self._oldest()
         others = (item for item in itertools.islice(self._items, 1, None) if item.key == oldest.key)
-        batch, longest, real = [oldest], oldest.length, oldest.length
+        batch, longest, dearest, real = [oldest], oldest.length, oldest.cost, oldest.length
         for item in sorted(others, key=lambda item: abs(item.length - oldest.length)):
             if len(batch) == self.limits.max_batch_size:
                 break
-            padded = (len(batch) + 1) * max(longest, item.length)
-            if padded > self.limits.max_batch_tokens or real + item.length < _MIN_REAL_SHARE * padded:
+            count = len(batch) + 1
+            if count * max(dearest, item.cost) > self.limits.max_batch_tokens:
+                continue
+            if real + item.length < _MIN_REAL_SHARE * count * max(longest, item.length):
                 continue
             batch.append(item)
-            longest, real = max(longest, item.length), real + item.length
-        no_room = (len(batch) + 1) * longest > self.limits.max_batch_tokens
+            longest, dearest, real = max(longest, item.length), max(dearest, item.cost), real + item.length
+        no_room = (len(batch) + 1) * dearest > self.limits.max_batch_tokens
         return batch, no_room or len(batch) == self.limits.max_batch_size
 
     def _remove(self, item: Item[K, T]) -> None:

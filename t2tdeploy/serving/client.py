@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeAlias, cast
@@ -20,6 +21,7 @@ from typing import Self, TypeAlias, cast
 import grpc
 
 from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
+from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.messages import RETRY_AFTER, ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -105,8 +107,13 @@ class Client:
         self._channel = grpc.insecure_channel(target, options=_CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
-    def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> _Translations:
+    def translate(
+        self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS, *, reporter: Reporter | None = None
+    ) -> _Translations:
         """The hypotheses of every source, best first, in the order of the sources.
+
+        Args:
+            reporter: is told how many sentences are done.
 
         Raises:
             RequestError: a source or option is not valid; the field is named, e.g. sources[3].
@@ -114,12 +121,17 @@ class Client:
         """
         requests = list(_requests(sources, options, self._options))
         calls = _Calls()
-        with ThreadPoolExecutor(self._options.requests_in_flight, thread_name_prefix="t2tdeploy-client") as pool:
+        with (
+            _progress(reporter, sources) as task,
+            ThreadPoolExecutor(self._options.requests_in_flight, thread_name_prefix="t2tdeploy-client") as pool,
+        ):
             futures = [pool.submit(self._translate, request, calls) for request in requests]
             try:
-                return [hypotheses for future in futures for hypotheses in future.result()]
+                for future in as_completed(futures):
+                    task.advance(len(future.result()))
             finally:
                 calls.cancel()  # after an error, the other requests are not waited for
+        return [hypotheses for future in futures for hypotheses in future.result()]
 
     def models(self) -> list[ModelInfo]:
         """The models of the server.
@@ -191,20 +203,25 @@ class AsyncClient:
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
-    async def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> _Translations:
+    async def translate(
+        self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS, *, reporter: Reporter | None = None
+    ) -> _Translations:
         """As `Client.translate`; cancelling it cancels the requests."""
         room = asyncio.Semaphore(self._options.requests_in_flight)
 
         async def ask(request: _Request) -> _Translations:
             async with room:
-                return await self._translate(request)
+                found = await self._translate(request)
+            progress.advance(len(found))
+            return found
 
-        tasks = [asyncio.create_task(ask(request)) for request in _requests(sources, options, self._options)]
-        try:
-            return [hypotheses for found in await asyncio.gather(*tasks) for hypotheses in found]
-        finally:
-            for task in tasks:
-                task.cancel()
+        with _progress(reporter, sources) as progress:
+            tasks = [asyncio.create_task(ask(request)) for request in _requests(sources, options, self._options)]
+            try:
+                return [hypotheses for found in await asyncio.gather(*tasks) for hypotheses in found]
+            finally:
+                for task in tasks:
+                    task.cancel()
 
     async def models(self) -> list[ModelInfo]:
         """As `Client.models`."""
@@ -234,6 +251,10 @@ class AsyncClient:
                 return read_response(await self._stub.Translate(request.message, timeout=attempts.timeout))
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(attempts.pause_after(error))
+
+
+def _progress(reporter: Reporter | None, sources: Sequence[str]) -> AbstractContextManager[Task]:
+    return (reporter or SilentReporter()).task("translating", total=len(sources), unit="sentences")
 
 
 def _requests(sources: Sequence[str], options: TranslateOptions, client: ClientOptions) -> Iterator[_Request]:

@@ -12,10 +12,11 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import RequestError
+from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Answer
 from t2tdeploy.serving.v1 import translation_pb2 as pb
-from t2tdeploy.translator import MAX_BEAM_SIZE, MAX_EXTRA_LENGTH, Hypothesis, Sentence, TranslateOptions
+from t2tdeploy.translator import Hypothesis, TranslateOptions, Translator
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
 RETRY_AFTER = "retry-after-ms"
@@ -31,6 +32,7 @@ class ModelInfo:
         defaults: of the options that a request leaves out.
         max_sentences: of one request.
         max_source_tokens: of one source, EOS included.
+        max_beam_size, max_extra_length: the most that options may ask for.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ModelInfo:
     defaults: TranslateOptions
     max_sentences: int
     max_source_tokens: int
+    max_beam_size: int
+    max_extra_length: int
 
 
 def parse_request(content: bytes) -> pb.TranslateRequest:
@@ -140,15 +144,15 @@ def read_response(message: pb.TranslateResponse) -> list[list[Hypothesis]]:
     ]
 
 
-def write_model(bundle: Bundle, options: ServerOptions) -> pb.Model:
-    """What ListModels says of a bundle."""
-    decode = bundle.manifest.decode
+def write_model(translator: Translator, options: ServerOptions) -> pb.Model:
+    """What ListModels says of a model."""
+    bundle, decode = translator.bundle, translator.defaults
     defaults = TranslateOptions(decode.beam_size, decode.alpha, 1, decode.extra_length)
     limits = pb.Limits(
         max_sentences=options.max_sentences_per_request,
         max_source_tokens=decode.max_source_length,
-        max_beam_size=MAX_BEAM_SIZE,
-        max_extra_length=MAX_EXTRA_LENGTH,
+        max_beam_size=translator.max_beam_size,
+        max_extra_length=translator.max_extra_length,
         max_request_bytes=options.max_request_bytes,
     )
     return pb.Model(
@@ -170,6 +174,8 @@ def read_models(message: pb.ListModelsResponse) -> list[ModelInfo]:
             defaults=read_options(model.defaults),
             max_sentences=model.limits.max_sentences,
             max_source_tokens=model.limits.max_source_tokens,
+            max_beam_size=model.limits.max_beam_size,
+            max_extra_length=model.limits.max_extra_length,
         )
         for model in message.models
     ]

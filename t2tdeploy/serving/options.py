@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.settings import Settings
 
@@ -20,13 +21,23 @@ class ServerOptions(Settings):
         None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
     )
     max_batch_size: int = Field(64, ge=1, description="sentences of a batch")
-    max_batch_tokens: int = Field(4096, ge=1, description="source tokens of a batch, padding included")
+    max_batch_tokens: int = Field(
+        32_768,
+        ge=1,
+        description="tokens that the search of a batch may remember: sources and longest translations times beams",
+    )
     max_queue_delay_ms: float = Field(
         0.0, ge=0, description="how long a free worker waits for a fuller batch; 0: it takes what is there at once"
     )
     max_queue_sentences: int = Field(2048, ge=1, description="sentences that may wait; more are refused for now")
     max_queue_tokens: int = Field(131_072, ge=1, description="source tokens that may wait; more are refused for now")
     max_sentences_per_request: int = Field(256, ge=1, description="sentences of one request")
+    max_beam_size: BeamSize = Field(
+        MAX_BEAM_SIZE, description="beam_size that a request may ask for; at least the bundle's default"
+    )
+    max_extra_length: ExtraLength = Field(
+        256, description="extra_length that a request may ask for; at least the bundle's default"
+    )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=2**28, description="size of one request")
     shutdown_grace_seconds: float = Field(
         30.0, ge=0, description="how long accepted requests may take to finish after SIGTERM or SIGINT"

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from t2tdeploy.runtime import Interrupt, SearchStoppedError
+from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item, QueueFullError
-from t2tdeploy.translator import BLANK, Hypothesis, SearchKey, Sentence, Translator
+from t2tdeploy.translator import Hypothesis, SearchKey, Translator
 
 _MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
 _SMOOTHING = 0.2  # weight of the newest batch in the running mean of seconds per token
@@ -42,8 +43,8 @@ class Answer:
     """
 
     hypotheses: list[list[Hypothesis]]
-    queue: float = 0.0
-    compute: float = 0.0
+    queue: float
+    compute: float
 
 
 @dataclass(eq=False)
@@ -101,6 +102,15 @@ class Scheduler:
             run.interrupt.stop()
         await asyncio.to_thread(self._pool.shutdown)
 
+    def require_room(self, count: int) -> None:
+        """Checks that `count` more sentences may wait, before work is spent on them.
+
+        Raises:
+            OverloadedError: the queue is full.
+        """
+        if not self._queue.has_room(count):
+            raise OverloadedError(self._retry_after())
+
     async def translate(self, sentences: Sequence[Sentence], key: SearchKey, *, deadline: float | None) -> Answer:
         """Queues `sentences` and waits for their hypotheses. Cancelling it withdraws them.
 
@@ -114,10 +124,11 @@ class Scheduler:
             OperationalError: the search failed.
         """
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences if not sentence.blank]
-        if not waiting:
-            return Answer([BLANK] * len(sentences))
-        items = [Item(one, len(one.sentence.ids), key, deadline) for one in waiting]
+        waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences]
+        lengths = [len(sentence.ids) for sentence in sentences]
+        items = [
+            Item(one, length, key.cost(length), key, deadline) for one, length in zip(waiting, lengths, strict=True)
+        ]
         accepted = loop.time()
         try:
             self._queue.add(items, accepted)
@@ -126,11 +137,10 @@ class Scheduler:
         self._arrived.set()
         try:
             async with asyncio.timeout_at(deadline):
-                found = iter(await asyncio.gather(*(one.future for one in waiting)))
+                hypotheses = await asyncio.gather(*(one.future for one in waiting))
         finally:
             self._withdraw(items)
         started = min(one.started for one in waiting if one.started is not None)
-        hypotheses = [BLANK if one.blank else next(found) for one in sentences]
         return Answer(hypotheses, queue=started - accepted, compute=loop.time() - started)
 
     def _withdraw(self, items: list[Item[SearchKey, _Waiting]]) -> None:

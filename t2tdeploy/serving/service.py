@@ -88,7 +88,8 @@ class TranslationService:
             request = self._admit(content)
             options = read_options(request.options)
             key = translator.search_key(options)
-            sentences = await asyncio.to_thread(translator.encode, list(request.sources), options)
+            scheduler.require_room(len(request.sources))  # an overloaded server does not tokenize what it then refuses
+            sentences = await asyncio.to_thread(translator.encode, list(request.sources), truncate=options.truncate)
             tokens = sum(len(sentence.ids) for sentence in sentences)
             if tokens > self._options.max_queue_tokens:
                 limit = self._options.max_queue_tokens
@@ -102,12 +103,12 @@ class TranslationService:
 
     async def list_models(self, content: bytes, context: Context) -> bytes:
         """ListModelsRequest -> ListModelsResponse."""
-        self._serving()
+        translator, _ = self._serving()
         try:
             pb.ListModelsRequest.FromString(content)
         except DecodeError:
             raise RequestError("request", "the bytes are not a ListModelsRequest message") from None
-        return pb.ListModelsResponse(models=[write_model(self._bundle, self._options)]).SerializeToString()
+        return pb.ListModelsResponse(models=[write_model(translator, self._options)]).SerializeToString()
 
     def _serving(self) -> tuple[Translator, Scheduler]:
         if self._state != "serving" or self._translator is None or self._scheduler is None:

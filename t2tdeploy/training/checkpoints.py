@@ -9,7 +9,6 @@ checkpoints/best.json                             the step of the best evaluatio
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from t2tdeploy.errors import CorruptFileError, InputError
-from t2tdeploy.files import atomic_directory, sha256_of, write_json
+from t2tdeploy.files import atomic_directory, atomic_file, recover_all, remove_directory, sha256_of, write_json
 from t2tdeploy.settings import Settings
 from t2tdeploy.training.engine import EngineState
 
@@ -41,6 +40,7 @@ class TrainingState(Settings):
     Args:
         step: optimizer steps done.
         epoch, batch: the next batch to train on.
+        evaluation_due: this step is to be evaluated and has not been, because that failed or was killed.
         best: None before the first evaluation.
         evaluations_without_gain: since `best`, for early stopping.
     """
@@ -48,6 +48,7 @@ class TrainingState(Settings):
     step: int
     epoch: int
     batch: int
+    evaluation_due: bool = False
     best: BestEvaluation | None = None
     evaluations_without_gain: int = 0
 
@@ -84,10 +85,17 @@ class CheckpointStore:
         with atomic_directory(path, replace=True) as temporary:
             _write_tensors(temporary / MODEL, engine.model)
             _write_tensors(temporary / OPTIMIZER, engine.optimizer)
-            state = _StateFile(training=training, checksums=_checksums(temporary))
-            (temporary / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            _write_state(temporary / STATE, _StateFile(training=training, checksums=_checksums(temporary)))
         self.mark_best(training.best)
         return path
+
+    def record(self, training: TrainingState) -> None:
+        """Rewrites the training state of the checkpoint of its step, whose tensors stay; then points at the best."""
+        path = self.path(training.step)
+        checksums = _read_state_file(path).checksums
+        with atomic_file(path / STATE) as temporary:
+            _write_state(temporary, _StateFile(training=training, checksums=checksums))
+        self.mark_best(training.best)
 
     def mark_best(self, best: BestEvaluation | None) -> None:
         """Points best.json at `best`."""
@@ -122,15 +130,12 @@ class CheckpointStore:
         kept = {*self.steps()[-keep_last:], self.best_step()}
         for step in self.steps():
             if step not in kept:
-                shutil.rmtree(self.path(step))
+                remove_directory(self.path(step))
 
     def remove_unfinished(self) -> None:
-        """Removes what a killed process left half-written."""
-        for leftover in [*self.directory.glob(".*.partial"), *self.directory.glob(".*.old")]:
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
+        """Removes what a killed process left half-written, and puts back what it had only moved."""
+        for folder in (self.directory, *map(self.path, self.steps())):
+            recover_all(folder)
 
     def _advice(self, damaged: int) -> str:
         for step in reversed([step for step in self.steps() if step < damaged]):
@@ -207,12 +212,15 @@ def write_average(directory: Path, checkpoints: Sequence[Path]) -> None:
     newest = max((read_state(checkpoint) for checkpoint in checkpoints), key=lambda state: state.step)
     with atomic_directory(directory, replace=True) as temporary:
         _write_tensors(temporary / MODEL, average)
-        state = _StateFile(training=newest, checksums=_checksums(temporary))
-        (temporary / STATE).write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        _write_state(temporary / STATE, _StateFile(training=newest, checksums=_checksums(temporary)))
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _write_state(path: Path, state: _StateFile) -> None:
+    path.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _checksums(directory: Path) -> dict[str, str]:

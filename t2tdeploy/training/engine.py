@@ -70,13 +70,17 @@ class Engine(Protocol):
         """
 
     def evaluate(self, batch: Batch) -> EvaluationSums:
-        """Loss and accuracy on one batch, without dropout; changes nothing."""
-
-    def probe(self, batch: Batch) -> None:
-        """One whole step on `batch`, undone afterwards, to learn whether it fits into memory. Before `load` only.
+        """Loss and accuracy on one batch, without dropout; changes nothing.
 
         Raises:
-            TrainingError: it does not fit.
+            TrainingError: memory ran out.
+        """
+
+    def probe(self, batches: Sequence[Batch]) -> None:
+        """Two whole steps on `batches`, the second with the optimizer's moments in memory; then all is as before.
+
+        Raises:
+            TrainingError: they do not fit into memory.
         """
 
     def state(self) -> EngineState:

@@ -17,9 +17,10 @@ from t2tdeploy.problems.batching import plan_evaluation
 from t2tdeploy.problems.dataset import Dataset, ProblemData
 from t2tdeploy.problems.metrics import TranslationScores, translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
-from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
+from t2tdeploy.sentences import encode_source, pad_rows
+from t2tdeploy.tokenizer import Tokenizer
 from t2tdeploy.training.engine import Batch, EvaluationSums
-from t2tdeploy.training.torch_engine import evaluation_sums
+from t2tdeploy.training.torch_engine import evaluation_sums, memory_errors
 
 EXAMPLES = 5  # sentences shown in reports and TensorBoard
 
@@ -114,6 +115,31 @@ def evaluate(
     )
 
 
+def probe_evaluation(
+    model: Model,
+    dataset: Dataset,
+    *,
+    options: SearchOptions,
+    extra_length: int,
+    batch_size: int,
+    sentences: int | None,
+    decode: bool,
+    score: Callable[[Batch], EvaluationSums],
+) -> None:
+    """Scores and, with `decode`, searches the longest batch of what `evaluate` would do on `dataset`.
+
+    Raises:
+        TrainingError: memory ran out.
+    """
+    model.eval()
+    lengths = np.maximum.reduce(list(dataset.lengths.values()))
+    score(dataset.batch(plan_evaluation(lengths, batch_size=batch_size)[0]))
+    if decode:
+        lengths = dataset.lengths["inputs"][:sentences]
+        rows = plan_evaluation(lengths, batch_size=max(1, batch_size // options.beam_size))[0]
+        _first_hypotheses(model, dataset.batch(rows)["inputs"], extra_length, options)
+
+
 def mean_losses(score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int) -> Losses:
     """Sums `score` over every example of the split, once each."""
     lengths = np.maximum.reduce(list(dataset.lengths.values()))
@@ -132,25 +158,36 @@ def translate(
     options: SearchOptions,
     extra_length: int,
     batch_size: int = 4096,
+    max_source_length: int | None = None,
     reporter: Reporter | None = None,
 ) -> list[str]:
-    """The first hypothesis of each text, in the order of `texts`.
+    """The first hypothesis of each text, in the order of `texts`; of a blank text the empty one.
 
     Sentences are searched longest first, so that memory runs out at once or never; each may grow to its own length
     plus `extra_length`, whatever else is in its batch.
 
     Args:
         batch_size: source tokens per batch times beams, padding included.
+        max_source_length: tokens of the longest text that is taken, EOS included; None: any number.
+
+    Raises:
+        RequestError: a text is longer; it is named by its place, "line 1" the first.
     """
     reporter = reporter or SilentReporter()
-    sources = [encode_with_eos(tokenizers["inputs"], text) for text in texts]
+    sentences = [
+        encode_source(tokenizers["inputs"], text, field=f"line {number}", max_length=max_source_length)
+        for number, text in enumerate(texts, start=1)
+    ]
+    searched = [row for row, sentence in enumerate(sentences) if not sentence.blank]
     translations = [""] * len(texts)
     model.eval()
     with reporter.task("decoding", total=len(texts), unit="sentences") as task:
+        task.advance(len(texts) - len(searched))
+        sources = [sentences[row].ids for row in searched]
         for rows, ids in _search_batches(sources, max(1, batch_size // options.beam_size)):
             found = _first_hypotheses(model, ids, extra_length, options)
             for row, hypothesis in zip(rows, found, strict=True):
-                translations[row] = tokenizers["targets"].decode(hypothesis)
+                translations[searched[row]] = tokenizers["targets"].decode(hypothesis)
             task.advance(len(rows))
     return translations
 
@@ -161,16 +198,14 @@ def _search_batches(sources: Sequence[Sequence[int]], batch_size: int) -> Iterat
         return
     lengths = np.array([len(source) for source in sources], dtype=np.int32)
     for rows in plan_evaluation(lengths, batch_size=batch_size):
-        ids = np.full((len(rows), int(lengths[rows].max())), PAD_ID, dtype=np.int64)
-        for line, row in enumerate(rows):
-            ids[line, : lengths[row]] = sources[row]
-        yield rows, ids
+        yield rows, pad_rows([sources[row] for row in rows])
 
 
 @torch.inference_mode()
 def _first_hypotheses(model: Model, ids: np.ndarray, extra_length: int, options: SearchOptions) -> list[list[int]]:
-    source_ids = torch.from_numpy(ids).to(next(model.parameters()).device)
-    max_length = (source_ids != PAD_ID).sum(dim=1) + extra_length
-    result = beam_search(model, source_ids, max_length, options)
-    best: list[list[int]] = result.target_ids[:, 0].tolist()
+    with memory_errors(f"{ids.shape[0]} × {ids.shape[1]} source tokens, with {options.beam_size} beams"):
+        source_ids = torch.from_numpy(ids).to(next(model.parameters()).device)
+        max_length = (source_ids != PAD_ID).sum(dim=1) + extra_length
+        result = beam_search(model, source_ids, max_length, options)
+        best: list[list[int]] = result.target_ids[:, 0].tolist()
     return best

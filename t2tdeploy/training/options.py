@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from t2tdeploy.hparams import Count
 from t2tdeploy.settings import Settings
@@ -25,6 +25,12 @@ class TrainOptions(Settings):
     metric: Metric | None = Field(None, description="what makes a checkpoint the best; none: bleu, or loss undecoded")
     early_stopping_evals: int | None = Field(None, ge=1, description="stop after so many evaluations without gain")
     warm_start: Path | None = Field(None, description="run directory, checkpoint or .safetensors file to start from")
+
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> Self:
+        if self.metric in ("bleu", "chrf") and not self.decode:
+            raise ValueError(f"metric = {self.metric} needs decode; without it: loss, accuracy")
+        return self
 
     @property
     def deciding_metric(self) -> Metric:

@@ -6,10 +6,12 @@ usr/              a copy of the user's folder (--usr-dir), if there was one
 checkpoints/      see checkpoints.py
 averaged/         the mean of several checkpoints, if asked for
 metrics.jsonl, curve.png, events.out.tfevents.*   see summaries.py
+.lock             held by the process that trains
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import shutil
 import subprocess
@@ -18,14 +20,22 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import Field, ValidationError
 
 from t2tdeploy import __version__, registry
-from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError
+from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError, UserError
 from t2tdeploy.features import FeatureSpec
-from t2tdeploy.files import atomic_directory, atomic_file, write_json
+from t2tdeploy.files import (
+    atomic_directory,
+    atomic_file,
+    is_leftover,
+    lock_file,
+    recover_all,
+    remove_directory,
+    write_json,
+)
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.dataset import ProblemData
@@ -36,9 +46,10 @@ from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors,
 from t2tdeploy.training.parameters import load_parameters
 from t2tdeploy.training.schedules import make_schedule
 
-_RECORD = "run.json"
+_RECORD, _VOCABULARIES, _USR, _LOCK = "run.json", "vocabularies", "usr", ".lock"
 _PACKAGES = ("torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic")
 _MAY_CHANGE = {"train_steps"}  # a run may be prolonged
+_NO_CODE = shutil.ignore_patterns("__pycache__", ".*")  # of the user's folder
 
 
 class RunRecord(Settings):
@@ -51,7 +62,8 @@ class RunRecord(Settings):
     features: dict[str, dict[str, Any]]
     data_dir: str
     data_hash: str
-    seed: int
+    seed: int = Field(ge=0)
+    usr_dir_hash: str | None = Field(None, description="SHA-256 of the Python files of --usr-dir; None without one")
     command: list[str]
     git_revision: str | None = Field(description="None outside a git repository")
     versions: dict[str, str]
@@ -70,7 +82,14 @@ class RunRecord(Settings):
 
     def _identity(self) -> dict[str, Any]:
         hparams = {name: value for name, value in self.hparams.items() if name not in _MAY_CHANGE}
-        return {"problem": self.problem, "data": self.data_hash, "model": self.model, "seed": self.seed, **hparams}
+        return {
+            "problem": self.problem,
+            "data": self.data_hash,
+            "model": self.model,
+            "seed": self.seed,
+            "usr_dir code": self.usr_dir_hash and self.usr_dir_hash[:12],
+            **hparams,
+        }
 
 
 class RunDirectory:
@@ -80,6 +99,7 @@ class RunDirectory:
         self.path = path
         self.record = record
         self.checkpoints = CheckpointStore(path / "checkpoints")
+        self._lock: IO[bytes] | None = None  # open, and so held, as long as this object lives
 
     @classmethod
     def create_or_resume(
@@ -94,29 +114,37 @@ class RunDirectory:
         seed: int = 0,
         usr_dir: Path | None = None,
     ) -> RunDirectory:
-        """Makes the run directory, or opens it if it is of the same run.
+        """Makes the run directory, or opens it if it is of the same run; locks it against other processes.
+
+        A run that has no checkpoint yet has nothing to lose: its record is replaced by what is asked now.
 
         Raises:
             RunConflictError: it is of another run; the error shows the differences. `train_steps` may differ.
             InputError: the folder holds something else.
+            UserError: another process trains it.
             UnknownNameError: no such model.
             SettingsError: the learning-rate schedule is not valid.
         """
         registry.models.get(model)
         make_schedule(hparams)  # a fault in it must not leave a run directory behind
-        record = _new_record(data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed)
-        if (path / _RECORD).exists():
-            run = cls(path, _read_record(path))
+        record = _new_record(
+            data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed, usr_dir=usr_dir
+        )
+        _require_ours(path)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _locked(path)
+        recover_all(path)
+        run = cls(path, _read_record(path) if (path / _RECORD).exists() else record)
+        run._lock = lock
+        run.checkpoints.remove_unfinished()
+        if run.checkpoints.steps():
             differences = run.record.differences(record)
             if differences:
                 raise RunConflictError(path, differences)
             run._prolong(hparams)
         else:
-            if path.exists() and any(path.iterdir()):
-                raise InputError(f"{path} is neither empty nor a run directory", path=path, help="choose another")
-            run = cls(path, record)
+            run.record = record
             run._write(data, usr_dir)
-        run.checkpoints.remove_unfinished()
         return run
 
     @classmethod
@@ -137,9 +165,9 @@ class RunDirectory:
         try:
             run._require_code()
         except UnknownNameError:
-            if not (path / "usr").is_dir():
+            if not (path / _USR).is_dir():
                 raise
-            registry.import_usr_dir(path / "usr")
+            registry.import_usr_dir(path / _USR)
             run._require_code()
         return run
 
@@ -201,6 +229,19 @@ class RunDirectory:
         assert wanted is not None
         return self.checkpoints.path(wanted)
 
+    def require_vocabulary_of(self, data: ProblemData) -> None:
+        """Refuses data whose ids mean other tokens than the model's.
+
+        Raises:
+            InputError: a feature's vocabulary is not the one the run was trained with.
+        """
+        for name, tokenizer in self.tokenizers.items():
+            if data.tokenizers[name].hash != tokenizer.hash:
+                raise InputError(
+                    f"the vocabulary of '{name}' in the data directory is not the one {self.path} was trained with",
+                    help=f"give the data of this run with --data-dir; it was trained from {self.record.data_dir}",
+                )
+
     def average(self, last: int) -> Path:
         """Averages the parameters of the newest `last` checkpoints into `averaged/`; returns that folder."""
         steps = self.checkpoints.steps()[-last:]
@@ -212,7 +253,7 @@ class RunDirectory:
         get_problem(self.record.problem)
 
     def _vocabulary(self, spec: FeatureSpec) -> Path:
-        return self.path / "vocabularies" / f"{spec.vocabulary}.vocab"
+        return self.path / _VOCABULARIES / f"{spec.vocabulary}.vocab"
 
     def _write(self, data: ProblemData, usr_dir: Path | None) -> None:
         """Writes everything but checkpoints; run.json comes last and makes the folder a run directory."""
@@ -220,9 +261,10 @@ class RunDirectory:
             with atomic_file(self._vocabulary(spec)) as file:
                 file.write_bytes(data.tokenizers[name].to_bytes())
         if usr_dir is not None:
-            ignore = shutil.ignore_patterns("__pycache__", ".*")
-            with atomic_directory(self.path / "usr", replace=True) as copy:
-                shutil.copytree(usr_dir, copy, ignore=ignore, dirs_exist_ok=True)
+            with atomic_directory(self.path / _USR, replace=True) as copy:
+                shutil.copytree(usr_dir, copy, ignore=_NO_CODE, dirs_exist_ok=True)
+        elif (self.path / _USR).exists():
+            remove_directory(self.path / _USR)  # of an earlier attempt that never came to a checkpoint
         write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
 
     def _prolong(self, hparams: HParams) -> None:
@@ -231,8 +273,44 @@ class RunDirectory:
             write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
 
 
+def _require_ours(path: Path) -> None:
+    """Refuses a folder with anything but a run in it, or the pieces of one whose making was killed."""
+    names = {file.name for file in path.iterdir() if not is_leftover(file)} if path.exists() else set()
+    unfinished = names <= {_VOCABULARIES, _USR, _LOCK} and (_USR not in names or _VOCABULARIES in names)
+    if not unfinished and _RECORD not in names:
+        raise InputError(f"{path} is neither empty nor a run directory", path=path, help="choose another")
+
+
+def _locked(path: Path) -> IO[bytes]:
+    lock = lock_file(path / _LOCK)
+    if lock is None:
+        raise UserError(
+            f"{path} is being trained by another process",
+            help="wait until it ends, or stop it; or choose another --output-dir",
+        )
+    return lock
+
+
+def _code_hash(directory: Path) -> str:
+    """SHA-256 of the names and contents of a folder's Python files, of those that a run keeps a copy of."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.rglob("*.py")):
+        inside = file.relative_to(directory)
+        if not any(part == "__pycache__" or part.startswith(".") for part in inside.parts):
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{inside.as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
 def _new_record(
-    data: ProblemData, *, data_dir: Path, model: str, hparams: HParams, set_name: str | None, seed: int
+    data: ProblemData,
+    *,
+    data_dir: Path,
+    model: str,
+    hparams: HParams,
+    set_name: str | None,
+    seed: int,
+    usr_dir: Path | None,
 ) -> RunRecord:
     return RunRecord(
         problem=data.name,
@@ -243,6 +321,7 @@ def _new_record(
         data_dir=str(data_dir.resolve()),
         data_hash=data.hash,
         seed=seed,
+        usr_dir_hash=None if usr_dir is None else _code_hash(usr_dir),
         command=list(sys.argv),
         git_revision=_git_revision(),
         versions={name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -31,11 +31,16 @@ class Summaries:
     Args:
         directory: the run directory.
         step: the step the run goes on from; what was written for later steps, before a kill, is taken back.
+        evaluated: False takes back the evaluation of `step` itself too, as it will be done again.
     """
 
-    def __init__(self, directory: Path, *, step: int) -> None:
+    def __init__(self, directory: Path, *, step: int, evaluated: bool = True) -> None:
         self._directory = directory
-        self._lines = [line for line in read_metrics(directory) if line["step"] <= step]
+        self._lines = [
+            line
+            for line in read_metrics(directory)
+            if line["step"] < step or (line["step"] == step and (evaluated or line["group"] != "evaluation"))
+        ]
         with atomic_file(directory / METRICS) as file:
             file.write_text("".join(json.dumps(line) + "\n" for line in self._lines), encoding="utf-8")
         self._writer = SummaryWriter(str(directory), purge_step=step + 1)

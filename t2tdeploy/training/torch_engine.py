@@ -30,7 +30,7 @@ class TorchEngine:
     """
 
     def __init__(self, model: Model, hparams: HParams, *, device: torch.device | None = None) -> None:
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or default_device()
         self._model = model.to(self.device)
         self._hparams = hparams
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -47,7 +47,7 @@ class TorchEngine:
     def step(self, batches: Sequence[Batch], *, learning_rate: float) -> StepMetrics:
         self._model.train()
         labels = sum(int(np.count_nonzero(batch["targets"])) for batch in batches)
-        with _memory_errors(batches[0]):
+        with memory_errors(_shape(batches[0])):
             losses = [self._backward(batch, labels) for batch in batches]
             norm = self._clip()
             # The one wait for the device: both numbers come back in one transfer.
@@ -60,17 +60,18 @@ class TorchEngine:
 
     def evaluate(self, batch: Batch) -> EvaluationSums:
         self._model.eval()
-        return evaluation_sums(self._model, batch)
+        with memory_errors(_shape(batch)):
+            return evaluation_sums(self._model, batch)
 
-    def probe(self, batch: Batch) -> None:
-        random_states = _random_states(self.device)
-        before = {name: tensor.detach().clone() for name, tensor in named_tensors(self._model).items()}
+    def probe(self, batches: Sequence[Batch]) -> None:
+        # The copy is kept off the device, whose memory is what is measured.
+        before = EngineState(*({name: tensor.to("cpu", copy=True) for name, tensor in t.items()} for t in self.state()))
         try:
-            self.step([batch], learning_rate=0.0)
+            for _ in range(2):
+                self.step(batches, learning_rate=0.0)
         finally:
-            load_parameters(self._model, before)
-            self._optimizer = make_optimizer(self._parameters, self._hparams)
-            _set_random_states(random_states)
+            self._optimizer.zero_grad(set_to_none=True)
+            self.load(before)
 
     def state(self) -> EngineState:
         model = {name: tensor.detach() for name, tensor in named_tensors(self._model).items()}
@@ -103,6 +104,11 @@ class TorchEngine:
         return torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
 
 
+def default_device() -> torch.device:
+    """CUDA if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @torch.no_grad()
 def evaluation_sums(model: Model, batch: Batch) -> EvaluationSums:
     """Loss and accuracy of a model in evaluation mode on one batch, in float32."""
@@ -125,18 +131,21 @@ def _set_random_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states[f"{_RNG}cuda"].cpu())
 
 
+def _shape(batch: Batch) -> str:
+    return " × ".join(str(size) for size in batch["targets"].shape) + " target tokens"
+
+
 @contextmanager
-def _memory_errors(batch: Batch) -> Iterator[None]:
-    """Turns the ways torch says `out of memory` into one TrainingError."""
+def memory_errors(what: str) -> Iterator[None]:
+    """Turns the ways torch says `out of memory` into one TrainingError on a batch of `what`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and "can't allocate memory" not in str(error):
             raise
-        shape = " × ".join(str(size) for size in batch["targets"].shape)
         raise TrainingError(
-            f"out of memory on a batch of {shape} target tokens",
+            f"out of memory on a batch of {what}",
             help="lower batch_size, e.g. --hparams batch_size=2048; accumulate_steps=2 keeps the sum the same; "
             "a lower max_length leaves the longest examples out",
         ) from error

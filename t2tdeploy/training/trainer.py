@@ -17,12 +17,12 @@ from t2tdeploy.errors import TrainingError
 from t2tdeploy.files import atomic_file
 from t2tdeploy.models.search import SearchOptions
 from t2tdeploy.problems.batching import BatchStream, Position
-from t2tdeploy.problems.dataset import Dataset, ProblemData
+from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.tokenizer import Tokenizer
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
 from t2tdeploy.training.engine import Batch, Engine, StepMetrics
-from t2tdeploy.training.evaluate import EvaluationReport, evaluate
+from t2tdeploy.training.evaluate import EvaluationReport, evaluate, probe_evaluation
 from t2tdeploy.training.meter import Meter
 from t2tdeploy.training.options import TrainOptions
 from t2tdeploy.training.run_directory import RunDirectory
@@ -86,25 +86,30 @@ class _Trainer:
         torch.manual_seed(run.record.seed)
         self.engine: Engine = TorchEngine(run.new_model(), self.hparams)
         self.state = TrainingState(step=0, epoch=0, batch=0)
+        self.saved_step: int | None = None
         self.meter = Meter()
 
     def train(self) -> TrainResult:
-        stream = self._stream()
-        self._report_data(stream)
-        self._probe(stream)
         self._restore()
         stream = self._stream()
+        self._report_data(stream)
         total = self.hparams.train_steps
+        if self.state.step < total:
+            self._probe(stream)
         with (
-            Summaries(self.run.path, step=self.state.step) as summaries,
+            Summaries(self.run.path, step=self.state.step, evaluated=not self.state.evaluation_due) as summaries,
             StopRequest() as stop,
             self.reporter.task("training", total=total, unit="steps") as task,
         ):
             task.advance(self.state.step)
+            if self.state.evaluation_due:
+                self._evaluate(summaries)
             self.meter = Meter()
             while (ending := self._ending(stop)) is None:
                 self._step(stream, summaries, task)
-                self._evaluate_and_save(summaries, stop)
+                self._save_and_evaluate(summaries)
+            if self.saved_step != self.state.step:
+                self._save()
         checkpoint = self.run.checkpoint_path("last")
         self.reporter.message(f"{ending} at step {self.state.step}; last checkpoint: {checkpoint}")
         return TrainResult(self.state.step, ending, self.state.best, checkpoint)
@@ -129,7 +134,7 @@ class _Trainer:
         )
 
     def _probe(self, stream: BatchStream) -> None:
-        """Tries the batches that need the most memory, so that it runs out now or never."""
+        """Tries the batches of this epoch, and of dev, that need the most memory, so that it runs out at once."""
         lengths = np.maximum.reduce(list(self.dataset.lengths.values()))
 
         def longest(rows: np.ndarray) -> int:
@@ -137,15 +142,30 @@ class _Trainer:
 
         most_tokens = max(stream.plan.batches, key=lambda rows: len(rows) * longest(rows))
         most_attention = max(stream.plan.batches, key=lambda rows: len(rows) * longest(rows) ** 2)
-        self.engine.probe(self.dataset.batch(most_tokens))
+        self._probe_step(most_tokens)
         if most_attention is not most_tokens:
-            self.engine.probe(self.dataset.batch(most_attention))
+            self._probe_step(most_attention)
+        if self.dev is not None:
+            probe_evaluation(
+                self.engine.model,
+                self.dev,
+                options=self._search_options(),
+                extra_length=self.hparams.extra_length,
+                batch_size=self.hparams.batch_size,
+                sentences=self.options.eval_sentences,
+                decode=self.options.decode,
+                score=self.engine.evaluate,
+            )
+
+    def _probe_step(self, rows: np.ndarray) -> None:
+        self.engine.probe([self.dataset.batch(rows)] * self.hparams.accumulate_steps)
 
     def _restore(self) -> None:
         """Goes on from the newest checkpoint, or from a warm start."""
         steps = self.run.checkpoints.steps()
         if steps:
             state, self.state = self.run.checkpoints.load(steps[-1])
+            self.saved_step = self.state.step
             self.engine.load(state)
             self.run.checkpoints.mark_best(self.state.best)
             self.reporter.message(f"resuming from step {self.state.step}")
@@ -177,26 +197,36 @@ class _Trainer:
             summaries.scalars("train", step, values)
             self.reporter.event("training", step=step, **values)
 
-    def _evaluate_and_save(self, summaries: Summaries, stop: StopRequest) -> None:
-        """Whatever is due after this step. A checkpoint is written after the evaluation it remembers."""
+    def _save_and_evaluate(self, summaries: Summaries) -> None:
+        """Whatever is due after this step. What an evaluation found is added to the checkpoint written before it."""
         started, step = time.perf_counter(), self.state.step
         last = step == self.hparams.train_steps
-        evaluating = last or step % self.options.eval_every_steps == 0
-        if evaluating and self.dev is not None:
-            self._evaluate(summaries, self.dev)
-        if evaluating or stop or step % self.options.save_every_steps == 0:
-            path = self.run.checkpoints.save(self.engine.state(), self.state)
-            self.run.checkpoints.prune(self.options.keep_last)
-            self.reporter.event("checkpoint", step=step, path=str(path))
+        due = last or step % self.options.eval_every_steps == 0
+        if due or step % self.options.save_every_steps == 0:
+            self.state = self.state.model_copy(update={"evaluation_due": due and self.dev is not None})
+            self._save()
+        if self.state.evaluation_due:
+            self._evaluate(summaries)
         self.meter.pause(time.perf_counter() - started)
 
-    def _evaluate(self, summaries: Summaries, dev: Dataset) -> None:
+    def _save(self) -> None:
+        path = self.run.checkpoints.save(self.engine.state(), self.state)
+        self.saved_step = self.state.step
+        self.run.checkpoints.prune(self.options.keep_last)
+        self.reporter.event("checkpoint", step=self.state.step, path=str(path))
+
+    def _search_options(self) -> SearchOptions:
+        return SearchOptions(beam_size=self.hparams.beam_size, alpha=self.hparams.alpha)
+
+    def _evaluate(self, summaries: Summaries) -> None:
+        """Evaluates on dev and records the outcome. Until then it stays due, so that a kill repeats it."""
+        assert self.dev is not None
         started, step = time.perf_counter(), self.state.step
         report = evaluate(
             self.engine.model,
             self.data,
             "dev",
-            options=SearchOptions(beam_size=self.hparams.beam_size, alpha=self.hparams.alpha),
+            options=self._search_options(),
             extra_length=self.hparams.extra_length,
             batch_size=self.hparams.batch_size,
             sentences=self.options.eval_sentences,
@@ -207,21 +237,25 @@ class _Trainer:
         self._remember(values)
         summaries.scalars("evaluation", step, {**values, "seconds": time.perf_counter() - started})
         summaries.examples(step, report.examples)
-        first = dev.batch(np.array([0]))
+        first = self.dev.batch(np.array([0]))
         summaries.attention(step, self.engine.model, first, _pieces(first, self.data.tokenizers))
         summaries.refresh()
         self.reporter.event("evaluation", step=step, **values)
+        self.run.checkpoints.record(self.state)
+        self.run.checkpoints.prune(self.options.keep_last)
 
     def _remember(self, values: dict[str, float]) -> None:
-        """Compares this evaluation with the best so far."""
+        """Compares this evaluation with the best so far; it is no longer due."""
         metric, best = self.options.deciding_metric, self.state.best
         sign = -1.0 if metric == "loss" else 1.0
         if best is None or best.metric != metric or sign * values[metric] > sign * best.value:
             best = BestEvaluation(step=self.state.step, metric=metric, value=values[metric])
-            self.state = self.state.model_copy(update={"best": best, "evaluations_without_gain": 0})
+            without_gain = 0
         else:
             without_gain = self.state.evaluations_without_gain + 1
-            self.state = self.state.model_copy(update={"evaluations_without_gain": without_gain})
+        self.state = self.state.model_copy(
+            update={"best": best, "evaluations_without_gain": without_gain, "evaluation_due": False}
+        )
 
     def _not_finite(
         self, step: int, position: Position, batches: Sequence[Batch], metrics: StepMetrics

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import succeed
+from t2tdeploy import registry
+from t2tdeploy.cli.main import main
+from tests.integration.commands import Outcome, succeed
+
+Command = Callable[..., Outcome]
+Fails = Callable[..., str]
 
 PROBLEM = "translate_dates_ende"
 DATA_OPTIONS = "train_examples=800,dev_examples=40,test_examples=40,vocab_size=500"
@@ -48,3 +55,37 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     succeed(*train_arguments(road.folder, road.run, steps=40))
     succeed("export", "--output-dir", road.run, "--bundle", road.bundle, "--parity-sentences", "4")
     return road
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process; what a `--usr-dir` registers is forgotten afterwards."""
+    for known in (registry.problems, registry.models, registry.hparams_sets):
+        known.names()
+        monkeypatch.setattr(known, "_objects", dict(known._objects))
+
+    def run(*words: str | Path) -> Outcome:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["t2tdeploy", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def fails(run: Command) -> Callable[..., str]:
+    """Runs a command line that must end with `status` and an error in these words; returns standard error."""
+
+    def fails(status: int, words: list[str | Path], *expected: str) -> str:
+        outcome = run(*words)
+        lines = outcome.stderr.splitlines()
+        assert outcome.status == status, outcome
+        assert sum(line.startswith("error: ") for line in lines) == 1, outcome.stderr
+        for text in expected:
+            assert text in outcome.stderr, outcome.stderr
+        return outcome.stderr
+
+    return fails

@@ -10,18 +10,11 @@ import gzip
 import json
 import shutil
 import socket
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from t2tdeploy import registry
-from t2tdeploy.cli.main import main
-from tests.integration.commands import Outcome
-from tests.integration.conftest import PROBLEM, Road
-
-Command = Callable[..., Outcome]
+from tests.integration.conftest import PROBLEM, Command, Fails, Road
 
 USR = """
 from t2tdeploy.hparams import HParams
@@ -42,43 +35,6 @@ def tiny_custom_set():
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command line in this process; what a `--usr-dir` registers is forgotten afterwards."""
-    for known in (registry.problems, registry.models, registry.hparams_sets):
-        known.names()
-        monkeypatch.setattr(known, "_objects", dict(known._objects))
-
-    def run(*words: str | Path) -> Outcome:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["t2tdeploy", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return Outcome(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
-
-
-@pytest.fixture
-def fails(run: Command) -> Callable[..., str]:
-    """Runs a command line that must end with `status` and an error in these words; returns standard error."""
-
-    def fails(status: int, words: list[str | Path], *expected: str) -> str:
-        outcome = run(*words)
-        lines = outcome.stderr.splitlines()
-        assert outcome.status == status, outcome
-        assert sum(line.startswith("error: ") for line in lines) == 1, outcome.stderr
-        for text in expected:
-            assert text in outcome.stderr, outcome.stderr
-        return outcome.stderr
-
-    return fails
-
-
-Fails = Callable[..., str]
-
-
-@pytest.fixture
 def bundle(road: Road, tmp_path: Path) -> Path:
     """A copy to be damaged."""
     return Path(shutil.copytree(road.bundle, tmp_path / "bundle"))
@@ -89,10 +45,11 @@ def train(road: Road, *more: str | Path, problem: str = PROBLEM) -> list[str | P
     return ["train", "--problem", problem, "--data-dir", road.data, "--output-dir", road.folder / "never", *more]
 
 
-def datagen_pairs(folder: Path, overrides: str) -> list[str | Path]:
+def datagen_pairs(folder: Path, overrides: str, vocab_kind: str = "bytes") -> list[str | Path]:
     return [
         "datagen", "--problem", "translate_pairs", "--data-dir", folder / "data", "--source-dir", folder,
-        "--processes", "1", "--problem-options", f"vocab_kind=bytes,held_out_dev=none,held_out_test=none,{overrides}",
+        "--processes", "1", "--problem-options",
+        f"vocab_kind={vocab_kind},held_out_dev=none,held_out_test=none,{overrides}",
     ]  # fmt: skip
 
 
@@ -321,7 +278,7 @@ def test_files_of_unequal_length_give_both_numbers(fails: Fails, tmp_path: Path)
 
 def test_a_vocabulary_too_small_for_the_text(fails: Fails, tmp_path: Path):
     write_pairs(tmp_path, b"one\ntwo\nthree\n", b"eins\nzwei\ndrei\n")
-    words = datagen_pairs(tmp_path, "train=[a.en,a.de],vocab_kind=unigram,vocab_size=50")
+    words = datagen_pairs(tmp_path, "train=[a.en,a.de],vocab_size=50", vocab_kind="unigram")
     fails(2, words, "vocab_size = 50 is too small", "help: set vocab_size to at least ")
 
 

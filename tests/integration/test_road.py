@@ -46,6 +46,7 @@ def test_evaluate_reports_losses_and_real_bleu(road: Road):
 def test_served_is_decoded_is_local(road: Road, sources: list[str], tmp_path: Path):
     """The torch search, the graph in this process and the server in another give the same translations."""
     text = tmp_path / "in.en"
+    sources = [*sources, "", " "]  # blank lines stay blank, everywhere
     text.write_text("".join(f"{line}\n" for line in sources), encoding="utf-8")
     succeed("decode", "--output-dir", road.run, "--input", text, "--output", tmp_path / "decoded")
     decoded = (tmp_path / "decoded").read_text(encoding="utf-8").split("\n")[:-1]
@@ -66,7 +67,19 @@ def test_served_is_decoded_is_local(road: Road, sources: list[str], tmp_path: Pa
             assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-4)
         listed = succeed("translate", "--server", server, "--num-hypotheses", "2", sources[0]).stdout
         assert [line.split("\t")[1] for line in listed.splitlines()] == [one.text for one in local[0][:2]]
-        assert "sources[0]" in fail("translate", "--server", server, "many words " * 500).stderr
+        long = "many words " * 500
+        text.write_text(f"{sources[0]}\n\n{long}\n", encoding="utf-8")
+        at = ("--server", server, "--input", text)
+        assert "in.en, line 3: " in fail("translate", *at).stderr
+        assert "standard input, line 2: " in fail("translate", "--server", server, stdin=f"a\n{long}\n").stderr
+        cut = succeed("translate", *at, "--truncate", "--extra-length", "3")
+        assert len(cut.stdout.splitlines()) == 3
+        assert "translating  3/3 sentences" in cut.stderr
+        assert "sources[0]" in fail("translate", "--server", server, long).stderr
+
+
+def test_decode_refuses_a_line_as_the_server_does(road: Road):
+    assert "line 3: " in fail("decode", "--output-dir", road.run, stdin="a\n\n" + "many words " * 500).stderr
 
 
 def test_decode_reads_a_pipe(road: Road, sources: list[str]):

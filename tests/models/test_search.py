@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2tdeploy.errors import RequestError
 from t2tdeploy.export.verify import model_log_probs
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import exhaustive_search, oracle_search
@@ -66,6 +67,11 @@ def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float
         for j in range(len(expected.hypotheses), hypotheses):
             assert result.lengths[i, j] == 0
             assert result.scores[i, j] == -torch.inf
+
+
+def test_a_beam_larger_than_half_the_vocabulary_is_refused():
+    with pytest.raises(RequestError, match="beam_size: 7 is more than half the target vocabulary of 12"):
+        beam_search(tiny_transformer(12), padded(random_sources(12, 0)), torch.full((5,), 9), SearchOptions(7, 0.6, 1))
 
 
 def test_a_result_does_not_depend_on_the_batch():

@@ -10,8 +10,8 @@ LIMITS = BatchLimits(
 )
 
 
-def item(length: int, key: str = "a", deadline: float | None = None) -> Item[str, None]:
-    return Item(None, length, key, deadline)
+def item(length: int, key: str = "a", deadline: float | None = None, *, cost: int | None = None) -> Item[str, None]:
+    return Item(None, length, cost or length, key, deadline)
 
 
 def limits(**changes: float) -> BatchLimits:
@@ -51,6 +51,20 @@ def test_a_sentence_beyond_the_token_budget_runs_alone() -> None:
     queue = BatchQueue[str, None](LIMITS)
     queue.add([item(70), item(70)], now=0)
     assert lengths(queue.take(now=0)) == [70]
+
+
+def test_the_budget_counts_cost_and_similarity_length() -> None:
+    queue = BatchQueue[str, None](LIMITS)
+    queue.add([item(5, cost=20), item(5, cost=20), item(5, cost=20), item(4, cost=13)], now=0)
+    assert lengths(queue.take(now=0)) == [5, 5], "3 * 20 is beyond the budget, and so is 3 * max(20, 13)"
+    assert lengths(queue.take(now=0)) == [4, 5]
+
+
+def test_room_is_counted_before_anything_else_is_known() -> None:
+    queue = BatchQueue[str, None](LIMITS)
+    queue.add([item(1) for _ in range(10)], now=0)
+    assert queue.has_room(2)
+    assert not queue.has_room(3)
 
 
 def test_with_a_delay_a_worker_waits_for_a_full_batch_or_the_delay() -> None:

@@ -1,21 +1,39 @@
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import RequestError, ServerError
+from t2tdeploy.progress import SilentReporter, Task
 from t2tdeploy.serving.client import AsyncClient, Client, ClientOptions
 from t2tdeploy.serving.server import Server
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 from tests.serving.running import running
-from tests.serving.toy_bundle import write_toy_bundle
+from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
 SOURCES = [f"sentence {number} " + "x" * (number * 17 % 50) for number in range(100)]
 MANY_REQUESTS = ClientOptions(sentences_per_request=7, requests_in_flight=3, timeout=20, retries=1)
 
-Translate = Callable[[int | None, list[str], TranslateOptions, ClientOptions], list[list[Hypothesis]]]
+Translate = Callable[..., list[list[Hypothesis]]]
+
+
+class Counting(SilentReporter):
+    """Adds up what tasks report."""
+
+    def __init__(self) -> None:
+        self.total: int | None = None
+        self.done: list[int] = []
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str) -> Iterator[Task]:
+        self.total = total
+        yield self
+
+    def advance(self, amount: int = 1, **fields: object) -> None:
+        self.done.append(amount)
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +47,15 @@ def server(bundle: Bundle):
         yield server
 
 
-def sync_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS):
+def sync_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS, reporter=None):
     with Client(f"127.0.0.1:{port}", client_options) as client:
-        return client.translate(sources, options)
+        return client.translate(sources, options, reporter=reporter)
 
 
-def async_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS):
+def async_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS, reporter=None):
     async def call():
         async with AsyncClient(f"127.0.0.1:{port}", client_options) as client:
-            return await client.translate(sources, options)
+            return await client.translate(sources, options, reporter=reporter)
 
     return asyncio.run(call())
 
@@ -54,6 +72,13 @@ def test_a_long_list_keeps_its_order_and_answers_as_the_translator_does(
     options = TranslateOptions(num_hypotheses=2, extra_length=3)
     assert translate(server.port, SOURCES, options) == Translator(bundle, threads=1).translate(SOURCES, options)
     assert translate(server.port, []) == []
+
+
+def test_progress_counts_every_sentence_once(translate: Translate, server: Server) -> None:
+    reporter = Counting()
+    translate(server.port, SOURCES, reporter=reporter)
+    assert reporter.total == sum(reporter.done) == len(SOURCES)
+    assert len(reporter.done) > 1, "it is told while the work goes on"
 
 
 def test_a_bad_source_is_named_by_its_place_in_the_whole_list(translate: Translate, server: Server) -> None:
@@ -102,16 +127,16 @@ def test_a_full_server_is_tried_again_until_it_answers(
     assert [hypotheses[0].text for hypotheses in answers] == SOURCES[:12]
 
 
-def test_retries_are_bounded(translate: Translate, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_retries_are_bounded(translate: Translate, bundle: Bundle) -> None:
     """The first refusal that lasts ends the call: it does not wait for the requests that would never end."""
-    bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "slow", steps=50)
     options = ClientOptions(sentences_per_request=1, requests_in_flight=8, retries=1, timeout=20)
-    slow = TranslateOptions(extra_length=1000)
     with (
-        running(bundle, max_queue_sentences=1, max_sentences_per_request=1, shutdown_grace_seconds=0) as server,
+        running(
+            bundle, max_queue_sentences=1, max_sentences_per_request=1, max_batch_size=1, shutdown_grace_seconds=0
+        ) as server,
         pytest.raises(ServerError) as caught,
     ):
-        translate(server.port, SOURCES[:8], slow, options)
+        translate(server.port, SOURCES[:8], TranslateOptions(alpha=ENDLESS_ALPHA), options)
     assert caught.value.status == "RESOURCE_EXHAUSTED"
 
 
@@ -119,4 +144,5 @@ def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:
     with Client(f"127.0.0.1:{server.port}") as client:
         (model,) = client.models()
     assert (model.name, model.version, model.max_source_tokens) == ("toy", bundle.version, 200)
+    assert (model.max_beam_size, model.max_extra_length) == (16, 256)
     assert model.defaults == TranslateOptions(beam_size=4, alpha=0.6, num_hypotheses=1, extra_length=50)

@@ -2,7 +2,8 @@
 
 It "translates" a sentence into itself, once per hypothesis. Hypothesis h scores -(h + alpha) * max_length: every input
 leaves a trace in the outputs. `steps` slows it down: that many matrix products per unit of the batch's largest
-max_length, so that `extra_length` makes a request slow. Ids from `known_ids` on make the whole run fail.
+max_length, so that `extra_length` makes a request slow. With alpha = ENDLESS_ALPHA it takes minutes, whatever `steps`
+is. Ids from `known_ids` on make the whole run fail.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from t2tdeploy.bundle import Bundle, DecodeDefaults, Manifest, TensorSpec, Variant, write_bundle
-from t2tdeploy.tokenizer import ByteTokenizer
+from t2tdeploy.tokenizer import ByteTokenizer, Tokenizer, train_tokenizer
 
+ENDLESS_ALPHA = 10.0
 INPUTS = (
     TensorSpec(name="source_ids", dtype="int64", axes=("batch", "source_length")),
     TensorSpec(name="max_length", dtype="int64", axes=("batch",)),
@@ -32,13 +34,13 @@ OUTPUTS = (
 _TYPES = {"int64": TensorProto.INT64, "float32": TensorProto.FLOAT, "bool": TensorProto.BOOL}
 
 
-def toy_manifest(name: str = "toy", max_source_length: int = 200) -> Manifest:
+def toy_manifest(name: str = "toy", max_source_length: int = 200, beam_size: int = 4) -> Manifest:
     return Manifest(
         name=name,
         inputs=INPUTS,
         outputs=OUTPUTS,
         tokenizers={"inputs": "shared.vocab", "targets": "shared.vocab"},
-        decode=DecodeDefaults(beam_size=4, alpha=0.6, extra_length=50, max_source_length=max_source_length),
+        decode=DecodeDefaults(beam_size=beam_size, alpha=0.6, extra_length=50, max_source_length=max_source_length),
         variants={
             "cpu-float32": Variant(file="model.onnx", target="cpu", precision="float32", layout="growing"),
         },
@@ -46,14 +48,29 @@ def toy_manifest(name: str = "toy", max_source_length: int = 200) -> Manifest:
     )
 
 
-def toy_files(steps: int = 0, known_ids: int = ByteTokenizer.vocab_size) -> dict[str, bytes | Path]:
-    return {"model.onnx": toy_graph(steps, known_ids).SerializeToString(), "shared.vocab": ByteTokenizer().to_bytes()}
+def toy_files(
+    steps: int = 0, known_ids: int = ByteTokenizer.vocab_size, tokenizer: Tokenizer | None = None
+) -> dict[str, bytes | Path]:
+    vocabulary = (tokenizer or ByteTokenizer()).to_bytes()
+    return {"model.onnx": toy_graph(steps, known_ids).SerializeToString(), "shared.vocab": vocabulary}
 
 
 def write_toy_bundle(
-    directory: Path, *, steps: int = 0, max_source_length: int = 200, known_ids: int = ByteTokenizer.vocab_size
+    directory: Path,
+    *,
+    steps: int = 0,
+    max_source_length: int = 200,
+    beam_size: int = 4,
+    known_ids: int = ByteTokenizer.vocab_size,
+    tokenizer: Tokenizer | None = None,
 ) -> Bundle:
-    return write_bundle(directory, toy_manifest(max_source_length=max_source_length), toy_files(steps, known_ids))
+    manifest = toy_manifest(max_source_length=max_source_length, beam_size=beam_size)
+    return write_bundle(directory, manifest, toy_files(steps, known_ids, tokenizer))
+
+
+def small_tokenizer() -> Tokenizer:
+    """A vocabulary of so few entries that a beam of 16 does not fit it."""
+    return train_tokenizer(["ab ba"] * 9, kind="bpe", vocab_size=9, sample_size=200, byte_fallback=False)
 
 
 def toy_graph(steps: int, known_ids: int) -> onnx.ModelProto:
@@ -63,6 +80,8 @@ def toy_graph(steps: int, known_ids: int) -> onnx.ModelProto:
         "one": np.array(1, np.int64),
         "axis1": np.array([1], np.int64),
         "steps": np.array(steps, np.int64),
+        "endless_alpha": np.array(ENDLESS_ALPHA, np.float32),
+        "endless_steps": np.array(10_000_000, np.int64),
         "yes": np.array(True),
         "state": np.full((128, 128), 1 / 128, np.float32),
         "nothing": np.array(0, np.float32),
@@ -85,7 +104,11 @@ def toy_graph(steps: int, known_ids: int) -> onnx.ModelProto:
         node("LessOrEqual", ["shortest", "max_length"], ["finished"]),
         # a Loop that takes its time and adds zero to the scores
         node("ReduceMax", ["max_length"], ["longest"], keepdims=0),
-        node("Mul", ["longest", "steps"], ["trips"]),
+        node("Mul", ["longest", "steps"], ["usual_trips"]),
+        node("Equal", ["alpha", "endless_alpha"], ["endless"]),
+        node("Cast", ["endless"], ["endless_int"], to=TensorProto.INT64),
+        node("Mul", ["endless_int", "endless_steps"], ["endless_trips"]),
+        node("Add", ["usual_trips", "endless_trips"], ["trips"]),
         node("Loop", ["trips", "yes", "state"], ["last_state"], body=_slow_step()),
         node("ReduceMax", ["last_state"], ["largest"], keepdims=0),
         node("Mul", ["largest", "nothing"], ["no_effect"]),

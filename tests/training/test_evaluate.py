@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.errors import RequestError
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import SearchOptions
 from t2tdeploy.problems.dataset import ProblemData
@@ -47,6 +48,19 @@ def test_translations_keep_their_order_and_do_not_depend_on_batches(model: Model
     assert run(texts, 10_000) == alone
     assert run(texts[::-1], 10_000) == alone[::-1]
     assert run([], 10) == []
+
+
+def test_blank_and_over_long_lines_are_taken_as_the_server_takes_them(model: Model, data: ProblemData) -> None:
+    def run(texts: list[str], max_source_length: int | None = 20) -> list[str]:
+        return translate(
+            model, data.tokenizers, texts, options=GREEDY, extra_length=3, max_source_length=max_source_length
+        )
+
+    assert run(["", " ", "\t", "\u3000"]) == [""] * 4
+    longest = "a" * 19
+    with pytest.raises(RequestError, match="line 3: 21 tokens, the model takes 20"):
+        run([longest, "", longest + "a"])
+    assert len(run([longest + "a"], max_source_length=None)) == 1, "evaluation leaves out nothing"
 
 
 def test_a_translation_is_bounded_by_its_own_length(model: Model, data: ProblemData) -> None:

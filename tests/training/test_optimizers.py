@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from t2tdeploy.errors import SettingsError
 from t2tdeploy.hparams import HParams
 from t2tdeploy.training.optimizers import (
     OPTIMIZERS,
@@ -72,3 +73,22 @@ def test_weight_decay_shrinks_parameters_without_gradient() -> None:
     point.grad = torch.zeros(3)
     optimizer.step()
     assert torch.allclose(point, torch.full((3,), 0.95))
+
+
+def moved(name: str, weight_decay: float) -> Tensor:
+    """A point after one step with gradients that differ, so that no rule normalizes the decay away."""
+    point = nn.Parameter(torch.full((2, 2), 3.0))
+    optimizer = make_optimizer([point], HParams.create({"optimizer": name, "weight_decay": weight_decay}))
+    set_learning_rate(optimizer, 0.1)
+    point.grad = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
+    optimizer.step()
+    return point.detach()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_acts_or_is_refused(name: str) -> None:
+    if name in ("adam", "adagrad"):
+        with pytest.raises(SettingsError, match="adamw, adafactor, momentum, sgd"):
+            moved(name, 0.5)
+    else:
+        assert not torch.equal(moved(name, 0.5), moved(name, 0.0))

@@ -43,14 +43,14 @@ def test_record_says_what_a_repetition_needs(tmp_path: Path, data: ProblemData, 
 
 
 def test_the_same_run_is_resumed_and_may_be_prolonged(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
-    make_run(tmp_path, data, data_dir)
+    save(make_run(tmp_path, data, data_dir), 1)
     prolonged = make_run(tmp_path, data, data_dir, train_steps=99)
     assert prolonged.hparams.train_steps == 99
     assert RunDirectory.open(tmp_path).hparams.train_steps == 99
 
 
 def test_another_run_is_refused_with_the_differences(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
-    make_run(tmp_path, data, data_dir)
+    save(make_run(tmp_path, data, data_dir), 1)
     with pytest.raises(RunConflictError) as error:
         RunDirectory.create_or_resume(
             tmp_path,

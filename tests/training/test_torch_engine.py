@@ -69,7 +69,7 @@ def test_probe_changes_nothing(data: ProblemData) -> None:
     plain = engine(data)
     expected = [plain.step([batch(data, 0, 1)], learning_rate=0.01) for _ in range(2)]
     probed = engine(data)
-    probed.probe(batch(data, 5, 6, 7))
+    probed.probe([batch(data, 5, 6, 7)])
     assert [probed.step([batch(data, 0, 1)], learning_rate=0.01) for _ in range(2)] == expected
     for mine, theirs in zip(probed.state(), plain.state(), strict=True):
         assert mine.keys() == theirs.keys()
@@ -133,13 +133,13 @@ def test_a_checkpoint_of_another_model_is_refused(data: ProblemData) -> None:
 @pytest.mark.parametrize("raised", [torch.OutOfMemoryError("CUDA"), RuntimeError("you can't allocate memory: 9 bytes")])
 def test_memory_that_runs_out_is_explained(raised: Exception) -> None:
     with (
-        pytest.raises(TrainingError, match="2 × 3") as error,
-        torch_engine._memory_errors({"targets": np.ones((2, 3))}),
+        pytest.raises(TrainingError, match="2 × 3 target tokens") as error,
+        torch_engine.memory_errors("2 × 3 target tokens"),
     ):
         raise raised
     assert "batch_size" in (error.value.help or "")
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), torch_engine._memory_errors({"targets": np.ones((2, 3))}):
+    with pytest.raises(RuntimeError, match="shape"), torch_engine.memory_errors("6 tokens"):
         raise RuntimeError("shape mismatch")
