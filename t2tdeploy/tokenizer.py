@@ -18,6 +18,7 @@ from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, T2T
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 
 VocabularyKind = Literal["unigram", "bpe", "bytes"]
+Normalization = Literal["nmt_nfkc", "nfkc", "identity"]
 
 _RESERVED = 3
 _BYTES_FILE_CONTENT = b"t2tdeploy byte vocabulary: id = byte + 3\n"
@@ -99,7 +100,7 @@ class SentencePieceTokenizer:
         return [self._processor.IdToPiece(int(token)) for token in ids]
 
     def normalize(self, text: str) -> str:
-        """The text as the vocabulary sees it (NFKC, whitespace): what `decode(encode(text))` gives back."""
+        """The text as the vocabulary sees it (see `train_tokenizer`): what `decode(encode(text))` gives back."""
         return str(self._processor.Normalize(text)).replace("\u2581", " ").strip(" ")
 
     def to_bytes(self) -> bytes:
@@ -151,6 +152,7 @@ def train_tokenizer(
     vocab_size: int,
     sample_size: int,
     character_coverage: float = 0.9995,
+    normalization: Normalization = "nmt_nfkc",
     byte_fallback: bool = True,
     seed: int = 0,
 ) -> Tokenizer:
@@ -160,6 +162,9 @@ def train_tokenizer(
         kind: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016), or `bytes`, which is not trained.
         vocab_size: entries wanted; a text with too few distinct pieces gives fewer (soft limit).
         character_coverage: share of characters that get a piece; the rest falls back to bytes.
+        normalization: SentencePiece's rule, part of the vocabulary from then on. `nfkc` is Unicode's, `nmt_nfkc` also
+            makes control and invisible characters blanks or nothing, `identity` leaves all characters alone. Runs of
+            blanks become one with each of them.
 
     Raises:
         InputError: vocab_size is too small for the characters of these texts.
@@ -173,6 +178,7 @@ def train_tokenizer(
         "vocab_size": vocab_size,
         "hard_vocab_limit": False,
         "character_coverage": character_coverage,
+        "normalization_rule_name": normalization,
         "byte_fallback": byte_fallback,
         "input_sentence_size": max(sample_size, 101),  # SentencePiece refuses fewer
         "shuffle_input_sentence": True,

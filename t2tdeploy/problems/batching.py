@@ -9,6 +9,7 @@ longer one instead of waiting for a later epoch, and an epoch has every example 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -40,7 +41,7 @@ class EpochPlan:
         batches: example indices of each step. All ranks have the same number of steps; when the batches do not divide
             evenly, the last one of some ranks is empty.
         skipped: the examples longer than `max_length`, in ascending order.
-        padding_share: pads / (pads + tokens) over the epoch, all ranks together, counting the longer side.
+        padding_share: pads / (pads + tokens) in the arrays of all features, over the epoch, all ranks together.
     """
 
     batches: list[Indices]
@@ -49,7 +50,14 @@ class EpochPlan:
 
 
 def plan_epoch(
-    lengths: Lengths, *, batch_size: int, max_length: int, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    lengths: Mapping[str, Lengths],
+    *,
+    batch_size: int,
+    max_length: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> EpochPlan:
     """Plans one epoch of training.
 
@@ -57,14 +65,16 @@ def plan_epoch(
     batches i·w … i·w + w - 1 of the epoch, whatever w is: step i of two ranks is steps 2i and 2i + 1 of one.
 
     Args:
-        lengths: int32 [examples], tokens of the longer of the features.
-        batch_size: tokens of a batch at most, pads included; an example longer than that is a batch of its own.
+        lengths: feature -> int32 [examples], tokens. The longest feature of an example is its length.
+        batch_size: tokens of a batch at most, pads included, of its longest feature; an example longer than that is
+            a batch of its own.
         seed, epoch: what the shuffling depends on, both at least 0.
     """
     generator = np.random.default_rng([seed, epoch])
-    skipped = np.flatnonzero(lengths > max_length)
-    shuffled = generator.permutation(np.flatnonzero(lengths <= max_length))
-    batches = _fill_buckets(lengths, shuffled, batch_size=batch_size, max_length=max_length)
+    longest = _longest(lengths)
+    skipped = np.flatnonzero(longest > max_length)
+    shuffled = generator.permutation(np.flatnonzero(longest <= max_length))
+    batches = _fill_buckets(longest, shuffled, batch_size=batch_size, max_length=max_length)
     batches = [batches[place] for place in generator.permutation(len(batches))]
     share = _padding_share(lengths, batches)
     steps = -(-len(batches) // world_size)
@@ -90,10 +100,18 @@ def _fill_buckets(lengths: Lengths, shuffled: Indices, *, batch_size: int, max_l
     return batches
 
 
-def _padding_share(lengths: Lengths, batches: list[Indices]) -> float:
-    tokens = sum(int(lengths[batch].sum()) for batch in batches)
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1 - tokens / padded if padded else 0.0
+def _longest(lengths: Mapping[str, Lengths]) -> Lengths:
+    return reduce(np.maximum, lengths.values())
+
+
+def _padding_share(lengths: Mapping[str, Lengths], batches: list[Indices]) -> float:
+    tokens = places = 0
+    for feature_lengths in lengths.values():
+        for batch in batches:
+            in_batch = feature_lengths[batch]
+            tokens += int(in_batch.sum())
+            places += len(batch) * int(in_batch.max())
+    return 1 - tokens / places if places else 0.0
 
 
 def plan_evaluation(lengths: Lengths, *, batch_size: int) -> list[Indices]:
@@ -158,12 +176,13 @@ class BatchStream:
         position: Position = Position(),
     ) -> None:
         self._dataset = dataset
-        self._lengths = reduce(np.maximum, dataset.lengths.values())
+        self._lengths = dataset.lengths
         self._batch_size, self._max_length, self._seed = batch_size, max_length, seed
         self._rank, self._world_size = rank, world_size
-        if not (self._lengths <= max_length).any():
+        longest = _longest(self._lengths)
+        if not (longest <= max_length).any():
             raise InputError(
-                f"none of the {len(self._lengths)} training examples has at most max_length = {max_length} tokens",
+                f"none of the {len(longest)} training examples has at most max_length = {max_length} tokens",
                 help="raise max_length",
             )
         self.position = position

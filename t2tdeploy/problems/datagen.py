@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from t2tdeploy import __version__
 from t2tdeploy.errors import CorruptFileError, InputError
-from t2tdeploy.files import write_json
+from t2tdeploy.files import lock_file, write_json
 from t2tdeploy.problems import dataset, records, statistics
 from t2tdeploy.problems.dataset import ProblemRecord, SplitRecord
 from t2tdeploy.problems.problem import Problem
-from t2tdeploy.problems.samples import SplitScan, scan
+from t2tdeploy.problems.samples import SplitScan, prepare, scan
 from t2tdeploy.problems.sharding import ShardJob, Workplace, write_shards
 from t2tdeploy.problems.vocabularies import (
     train_vocabularies,
@@ -51,7 +53,8 @@ def generate(
         usr_dirs: folders that register user problems, imported by each worker.
 
     Raises:
-        InputError: the train split is empty, a source is not as it must be, or a folder cannot be written.
+        InputError: the train split is empty, a source is not as it must be, a folder cannot be written, or another
+            process generates the same problem there.
         OperationalError: a download, the vocabulary training or a worker failed.
     """
     for value, name in ((processes, "processes"), (num_shards, "num_shards")):
@@ -60,19 +63,38 @@ def generate(
     reporter = reporter or SilentReporter()
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        scans = {split: scan(problem, split, source_dir, reporter) for split in problem.splits}
-        if not scans["train"].examples:
-            raise InputError(
-                f"the train split of problem '{problem.name}' has no examples",
-                path=source_dir,
-                help="look at its source files: every line was empty or broken"
-                if scans["train"].bad_lines.count
-                else None,
-            )
-        work = _Work(problem, data_dir, source_dir, scans, reporter)
-        return work.run(processes=processes, num_shards=num_shards, usr_dirs=usr_dirs)
+        with _alone(problem.name, data_dir):
+            scans = _read(problem, source_dir, reporter)
+            work = _Work(problem, data_dir, source_dir, scans, reporter)
+            return work.run(processes=processes, num_shards=num_shards, usr_dirs=usr_dirs)
     except OSError as error:
         raise InputError(f"cannot write the data of '{problem.name}': {error}", path=data_dir) from error
+
+
+@contextmanager
+def _alone(name: str, data_dir: Path) -> Iterator[None]:
+    """Keeps a second run away, which would remove what this one is writing. The lock goes with the process."""
+    lock = lock_file(data_dir / f".{name}.lock")
+    if lock is None:
+        raise InputError(
+            f"another datagen is generating '{name}' in {data_dir}",
+            path=data_dir,
+            help="wait until it is done, or give another --data-dir",
+        )
+    with lock:
+        yield
+
+
+def _read(problem: Problem, source_dir: Path, reporter: Reporter) -> dict[str, SplitScan]:
+    prepare(problem, source_dir, reporter)
+    scans = {split: scan(problem, split, source_dir, reporter) for split in problem.splits}
+    if not scans["train"].examples:
+        raise InputError(
+            f"the train split of problem '{problem.name}' has no examples",
+            path=source_dir,
+            help="look at its source files: every line was empty or broken" if scans["train"].bad_lines.count else None,
+        )
+    return scans
 
 
 class _Work:
@@ -85,7 +107,7 @@ class _Work:
         self.scans, self.reporter = scans, reporter
         self.identity: dict[str, Any] = {
             "problem": problem.name,
-            "options": problem.options.model_dump(mode="json"),
+            "options": problem.options.model_dump(mode="json", exclude=set(problem.options.not_of_the_data)),
             "t2tdeploy_version": __version__,
         }
 
@@ -105,11 +127,12 @@ class _Work:
         workplace = Workplace(
             problem=self.problem.name,
             options=self.problem.options.model_dump(),
+            prepared=self.problem.prepared,
             usr_dirs=usr_dirs,
             source_dir=self.source_dir,
             vocabularies=vocabulary_paths(self.problem, self.data_dir),
         )
-        write_shards(self.problem, workplace, jobs, processes=processes, reporter=self.reporter)
+        write_shards(self.problem, workplace, jobs, self.reporter)
         self._remove_leftovers(record)
         self._finish(record)
         return record
@@ -131,9 +154,10 @@ class _Work:
             hash=_hash({**self.identity, "tokenizers": tokenizer_hashes, "texts": texts}),
         )
 
-    def _jobs(self, record: ProblemRecord, processes: int) -> list[ShardJob]:
-        """What is missing, a job per split and worker."""
-        jobs: list[ShardJob] = []
+    def _jobs(self, record: ProblemRecord, processes: int) -> list[list[ShardJob]]:
+        """What is missing, dealt out to at most `processes` workers: to each a job per split."""
+        workers: list[list[ShardJob]] = [[] for _ in range(processes)]
+        turn = count()  # goes on from split to split, since dev and test often are one shard each
         for split, size in record.splits.items():
             metadata = {
                 "problem": record.problem,
@@ -143,19 +167,14 @@ class _Work:
                 "source": self.scans[split].sha256,
             }
             paths = records.shard_paths(self.data_dir, record.problem, split, size.shards)
-            missing = [(shard, path) for shard, path in enumerate(paths) if not records.is_complete(path, metadata)]
-            jobs.extend(
-                ShardJob(
-                    split=split,
-                    shards=dict(missing[worker::processes]),
-                    num_shards=size.shards,
-                    examples=size.examples,
-                    sha256=self.scans[split].sha256,
-                    metadata=metadata,
-                )
-                for worker in range(min(processes, len(missing)))
-            )
-        return jobs
+            shares: dict[int, dict[int, Path]] = {}  # worker -> its shards
+            for shard, path in enumerate(paths):
+                if not records.is_complete(path, metadata):
+                    shares.setdefault(next(turn) % processes, {})[shard] = path
+            for worker, shards in shares.items():
+                job = ShardJob(split, shards, size.shards, size.examples, self.scans[split].sha256, metadata)
+                workers[worker].append(job)
+        return [jobs for jobs in workers if jobs]
 
     def _is_done(self, record: ProblemRecord) -> bool:
         try:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from heapq import heappush, heappushpop
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,9 @@ from t2tdeploy.registry import register_problem
 def _as_paths(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
+
+PlacedPair = tuple[int, dict[str, str]]  # number of the pair in train, from 0, and the pair
+HeldOut = dict[str, dict[int, PlacedPair]]  # split -> hash of a pair -> the pair
 
 Paths = Annotated[tuple[str, ...], BeforeValidator(_as_paths), Field(min_length=1, max_length=2)]
 
@@ -59,31 +63,51 @@ class TranslatePairs(TextToText):
     def __init__(self, options: PairsOptions) -> None:
         super().__init__(options)
         self.paths = {"train": options.train, "dev": options.dev, "test": options.test}
-        self._held_out: dict[int, str] | None = None
 
-    def generate_samples(self, split: str, source_dir: Path, reporter: Reporter) -> Iterator[dict[str, str]]:
+    def prepare(self, source_dir: Path, reporter: Reporter) -> HeldOut:
+        """Chooses what is held out, in one pass over train."""
         if self.paths["train"] is None:
             raise InputError(
                 f"problem '{self.name}' needs its data: train is not set",
                 help="set train=pairs.tsv, or train=[corpus.en,corpus.de]",
             )
+        wanted = {
+            split: count
+            for split, count in (("dev", self.options.held_out_dev), ("test", self.options.held_out_test))
+            if self.paths[split] is None and count is not None
+        }
+        if not wanted:
+            return {}
+        smallest, pairs = _Smallest(sum(wanted.values())), 0
+        for sample in self._read("train", source_dir, BadLines()):  # train reports the faults of its file
+            smallest.add(_hash(sample), (pairs, sample))
+            pairs += 1
+        chosen = iter(sorted(smallest.values.items()))
+        held_out: HeldOut = {}
+        for split, count in wanted.items():
+            count = min(count, pairs // 10)
+            held_out[split] = dict(islice(chosen, count))
+            reporter.message(f"{self.name}: {count} of {pairs} pairs are held out of train for {split}")
+        return held_out
+
+    def generate_samples(self, split: str, source_dir: Path, reporter: Reporter) -> Iterator[dict[str, str]]:
+        if self.prepared is None:
+            self.prepared = self.prepare(source_dir, reporter)
         if split != "train" and self.paths[split] is not None:
             yield from self._read(split, source_dir, self.bad_lines)
-            return
-        if self._held_out is None:
-            self._held_out = self._choose_held_out(source_dir, reporter)
-        if split == "train":
-            yield from self._train_without(self._held_out, source_dir)
-            return
-        wanted = {key for key, home in self._held_out.items() if home == split}
-        for sample in self._read("train", source_dir, BadLines()):  # train reports the faults of its file
-            if _hash(sample) in wanted:
-                wanted.remove(_hash(sample))
+        elif split == "train":
+            yield from self._train_without(set().union(*self.prepared.values()), source_dir)
+        else:
+            for _, sample in sorted(self.prepared.get(split, {}).values(), key=itemgetter(0)):
                 yield sample
 
-    def _train_without(self, held_out: Mapping[int, str], source_dir: Path) -> Iterator[dict[str, str]]:
+    def _train_without(self, held_out: set[int], source_dir: Path) -> Iterator[dict[str, str]]:
         seen = set()
-        for number, sample in enumerate(self._read("train", source_dir, self.bad_lines), start=1):
+        samples = self._read("train", source_dir, self.bad_lines)
+        if not held_out:  # nothing to look for
+            yield from samples
+            return
+        for number, sample in enumerate(samples, start=1):
             key = _hash(sample)
             if key not in held_out:
                 yield sample
@@ -107,44 +131,25 @@ class TranslatePairs(TextToText):
             )
         return read_pair_file(paths[0], file_format, (options.inputs_column, options.targets_column), bad_lines)
 
-    def _choose_held_out(self, source_dir: Path, reporter: Reporter) -> dict[int, str]:
-        """Hash of a held-out pair -> its split."""
-        wanted = {
-            split: count
-            for split, count in (("dev", self.options.held_out_dev), ("test", self.options.held_out_test))
-            if self.paths[split] is None and count is not None
-        }
-        if not wanted:
-            return {}
-        smallest, pairs = _Smallest(sum(wanted.values())), 0
-        for sample in self._read("train", source_dir, BadLines()):
-            smallest.add(_hash(sample))
-            pairs += 1
-        hashes = iter(sorted(smallest.values))
-        held_out: dict[int, str] = {}
-        for split, count in wanted.items():
-            count = min(count, pairs // 10)
-            held_out.update(dict.fromkeys(islice(hashes, count), split))
-            reporter.message(f"{self.name}: {count} of {pairs} pairs are held out of train for {split}")
-        return held_out
-
 
 class _Smallest:
-    """The `count` smallest distinct numbers of a stream."""
+    """The `count` smallest distinct keys of a stream, each with the value it first came with."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._heap: list[int] = []  # negated: the largest kept number first
-        self.values: set[int] = set()
+        self._heap: list[int] = []  # negated: the largest kept key first
+        self.values: dict[int, PlacedPair] = {}
 
-    def add(self, value: int) -> None:
-        if value in self.values:
+    def add(self, key: int, value: PlacedPair) -> None:
+        if key in self.values:
             return
-        self.values.add(value)
         if len(self._heap) < self._count:
-            heappush(self._heap, -value)
+            heappush(self._heap, -key)
+        elif (dropped := -heappushpop(self._heap, -key)) != key:
+            del self.values[dropped]
         else:
-            self.values.remove(-heappushpop(self._heap, -value))
+            return
+        self.values[key] = value
 
 
 def _hash(sample: dict[str, str]) -> int:

@@ -27,18 +27,28 @@ from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.text import BadLines
 from t2tdeploy.progress import Reporter
 from t2tdeploy.settings import Settings
-from t2tdeploy.tokenizer import Tokenizer, VocabularyKind
+from t2tdeploy.tokenizer import Normalization, Tokenizer, VocabularyKind
 
 REVERSED_SUFFIX = "_rev"
 
 
 class ProblemOptions(Settings):
-    """How a problem's vocabulary is made. A problem with options of its own derives from this."""
+    """How a problem's vocabulary is made. A problem with options of its own derives from this.
+
+    Attributes:
+        not_of_the_data: fields that say how the examples are come by but do not change them, such as an address:
+            they are not recorded with the data, and data made with another value are not made anew.
+    """
+
+    not_of_the_data: ClassVar[frozenset[str]] = frozenset()
 
     vocab_kind: VocabularyKind = Field("unigram", description="unigram or bpe (SentencePiece), or bytes (not trained)")
     vocab_size: int = Field(8000, ge=8, description="entries of each vocabulary, reserved ids included")
     joint_vocabulary: bool = Field(True, description="one vocabulary for inputs and targets instead of one for each")
     character_coverage: float = Field(0.9995, gt=0.9, le=1, description="share of characters that get an entry")
+    normalization: Normalization = Field(
+        "nmt_nfkc", description="what the vocabulary does to text first: nmt_nfkc, nfkc, or identity (nothing)"
+    )
     byte_fallback: bool = Field(True, description="spell characters without an entry as bytes instead of unknown")
     vocabulary_sample: int = Field(1_000_000, ge=1, description="sentences the vocabulary is trained on at most")
 
@@ -53,6 +63,7 @@ class Problem(ABC):
         name: the registry name, snake_case of the class name.
         bad_lines: what `generate_samples` had to leave out; `datagen` starts a fresh one for each pass over a split
             and puts it into the statistics.
+        prepared: what `prepare` returned; None before.
     """
 
     name: ClassVar[str]
@@ -69,6 +80,16 @@ class Problem(ABC):
     def __init__(self, options: ProblemOptions) -> None:
         self.options = options
         self.bad_lines = BadLines()
+        self.prepared: Any = None
+
+    def prepare(self, source_dir: Path, reporter: Reporter) -> Any:
+        """What `generate_samples` needs to know of the data as a whole, found as `self.prepared`.
+
+        `datagen` asks for it once and hands it to its worker processes, so it must be picklable, and no larger than
+        need be.
+        """
+        del source_dir, reporter
+        return None
 
     @abstractmethod
     def features(self, tokenizers: Mapping[str, Tokenizer]) -> dict[str, FeatureSpec]:

@@ -40,6 +40,20 @@ class SplitScan:
     bad_lines: BadLines
 
 
+def prepare(problem: Problem, source_dir: Path, reporter: Reporter) -> None:
+    """Lets the problem prepare itself, anew if it was used before.
+
+    Raises:
+        InputError: the problem's own code failed (with the place).
+    """
+    try:
+        problem.prepared = problem.prepare(source_dir, reporter)
+    except T2TDeployError:
+        raise
+    except Exception as error:
+        raise _own_fault(problem, "prepare", error) from error
+
+
 def scan(problem: Problem, split: str, source_dir: Path, reporter: Reporter) -> SplitScan:
     """Reads a split once.
 
@@ -74,18 +88,22 @@ def checked_samples(problem: Problem, split: str, source_dir: Path, reporter: Re
         except T2TDeployError:
             raise
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise InputError(
-                f"problem '{problem.name}' failed at sample {number} of {split}: {type(error).__name__}: {error}",
-                path=place.filename,
-                line=place.lineno,
-                help=f"see {place.filename}, line {place.lineno}",
-            ) from error
+            raise _own_fault(problem, f"sample {number} of {split}", error) from error
         _check(sample, problem, split, number)
         if all(sample[side] for side in _SIDES):
             yield sample
         else:
             problem.bad_lines.add(f"{problem.name}-{split}", number, "empty")
+
+
+def _own_fault(problem: Problem, where: str, error: Exception) -> InputError:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return InputError(
+        f"problem '{problem.name}' failed at {where}: {type(error).__name__}: {error}",
+        path=place.filename,
+        line=place.lineno,
+        help=f"see {place.filename}, line {place.lineno}",
+    )
 
 
 def _check(sample: Any, problem: Problem, split: str, number: int) -> None:

@@ -1,7 +1,9 @@
 """Tokenizes the splits of a problem and writes their shards, in one process or several.
 
-Every worker reads all samples but tokenizes only those of its shards: reading is cheap, and so neither samples nor
-ids pass between processes. Workers rebuild the problem from its name, so a user's folder is imported in each.
+A worker reads all samples of the splits it has shards of, but tokenizes and writes only those of its shards, so that
+neither samples nor ids pass between processes. Reading is what this repeats: for a TSV of 300 000 pairs it takes under
+half the time of tokenizing (4 against 9 microseconds per pair). Workers rebuild the problem from its name, so a user's
+folder is imported in each.
 """
 
 from __future__ import annotations
@@ -53,32 +55,39 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a worker needs to rebuild the problem: names and paths, since objects do not travel."""
+    """What a worker needs to rebuild the problem: names, paths and what it prepared; problems do not travel."""
 
     problem: str
     options: Mapping[str, Any]
+    prepared: Any
     usr_dirs: Sequence[Path]
     source_dir: Path
     vocabularies: Mapping[str, Path]
 
 
 def write_shards(
-    problem: Problem, workplace: Workplace, jobs: Sequence[ShardJob], *, processes: int, reporter: Reporter
+    problem: Problem, workplace: Workplace, workers: Sequence[Sequence[ShardJob]], reporter: Reporter
 ) -> None:
-    """Writes the shards of all `jobs`, each whole or not at all.
+    """Writes the shards of the jobs of all `workers`, each whole or not at all.
 
     Raises:
         InputError: `generate_samples` fails or does not give the same samples each time.
         OperationalError: a worker process died.
     """
-    examples = sum(job.examples_to_write() for job in jobs)
+    examples = sum(job.examples_to_write() for jobs in workers for job in jobs)
     with reporter.task("writing shards", examples, "examples") as task:
-        if processes == 1 or len(jobs) <= 1:
-            tokenizers = _load(workplace.vocabularies)
-            for job in jobs:
-                _write(problem, tokenizers, job, workplace.source_dir, task.advance)
-        else:
-            _write_in_workers(workplace, jobs, min(processes, len(jobs)), task.advance)
+        if len(workers) > 1:
+            _write_in_workers(workplace, workers, task.advance)
+        elif workers:
+            _write_all(problem, workplace, workers[0], task.advance)
+
+
+def _write_all(
+    problem: Problem, workplace: Workplace, jobs: Sequence[ShardJob], advance: Callable[[int], None]
+) -> None:
+    tokenizers = _load(workplace.vocabularies)
+    for job in jobs:
+        _write(problem, tokenizers, job, workplace.source_dir, advance)
 
 
 def _load(vocabularies: Mapping[str, Path]) -> dict[str, Tokenizer]:
@@ -120,14 +129,14 @@ def _columns(sample: Mapping[str, str], tokenizers: Mapping[str, Tokenizer]) -> 
 
 
 def _write_in_workers(
-    workplace: Workplace, jobs: Sequence[ShardJob], processes: int, advance: Callable[[int], None]
+    workplace: Workplace, workers: Sequence[Sequence[ShardJob]], advance: Callable[[int], None]
 ) -> None:
     context = multiprocessing.get_context("spawn")  # a forked child of a process with threads can hang
     done, stop = context.Value("q", 0), context.Event()
-    with ProcessPoolExecutor(processes, context, _enter_worker, (done, stop)) as pool:
+    with ProcessPoolExecutor(len(workers), context, _enter_worker, (done, stop)) as pool:
         try:
             with _interrupts_blocked():
-                pending = {pool.submit(_work, workplace, job) for job in jobs}
+                pending = {pool.submit(_work, workplace, jobs) for jobs in workers}
             reported = 0
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -187,9 +196,10 @@ def _advance_or_stop(amount: int) -> None:
         _worker["done"].value += amount
 
 
-def _work(workplace: Workplace, job: ShardJob) -> None:
+def _work(workplace: Workplace, jobs: Sequence[ShardJob]) -> None:
     for directory in workplace.usr_dirs:
         import_usr_dir(directory)
     problem_class = get_problem(workplace.problem)
     problem = problem_class(problem_class.options_class.create(dict(workplace.options)))
-    _write(problem, _load(workplace.vocabularies), job, workplace.source_dir, _advance_or_stop)
+    problem.prepared = workplace.prepared
+    _write_all(problem, workplace, jobs, _advance_or_stop)

@@ -3,20 +3,26 @@
 A download resumes where it broke off, tries again with growing pauses, goes through the mirrors in order and appears
 under its name only when it is whole and its checksum is right. The standard library does all of this: pooch has
 neither resume nor mirrors, so nothing of it would remain but the call of hashlib.
+
+A file whose SHA-256 nobody told us is pinned at first contact: what the first download had is recorded beside the
+file, in FILE.sha256, and every later use and every later download is held to it. A file that was put there by hand,
+without such a record, is taken as it is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import re
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from t2tdeploy import __version__
-from t2tdeploy.errors import DownloadError, InputError
-from t2tdeploy.files import sha256_of
+from t2tdeploy.errors import CorruptFileError, DownloadError, InputError
+from t2tdeploy.files import atomic_file, sha256_of
 from t2tdeploy.problems.text import COMPRESSIONS
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 
@@ -31,12 +37,14 @@ class Source:
     Args:
         name: its file name in `--source-dir`.
         urls: where it is published, mirrors in the order to try.
-        sha256: its checksum, hexadecimal; None where none is known: then only the length is checked.
+        sha256: its checksum, hexadecimal; None where none is known: the first download is recorded.
+        md5: the same, for files of which only this was published. It finds out damage, not malice.
     """
 
     name: str
     urls: tuple[str, ...]
     sha256: str | None
+    md5: str | None = None
 
 
 def fetch(
@@ -61,11 +69,19 @@ def fetch(
     Raises:
         InputError: the file in `source_dir` is not the published one (the message has both checksums), or
             `source_dir` cannot be written.
+        CorruptFileError: FILE.sha256 holds no checksum.
         DownloadError: no mirror gave the file.
     """
     path = source_dir / source.name
+    pinned = None if source.sha256 else _recorded(path)
+    source = replace(source, sha256=source.sha256 or pinned)
     if path.is_file():
-        _check_local(path, source)
+        if fault := _fault(path, source):
+            raise InputError(
+                f"{path} is not the published file: {fault}",
+                path=path,
+                help="remove it to have it downloaded again, or replace it with the published one",
+            )
         return path
     plain = path.with_suffix("")
     if path.suffix in COMPRESSIONS and plain.is_file():
@@ -82,19 +98,39 @@ def fetch(
                 reasons.append(f"{url}: {error}")
                 if error.permanent:
                     break
-    raise DownloadError(
-        source.urls[0], "; ".join(dict.fromkeys(reasons)), help=f"put {source.name} into {source_dir} yourself"
-    )
+    help = f"put {source.name} into {source_dir} yourself"
+    if pinned:
+        help += f"; if a new version of it was published on purpose, remove {_record_path(path)}"
+    raise DownloadError(source.urls[0], "; ".join(dict.fromkeys(reasons)), help=help)
 
 
-def _check_local(path: Path, source: Source) -> None:
-    actual = sha256_of(path) if source.sha256 else None
-    if actual != source.sha256:
-        raise InputError(
-            f"{path} is not the published file: its SHA-256 is {actual}, expected {source.sha256}",
-            path=path,
-            help="remove it to have it downloaded again, or replace it with the published one",
-        )
+def _fault(path: Path, source: Source) -> str | None:
+    """What distinguishes the file from the published one, as far as that is known; None: nothing."""
+    if source.sha256 is not None and (actual := sha256_of(path)) != source.sha256:
+        return f"its SHA-256 is {actual}, expected {source.sha256}"
+    if source.md5 is not None and (actual := _md5_of(path)) != source.md5:
+        return f"its MD5 is {actual}, expected {source.md5}"
+    return None
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    """The SHA-256 that the first download of `path` had, or None if there was none. The format is sha256sum's."""
+    record = _record_path(path)
+    if not record.is_file():
+        return None
+    content = record.read_bytes().decode("ascii", errors="replace")
+    if not (match := re.match(r"[0-9a-f]{64}\b", content)):
+        raise CorruptFileError(record, "it holds no SHA-256", help=f"remove it to take {path.name} as it is")
+    return match[0]
 
 
 class _AttemptError(Exception):
@@ -126,6 +162,7 @@ class _Download:
         except OSError as error:
             raise self._unwritable(error) from error
         self.partial_url = url
+        fresh = not self.partial.exists()
         try:
             self._receive(url)
         except urllib.error.HTTPError as error:
@@ -138,10 +175,12 @@ class _Download:
             raise _AttemptError(_words(error)) from error
         except OSError as error:
             raise self._unwritable(error) from error
-        actual = sha256_of(self.partial)
-        if self.source.sha256 not in (None, actual):
+        if fault := _fault(self.partial, self.source):
             self.partial.unlink()
-            raise _AttemptError(f"its SHA-256 is {actual}, expected {self.source.sha256}")
+            raise _AttemptError(fault, permanent=fresh)  # else the part that was here may have been the fault
+        if self.source.sha256 is None:
+            with atomic_file(_record_path(self.path)) as temporary:
+                temporary.write_text(f"{sha256_of(self.partial)}  {self.path.name}\n", encoding="ascii")
         self.partial.rename(self.path)
         return self.path
 

@@ -54,6 +54,7 @@ def train_vocabularies(problem: Problem, *, data_dir: Path, source_dir: Path, ke
                 vocab_size=options.vocab_size,
                 sample_size=options.vocabulary_sample,
                 character_coverage=options.character_coverage,
+                normalization=options.normalization,
                 byte_fallback=options.byte_fallback,
             )
         with atomic_file(path) as temporary:

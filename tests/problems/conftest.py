@@ -59,6 +59,22 @@ class ToyWrongSample(ToyPairs):
         yield {"source": "a"}
 
 @register_problem
+class ToyPrepared(ToyPairs):
+    def prepare(self, source_dir, reporter):
+        import multiprocessing
+        if multiprocessing.parent_process() is not None:
+            raise RuntimeError("a worker prepares what it should be given")
+        return ["prepared"]
+    def generate_samples(self, split, source_dir, reporter):
+        for sample in super().generate_samples(split, source_dir, reporter):
+            yield {**sample, "inputs": f"{self.prepared[0]} {sample['inputs']}"}
+
+@register_problem
+class ToyBrokenPrepare(ToyPairs):
+    def prepare(self, source_dir, reporter):
+        raise KeyError("column")
+
+@register_problem
 class ToyDownloadFailsInWorker(ToyPairs):
     def generate_samples(self, split, source_dir, reporter):
         import multiprocessing

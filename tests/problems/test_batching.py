@@ -17,6 +17,8 @@ from t2tdeploy.problems.batching import (
     plan_epoch,
     plan_evaluation,
 )
+from t2tdeploy.problems.datagen import generate
+from t2tdeploy.problems.dataset import open_problem
 
 LENGTHS = st.lists(st.integers(1, 80), max_size=300).map(lambda lengths: np.array(lengths, np.int32))
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -40,7 +42,7 @@ def test_boundaries_grow_by_a_tenth(max_length):
 def test_an_epoch_has_every_example_once_over_all_ranks(lengths, batch_size, max_length, epoch, world_size):
     plans = [
         plan_epoch(
-            lengths,
+            {"inputs": lengths},
             batch_size=batch_size,
             max_length=max_length,
             seed=1,
@@ -61,7 +63,7 @@ def test_an_epoch_has_every_example_once_over_all_ranks(lengths, batch_size, max
 @given(LENGTHS, st.integers(1, 300), st.integers(1, 90))
 @SETTINGS
 def test_no_batch_exceeds_the_token_budget_but_single_examples(lengths, batch_size, max_length):
-    plan = plan_epoch(lengths, batch_size=batch_size, max_length=max_length, seed=0, epoch=0)
+    plan = plan_epoch({"inputs": lengths}, batch_size=batch_size, max_length=max_length, seed=0, epoch=0)
     for batch in [*plan.batches, *plan_evaluation(lengths, batch_size=batch_size)]:
         assert padded_tokens(lengths, batch) <= batch_size or len(batch) == 1
 
@@ -71,7 +73,13 @@ def test_no_batch_exceeds_the_token_budget_but_single_examples(lengths, batch_si
 def test_a_step_is_the_same_set_for_any_world_size(lengths, batch_size, epoch, world_size):
     def plan(rank, world_size):
         return plan_epoch(
-            lengths, batch_size=batch_size, max_length=80, seed=3, epoch=epoch, rank=rank, world_size=world_size
+            {"inputs": lengths},
+            batch_size=batch_size,
+            max_length=80,
+            seed=3,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
         ).batches
 
     alone = plan(0, 1)
@@ -83,11 +91,23 @@ def test_a_step_is_the_same_set_for_any_world_size(lengths, batch_size, epoch, w
 
 @given(LENGTHS, st.integers(1, 300))
 @SETTINGS
-def test_padding_share_counts_the_pads(lengths, batch_size):
-    plan = plan_epoch(lengths, batch_size=batch_size, max_length=60, seed=0, epoch=0, rank=0)
-    padded = sum(padded_tokens(lengths, batch) for batch in plan.batches)
-    tokens = sum(int(lengths[batch].sum()) for batch in plan.batches)
+def test_padding_share_counts_the_pads_of_all_features(lengths, batch_size):
+    features = {"inputs": lengths, "targets": lengths[::-1]}
+    plan = plan_epoch(features, batch_size=batch_size, max_length=60, seed=0, epoch=0, rank=0)
+    padded = sum(padded_tokens(side, batch) for side in features.values() for batch in plan.batches)
+    tokens = sum(int(side[batch].sum()) for side in features.values() for batch in plan.batches)
     assert plan.padding_share == pytest.approx((padded - tokens) / padded if padded else 0)
+
+
+def test_padding_share_is_that_of_the_arrays_the_stream_gives(make_problem, tmp_path):
+    generate(make_problem("toy_pairs"), data_dir=tmp_path / "data", source_dir=tmp_path)
+    stream = BatchStream(
+        open_problem("toy_pairs", tmp_path / "data").split("train"), batch_size=500, max_length=256, seed=0
+    )
+    share = stream.plan.padding_share
+    arrays = [array for _ in stream.plan.batches[:] for array in next(stream).values()]
+    pads, places = sum(int((array == 0).sum()) for array in arrays), sum(array.size for array in arrays)
+    assert 0 < share == pytest.approx(pads / places)
 
 
 @given(LENGTHS, st.integers(1, 300))
@@ -104,7 +124,7 @@ def test_seed_and_epoch_shuffle_and_nothing_else_does():
     lengths = np.random.default_rng(0).integers(1, 80, 500).astype(np.int32)
 
     def flat(seed, epoch):
-        plan = plan_epoch(lengths, batch_size=200, max_length=80, seed=seed, epoch=epoch)
+        plan = plan_epoch({"inputs": lengths}, batch_size=200, max_length=80, seed=seed, epoch=epoch)
         return np.concatenate(plan.batches).tolist()
 
     assert flat(1, 2) == flat(1, 2)
@@ -113,7 +133,7 @@ def test_seed_and_epoch_shuffle_and_nothing_else_does():
 
 def test_buckets_cut_the_padding_of_a_plain_shuffle():
     lengths = np.clip(np.random.default_rng(0).lognormal(3.2, 0.6, 5000), 1, 200).astype(np.int32)
-    plan = plan_epoch(lengths, batch_size=4096, max_length=200, seed=0, epoch=0)
+    plan = plan_epoch({"inputs": lengths}, batch_size=4096, max_length=200, seed=0, epoch=0)
     shuffled = np.random.default_rng(1).permutation(len(lengths)).reshape(-1, 50)
     plain = 1 - lengths.sum() / sum(padded_tokens(lengths, batch) for batch in shuffled)
     assert plan.padding_share < 0.1 < plain
@@ -121,7 +141,7 @@ def test_buckets_cut_the_padding_of_a_plain_shuffle():
 
 def test_leftovers_of_buckets_do_not_make_small_batches():
     lengths = np.random.default_rng(0).integers(1, 80, 3000).astype(np.int32)
-    plan = plan_epoch(lengths, batch_size=320, max_length=80, seed=0, epoch=0)
+    plan = plan_epoch({"inputs": lengths}, batch_size=320, max_length=80, seed=0, epoch=0)
     assert sum(len(batch) < 320 // 80 for batch in plan.batches) <= 1
     fill = [padded_tokens(lengths, batch) / 320 for batch in plan.batches]
     assert np.mean(fill) > 0.85

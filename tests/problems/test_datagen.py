@@ -76,19 +76,20 @@ def test_a_split_has_no_more_shards_than_examples(run):
 
 
 def test_processes_and_shards_do_not_change_the_data(run, tmp_path, usr_dir):
-    one = run(folder="one", options={"vocab_kind": "unigram", "vocab_size": 300})
+    """Nor does what the problem prepares, which workers are given."""
+    one = run("toy_prepared", folder="one", options={"vocab_kind": "unigram", "vocab_size": 300})
     two = run(
+        "toy_prepared",
         folder="two",
         options={"vocab_kind": "unigram", "vocab_size": 300},
         processes=2,
         num_shards=4,
         usr_dirs=[usr_dir],
     )
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert contents(tmp_path / "one", "toy_prepared") == contents(tmp_path / "two", "toy_prepared")
     assert one.hash == two.hash
-    assert (tmp_path / "one/toy_pairs.shared.vocab").read_bytes() == (
-        tmp_path / "two/toy_pairs.shared.vocab"
-    ).read_bytes()
+    vocabularies = [tmp_path / folder / "toy_prepared.shared.vocab" for folder in ("one", "two")]
+    assert vocabularies[0].read_bytes() == vocabularies[1].read_bytes()
 
 
 def test_the_reversed_problem_has_its_own_files(run, tmp_path):
@@ -128,6 +129,15 @@ def test_other_options_make_everything_anew_and_leave_nothing_behind(run, tmp_pa
     assert len(list((tmp_path / "data").glob("*-train-*.parquet"))) == 2
     assert len(list((tmp_path / "data/.arrow").glob("*.arrow"))) == 3
     assert open_problem("toy_pairs", tmp_path / "data").tokenizers["inputs"].vocab_size != 259
+
+
+def test_the_normalization_of_the_options_is_the_vocabularys(run, tmp_path):
+    texts = {}
+    for normalization in ("nmt_nfkc", "identity"):
+        run(options={"vocab_kind": "unigram", "vocab_size": 300, "normalization": normalization})
+        tokenizer = open_problem("toy_pairs", tmp_path / "data").tokenizers["inputs"]
+        texts[normalization] = tokenizer.decode(tokenizer.encode("word 1 …"))
+    assert texts == {"nmt_nfkc": "word 1 ...", "identity": "word 1 …"}
 
 
 def test_a_damaged_vocabulary_is_made_anew(run, tmp_path):
@@ -194,9 +204,10 @@ def test_samples_that_change_from_pass_to_pass_are_refused(run, tmp_path):
     assert list((tmp_path / "data").glob("*.parquet")) == []
 
 
-def test_a_fault_in_a_problem_names_the_place(run):
+@pytest.mark.parametrize("name", ["toy_broken", "toy_broken_prepare"])
+def test_a_fault_in_a_problem_names_the_place(run, name):
     with pytest.raises(InputError, match="KeyError") as caught:
-        run("toy_broken")
+        run(name)
     assert Path(caught.value.path).name == "toys.py"
     assert "raise KeyError" in Path(caught.value.path).read_text().splitlines()[caught.value.line - 1]
 
@@ -216,6 +227,33 @@ def test_an_error_of_a_worker_arrives_as_it_was(run, usr_dir):
 def test_numbers_below_one_are_refused(run, arguments):
     with pytest.raises(InputError, match="at least 1"):
         run(**arguments)
+
+
+LOCK = """
+import sys
+from pathlib import Path
+from t2tdeploy.files import lock_file
+lock = lock_file(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_run_of_the_same_problem_in_the_same_folder_is_refused(run, tmp_path):
+    run()
+    path = tmp_path / "data" / ".toy_pairs.lock"
+    before = stamps(tmp_path / "data", "**/*")
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match="another datagen is generating 'toy_pairs'") as caught:
+            run(num_shards=5)
+        assert "wait" in caught.value.help
+        assert stamps(tmp_path / "data", "**/*") == before
+        run("toy_pairs_rev")
+        other.communicate()
+    assert run(num_shards=5).splits["train"].shards == 5
 
 
 def test_a_data_dir_that_is_a_file_is_an_input_error(run, tmp_path):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from t2tdeploy.errors import InputError, SettingsError
+from t2tdeploy.problems import pairs
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
+from t2tdeploy.problems.pair_files import read_pair_file
 from t2tdeploy.problems.pairs import PairsOptions
 from t2tdeploy.problems.problem import get_problem
 from t2tdeploy.progress import SilentReporter
@@ -135,6 +139,30 @@ def test_a_file_named_otherwise_is_read_in_the_format_that_is_said(tmp_path: Pat
     write(tmp_path / "corpus.data", PAIRS)
     overrides = "train=corpus.data,format=tsv,held_out_dev=none,held_out_test=none"
     assert read(tmp_path, overrides, "train") == PAIRS
+
+
+def test_datagen_reads_train_once_for_the_hold_out_and_once_per_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.tsv", PAIRS)
+    opened: list[Path] = []
+
+    def counting(path: Path, *arguments: Any) -> Iterator[dict[str, str]]:
+        opened.append(path)
+        return read_pair_file(path, *arguments)
+
+    monkeypatch.setattr(pairs, "read_pair_file", counting)
+    options = PairsOptions().override("train=a.tsv,vocab_size=300")
+    generate(get_problem("translate_pairs")(options), data_dir=tmp_path / "data", source_dir=tmp_path)
+    assert len(opened) == 4  # hold-out, scan, vocabulary, shards
+
+
+def test_datagen_chooses_the_hold_out_anew_for_other_files(tmp_path: Path) -> None:
+    problem = get_problem("translate_pairs")(PairsOptions().override("train=a.tsv,vocab_kind=bytes"))
+    for pairs_now in (PAIRS, PAIRS[:50]):
+        write(tmp_path / "a.tsv", pairs_now)
+        record = generate(problem, data_dir=tmp_path / "data", source_dir=tmp_path)
+        assert sum(split.examples for split in record.splits.values()) == len(pairs_now)
 
 
 def test_datagen_takes_the_pairs_to_a_dataset(tmp_path: Path) -> None:

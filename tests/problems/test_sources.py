@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from t2tdeploy.errors import DownloadError, InputError
+from t2tdeploy.errors import CorruptFileError, DownloadError, InputError
 from t2tdeploy.problems.sources import Source, fetch
 
 CONTENT = bytes(range(256)) * 4000
@@ -99,6 +99,49 @@ def test_without_a_checksum_a_later_call_starts_anew(server, tmp_path):
     assert server.ranges == [None, None]
 
 
+def test_without_a_checksum_the_first_download_is_recorded_and_holds(server, tmp_path):
+    path = get(server, tmp_path, None)
+    record = tmp_path / "corpus.gz.sha256"
+    assert record.read_text() == f"{SHA256}  corpus.gz\n"
+    assert get(server, tmp_path, None) == path
+    path.write_bytes(b"changed")
+    with pytest.raises(InputError, match=SHA256):
+        get(server, tmp_path, None)
+    path.unlink()
+    server.content = b"changed"
+    with pytest.raises(DownloadError, match=SHA256) as caught:
+        get(server, tmp_path, None, attempts=1)
+    assert str(record) in caught.value.help
+    record.unlink()
+    assert get(server, tmp_path, None).read_bytes() == b"changed"
+
+
+def test_a_file_put_there_by_hand_without_a_record_is_taken_as_it_is(server, tmp_path):
+    (tmp_path / "corpus.gz").write_bytes(b"mine")
+    assert get(server, tmp_path, None).read_bytes() == b"mine"
+    assert not (tmp_path / "corpus.gz.sha256").exists()
+
+
+def test_a_record_that_is_none_is_named(server, tmp_path):
+    (tmp_path / "corpus.gz.sha256").write_text("not a checksum\n")
+    with pytest.raises(CorruptFileError, match=r"corpus.gz.sha256"):
+        get(server, tmp_path, None)
+
+
+def test_where_only_an_md5_is_known_it_holds(server, tmp_path):
+    source = Source("corpus.gz", (server.url,), None, hashlib.md5(CONTENT).hexdigest())
+    path = fetch(source, tmp_path)
+    assert path.read_bytes() == CONTENT
+    (tmp_path / "corpus.gz.sha256").unlink()
+    path.write_bytes(b"changed")
+    with pytest.raises(InputError, match="MD5"):
+        fetch(source, tmp_path)
+    path.unlink()
+    server.content = b"changed"
+    with pytest.raises(DownloadError, match="MD5"):
+        fetch(source, tmp_path, attempts=1)
+
+
 def test_a_server_without_ranges_starts_anew(server, tmp_path):
     server.answers = ["cut", "ignore range"]
     assert get(server, tmp_path).read_bytes() == CONTENT
@@ -143,6 +186,7 @@ def test_a_wrong_checksum_never_gets_its_name(server, tmp_path):
     with pytest.raises(DownloadError, match=SHA256):
         get(server, tmp_path, attempts=2)
     assert list(tmp_path.iterdir()) == []
+    assert len(server.ranges) == 1  # it was whole: asking this server again would not help
 
 
 def test_a_resumed_part_of_another_file_is_found_out_and_fetched_anew(server, tmp_path):

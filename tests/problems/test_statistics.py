@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from t2tdeploy.hparams import HParams
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.problem import ProblemOptions, TextToText
 from t2tdeploy.problems.text import read_pairs
@@ -50,6 +51,20 @@ def test_lengths_are_in_tokens_with_eos(content):
     assert (inputs["tokens"], inputs["max"]) == (sum(lengths), max(lengths))
     assert inputs["mean"] == pytest.approx(sum(lengths) / 5, abs=0.01)
     assert inputs["longer_than_max_length"] == content["splits"]["train"]["longer_than_max_length"] == 1
+
+
+def test_the_limit_is_that_of_the_problems_own_hparams(content, tmp_path):
+    assert content["max_length"] == HParams().max_length == 256
+
+    class Short(FilePairs):
+        default_hparams = "dropout=0.3,max_length=6"
+
+    generate(Short(ProblemOptions(vocab_kind="bytes")), data_dir=tmp_path / "data", source_dir=tmp_path)
+    found = json.loads((tmp_path / "data/short.statistics.json").read_text())
+    assert found["max_length"] == 6
+    train = found["splits"]["train"]
+    assert train["longer_than_max_length"] == 2  # the long one, and shared/geteilt
+    assert train["targets"]["longer_than_max_length"] == 1
 
 
 def test_a_split_without_examples_is_there_with_none(content):
