@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,14 @@ def test_memory_that_runs_out_is_explained(raised: Exception) -> None:
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shape"), torch_engine.memory_errors("6 tokens"):
         raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_have_the_losses_of_eager_ones_over_changing_shapes(data: ProblemData) -> None:
+    small = {"num_encoder_layers": 1, "num_decoder_layers": 1, **NO_DROPOUT}
+    batches = [batch(data, 0), batch(data, 1, 2, 3), batch(data, 4, 5)]
+    losses = []
+    for compiled in (False, True):
+        steps = engine(data, compile=compiled, **small)
+        losses.append([steps.step([rows], learning_rate=1e-3).loss for rows in batches])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
