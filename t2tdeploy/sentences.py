@@ -54,7 +54,9 @@ def encode_source(
         return Sentence(ids)
     if not truncate:
         raise RequestError(
-            field, f"{len(ids)} tokens, the model takes {max_length}", help="split the text, or ask for truncate"
+            field,
+            f"{len(ids)} tokens, the model takes {max_length}",
+            help="split the text, or have a server cut it (translate --truncate)",
         )
     return Sentence([*ids[: max_length - 1], EOS_ID], truncated=True)
 

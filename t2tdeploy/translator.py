@@ -122,6 +122,8 @@ class Translator:
         Raises:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
         """
+        if isinstance(sources, str):
+            raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate)
         found: list[list[Hypothesis]] = [[]] * len(sentences)

@@ -16,6 +16,8 @@ from typing import Any
 from t2tdeploy.errors import T2TDeployError
 from t2tdeploy.progress import Reporter, Task
 
+INTERRUPTED = 130  # exit status; what shells give for SIGINT
+
 _PLAIN_INTERVAL_SECONDS = 10.0
 
 

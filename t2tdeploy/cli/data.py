@@ -13,21 +13,46 @@ from t2tdeploy.cli.console import make_reporter, print_result
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(["problems", "models", "hparams"]))
+@click.argument("name", required=False)
 @options.usr_dir
 @options.as_json
-def list_names(kind: str, usr_dir: Path | None, as_json: bool) -> None:
-    """Show the registered problems, models or hparams sets.
+def list_names(kind: str, name: str | None, usr_dir: Path | None, as_json: bool) -> None:
+    """Show the registered problems, models or hparams sets; with a NAME, its fields, values and what they mean.
 
     \b
-    Example:
+    Examples:
       t2tdeploy list problems
+      t2tdeploy list hparams transformer_tiny
+      t2tdeploy list problems translate_pairs
     """
     from t2tdeploy import registry
 
     options.import_user_code(usr_dir)
+    if name is not None:
+        print_result(_fields(kind, name), as_json=as_json)
+        return
     found = {"problems": registry.problems, "models": registry.models, "hparams": registry.hparams_sets}[kind]
     lines = {name: (inspect.getdoc(found.get(name)) or "").partition("\n")[0] for name in found.names()}
     print_result(lines, as_json=as_json)
+
+
+def _fields(kind: str, name: str) -> dict[str, str]:
+    """Field -> its value (of a set) or default (of a problem's options, a model's hparams), and its description."""
+    from t2tdeploy import registry
+    from t2tdeploy.problems.problem import get_problem
+    from t2tdeploy.settings import Settings
+
+    settings: Settings
+    if kind == "hparams":
+        settings = registry.hparams_sets.get(name)()
+    elif kind == "models":
+        settings = registry.models.get(name).hparams_class.create({})
+    else:
+        settings = get_problem(name).options_class.create({})
+    fields = type(settings).model_fields
+    values = {field: str(value).lower() if value is None else str(value) for field, value in settings}
+    width = max(map(len, values.values()), default=0)
+    return {field: f"{value:<{width}}  {fields[field].description or ''}".rstrip() for field, value in values.items()}
 
 
 @click.command()

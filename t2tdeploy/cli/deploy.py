@@ -176,6 +176,8 @@ def translate(
     from t2tdeploy.serving.client import Client, ClientOptions
     from t2tdeploy.translator import TranslateOptions
 
+    if text and input_file:
+        raise click.UsageError("sentences and --input are given: choose one", ctx=click.get_current_context())
     sources = list(text) if text else read_lines(input_file)
     asked = TranslateOptions(
         beam_size=beam_size,

@@ -7,13 +7,11 @@ import sys
 import click
 
 from t2tdeploy import __version__
-from t2tdeploy.cli.console import print_error
+from t2tdeploy.cli.console import INTERRUPTED, print_error
 from t2tdeploy.cli.data import datagen, list_names
 from t2tdeploy.cli.deploy import export, serve, translate
 from t2tdeploy.cli.runs import average, decode, evaluate, train
 from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
-
-INTERRUPTED = 130  # what shells give for SIGINT
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t2tdeploy.cli import options
-from t2tdeploy.cli.console import make_reporter, print_error, print_result
+from t2tdeploy.cli.console import INTERRUPTED, make_reporter, print_error, print_result
 from t2tdeploy.cli.lines import read_lines, write_lines
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def train(
     usr_dir: Path | None,
     as_json: bool,
     **train_options: Any,
-) -> None:
-    """Train a model; the same command again resumes it.
+) -> int:
+    """Train a model; the same command again resumes it. Stopped by a signal it saves and exits with 130.
 
     \b
     Example:
@@ -113,6 +113,7 @@ def train(
         {"ending": str(result.ending), "step": result.step, **best, "checkpoint": str(result.checkpoint)},
         as_json=as_json,
     )
+    return INTERRUPTED if result.stopped else 0  # so that `train && export` exports no half-trained model
 
 
 def _generate_if_missing(
@@ -273,6 +274,8 @@ def decode(
         _search_options(run.hparams, beam_size, alpha),
         make_reporter(as_json),
     )
+
+    reporter.message(f"checkpoint {run.checkpoint_path(checkpoint).name}")
 
     def answer(sources: list[str], quiet: bool) -> list[str]:
         return run_search(

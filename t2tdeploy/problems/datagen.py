@@ -114,10 +114,10 @@ class _Work:
     def run(self, *, processes: int, num_shards: int | None, usr_dirs: Sequence[Path]) -> ProblemRecord:
         key = _hash({**self.identity, "train": self.scans["train"].sha256})
         if not vocabularies_fit(self.problem, self.data_dir, key):
-            self._remove_record()
             train_vocabularies(
                 self.problem, data_dir=self.data_dir, source_dir=self.source_dir, key=key, reporter=self.reporter
             )
+            self._remove_record()  # not before: a vocabulary that cannot be made leaves what was there
         record = self._record(vocabulary_hashes(self.problem, self.data_dir), num_shards)
         jobs = self._jobs(record, processes)
         if not jobs and self._is_done(record):

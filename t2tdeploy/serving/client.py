@@ -259,6 +259,8 @@ def _progress(reporter: Reporter | None, sources: Sequence[str]) -> AbstractCont
 
 def _requests(sources: Sequence[str], options: TranslateOptions, client: ClientOptions) -> Iterator[_Request]:
     """The requests for `sources`; all are checked before the first is sent."""
+    if isinstance(sources, str):
+        raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
     whole = write_request(client.model, sources, options)
     size = client.sentences_per_request
     for first in range(0, len(sources), size):

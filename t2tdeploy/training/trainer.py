@@ -192,7 +192,7 @@ class _Trainer:
         after = stream.position
         self.state = self.state.model_copy(update={"step": step, "epoch": after.epoch, "batch": after.batch})
         task.advance(1, loss=metrics.loss)
-        if step % self.options.log_every_steps == 0:
+        if step % self.options.log_every_steps == 0 or step == self.hparams.train_steps:
             values = {**self.meter.flush(), "learning_rate": learning_rate, "epoch": after.epoch}
             summaries.scalars("train", step, values)
             self.reporter.event("training", step=step, **values)
@@ -232,6 +232,7 @@ class _Trainer:
             sentences=self.options.eval_sentences,
             decode=self.options.decode,
             score=self.engine.evaluate,
+            reporter=self.reporter,
         )
         values = _curves(report)
         self._remember(values)
@@ -248,11 +249,10 @@ class _Trainer:
         """Compares this evaluation with the best so far; it is no longer due."""
         metric, best = self.options.deciding_metric, self.state.best
         sign = -1.0 if metric == "loss" else 1.0
-        if best is None or best.metric != metric or sign * values[metric] > sign * best.value:
+        gained = best is None or best.metric != metric or sign * values[metric] > sign * best.value
+        without_gain = 0 if gained else self.state.evaluations_without_gain + 1
+        if best is None or gained or values[metric] == best.value:  # of equals the later one: BLEU may start with zeros
             best = BestEvaluation(step=self.state.step, metric=metric, value=values[metric])
-            without_gain = 0
-        else:
-            without_gain = self.state.evaluations_without_gain + 1
         self.state = self.state.model_copy(
             update={"best": best, "evaluations_without_gain": without_gain, "evaluation_due": False}
         )

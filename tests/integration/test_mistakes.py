@@ -322,3 +322,22 @@ def test_programs_get_the_error_as_json(run: Command, road: Road, tmp_path: Path
         assert set(json.loads(line)) == {"error", "help"}
     unknown = run("evaluate", "--outputdir", road.run, "--json")
     assert "'--output-dir'" in json.loads(unknown.stderr)["error"]
+
+
+def test_a_refused_vocabulary_leaves_the_data_that_were_there(road: Road, tmp_path: Path, run: Command, fails: Fails):
+    data = tmp_path / "data"
+    shutil.copytree(road.data, data)
+    words = ["datagen", "--problem", PROBLEM, "--data-dir", data, "--problem-options"]
+    fails(2, [*words, "train_examples=800,dev_examples=40,test_examples=40,vocab_size=300"], "vocab_size = 300")
+    assert run("evaluate", "--output-dir", road.run, "--data-dir", data, "--sentences", "2").status == 0
+
+
+def test_sentences_and_a_file_at_once(fails: Fails, tmp_path: Path):
+    fails(2, ["translate", "--server", "localhost:1", "a", "--input", tmp_path / "in"], "choose one")
+
+
+def test_list_explains_every_field_of_a_set_and_of_a_problem(run: Command, fails: Fails):
+    assert "hidden_size" in run("list", "hparams", "transformer_tiny").stdout
+    assert "inputs_column" in run("list", "problems", "translate_pairs").stdout
+    assert "dropout" in run("list", "models", "transformer").stdout
+    fails(2, ["list", "hparams", "transformer_tny"], "did you mean 'transformer_tiny'?")

@@ -48,7 +48,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(road: Road, tmp_path: P
 
 def test_a_terminated_run_saves_and_says_so(road: Road, tmp_path: Path):
     run = tmp_path / "stopped"
-    assert start_and_signal(road, run, signal.SIGTERM) == 0
+    assert start_and_signal(road, run, signal.SIGTERM) == 130
     newest = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
     assert newest == max(losses(run))
     result = succeed(*train_arguments(road.folder, run, steps=newest + 2), "--json").result

@@ -146,3 +146,8 @@ def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:
     assert (model.name, model.version, model.max_source_tokens) == ("toy", bundle.version, 200)
     assert (model.max_beam_size, model.max_extra_length) == (16, 256)
     assert model.defaults == TranslateOptions(beam_size=4, alpha=0.6, num_hypotheses=1, extra_length=50)
+
+
+def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
+    with Client("localhost:1") as client, pytest.raises(RequestError, match="a list of strings is expected"):
+        client.translate("A house.")
