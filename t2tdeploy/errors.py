@@ -5,6 +5,7 @@ T2TDeployError
 │   ├── UnknownNameError      a name that is not registered, with the nearest one
 │   ├── SettingsError         faulty hparams or options, every fault at once
 │   ├── InputError            a file, folder, column or line that is not as it must be
+│   ├── DifferentiationError  a model that cannot become a training graph: the operator and where it is
 │   ├── RunConflictError      a rerun whose settings differ from the run directory's
 │   └── RequestError          one field of a request to a bundle or server
 └── OperationalError          exit 1: the world did not play along
@@ -112,6 +113,24 @@ class InputError(UserError):
     ) -> None:
         self.path, self.line = path, line
         super().__init__(message, help=help)
+
+
+class DifferentiationError(UserError):
+    """A model cannot become a graph of forward and backward.
+
+    Args:
+        operator: the ATen operator that cannot be differentiated or written in ONNX, if it is known.
+        module_path: where in the model it is, as in `named_modules`; None if that is not known.
+    """
+
+    def __init__(self, reason: str, *, operator: str | None = None, module_path: str | None = None) -> None:
+        self.operator, self.module_path = operator, module_path
+        parts = [operator, f"module '{module_path}'" if module_path else None]
+        what = " in ".join(part for part in parts if part) or "the model"
+        super().__init__(
+            f"{what} cannot become part of a training graph: {reason}",
+            help="train with --engine torch, which needs no graph",
+        )
 
 
 class RunConflictError(UserError):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import BeamState, BeamStep, SearchResult, initial_state, results
 
@@ -164,7 +162,7 @@ def _symbolic(axes: Sequence[str | int]) -> dict[int, object]:
 def _export(
     module: nn.Module, args: tuple[object, ...], inputs: list[str], outputs: list[str], shapes: tuple[object, ...]
 ) -> onnx.ModelProto:
-    with _quiet():
+    with quiet_exporter():
         program = torch.onnx.export(
             module.eval(),
             args,
@@ -177,17 +175,3 @@ def _export(
         )
     assert program is not None
     return onnx.inliner.inline_local_functions(program.model_proto)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the exporter's notes about its own internals; real failures are exceptions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

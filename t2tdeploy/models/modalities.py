@@ -36,10 +36,11 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: floa
     logits, vocab = logits.float(), logits.size(-1)
     # With s = e·vocab/(vocab-1), PyTorch's uniform smoothing by s is exactly the soft target above.
     share = label_smoothing * vocab / (vocab - 1)
+    labels = labels.flatten()
     weight = (labels != PAD_ID).float()
-    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=share)
+    losses = F.cross_entropy(logits.flatten(0, 1), labels, reduction="none", label_smoothing=share)
     tokens = weight.sum()
-    numerator = (losses.view_as(weight) * weight).sum() - tokens * soft_target_entropy(label_smoothing, vocab)
+    numerator = (losses * weight).sum() - tokens * soft_target_entropy(label_smoothing, vocab)
     return LossTerms(numerator, tokens)
 
 

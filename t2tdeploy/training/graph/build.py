@@ -1,0 +1,128 @@
+"""From a model to its training graph: what is exported, how inputs and outputs are called, what the manifest says."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, helper
+from torch import Tensor
+from torch.export import Dim
+
+from t2tdeploy.export.quiet import quiet_exporter
+from t2tdeploy.models.model import Model
+from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
+from t2tdeploy.training.graph.forward import forward_graph
+from t2tdeploy.training.graph.joint import GraphNames, joint_graph
+from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOSS_SCALE, NUMERATOR, Manifest, TensorSpec
+from t2tdeploy.training.graph.masks import masks_as_inputs
+from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep
+from t2tdeploy.training.graph.training_graph import TrainingGraph
+
+_PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
+_PREFIX, _SCALED = "model.", "scaled_loss"
+_BATCH, _LENGTHS = 5, (17, 19, 23, 29, 31, 37, 41, 43)  # of the example: sizes that differ, so that axes are told apart
+
+Differentiate = Callable[..., ModelProto]
+
+
+def build_training_graph(model: Model, *, label_smoothing: float, builder: str = PORTABLE) -> TrainingGraph:
+    """Differentiates `model` and exports its evaluation; leaves it in the mode it was in.
+
+    Args:
+        builder: one of `environment.gradient_builders()`.
+
+    Raises:
+        UserError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
+    """
+    was_training = model.training
+    with quiet_exporter():
+        step = TrainingStep(model, label_smoothing=label_smoothing).train()
+        training = _differentiation(builder)(
+            step,
+            (torch.tensor(1.0), *_example(model)),
+            (None, *_dynamic_shapes(model)),
+            GraphNames((LOSS_SCALE, *model.features), (_SCALED, NUMERATOR, DENOMINATOR)),
+        )
+        _rename(training)
+        evaluation = forward_graph(
+            EvaluationStep(model).eval(),
+            _example(model),
+            _dynamic_shapes(model),
+            GraphNames(tuple(model.features), (NUMERATOR, DENOMINATOR, CORRECT)),
+        )
+        _rename(evaluation)
+    model.train(was_training)
+    masks = masks_as_inputs(training)
+    return TrainingGraph(training, evaluation, _manifest(training, model, builder, masks))
+
+
+def _differentiation(builder: str) -> Differentiate:
+    if builder == ONNXRUNTIME_TRAINING:
+        from t2tdeploy.training.graph.gradient_builder import gradient_builder_graph
+
+        return gradient_builder_graph
+    return joint_graph
+
+
+def _example(model: Model) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(
+        torch.randint(1, spec.vocab_size, (_BATCH, length), generator=generator)
+        for spec, length in zip(model.features.values(), _LENGTHS, strict=False)
+    )
+
+
+def _dynamic_shapes(model: Model) -> tuple[dict[int, Any], ...]:
+    batch = Dim("batch")
+    return tuple({0: batch, 1: Dim(f"{name}_length")} for name in model.features)
+
+
+def _rename(model: ModelProto) -> None:
+    """Gives parameters their names in the model itself; drops the scaled loss, only there to be differentiated."""
+    graph = model.graph
+    kept = [output for output in graph.output if output.name != _SCALED]
+    del graph.output[:]
+    graph.output.extend(kept)
+    new = {value.name: value.name.removeprefix(_PREFIX) for value in [*graph.input, *graph.output]}
+    for value in [*graph.input, *graph.output]:
+        value.name = new[value.name]
+    _rename_in(graph, new)
+
+
+def _rename_in(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename_in(attribute.g, new)
+
+
+def _manifest(graph: ModelProto, model: Model, builder: str, masks: Sequence[Any]) -> Manifest:
+    specs = {value.name: _spec(value) for value in graph.graph.input}
+    outputs = {value.name for value in graph.graph.output}
+    trained = [name for name in specs if f"{name}.grad" in outputs]
+    others = {LOSS_SCALE, *model.features, *trained, *(mask.name for mask in masks)}
+    fixed = [name for name in specs if name not in others]
+    return Manifest.create(
+        {
+            "builder": builder,
+            "features": [specs[name] for name in model.features],
+            "parameters": [specs[name] for name in trained],
+            "fixed": [specs[name] for name in fixed],
+            "masks": masks,
+            "changed": [name for name in fixed if f"{name}.new" in outputs],
+            "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        }
+    )
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    shape = tuple(d.dim_param if d.HasField("dim_param") else d.dim_value for d in kind.shape.dim)
+    dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+    return TensorSpec(name=value.name, dtype=dtype, shape=shape)

@@ -1,0 +1,136 @@
+"""What torch says when a model cannot become a graph, as one error that names the operator and its place."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+from typing import Any
+
+from torch import fx, nn
+
+from t2tdeploy.errors import DifferentiationError, T2TDeployError
+
+_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental", "onnxscript", "onnx_ir")
+# As torch writes operators in its messages: aten.foo.default, aten::foo.
+_OPERATOR = re.compile(r"\b([A-Za-z_]\w*)(?:\.|::)(\w+)")
+_TRANSLATED = re.compile(r"call_function\[target=(?:torch\.ops\.)?([\w.]+)\]")
+
+
+@contextmanager
+def tracing_faults(module: nn.Module) -> Iterator[None]:
+    """Turns any exception of torch.export into a DifferentiationError with the place in `module` where it arose."""
+    with quiet():
+        try:
+            yield
+        except T2TDeployError:
+            raise
+        except Exception as error:
+            path, line = _place(error.__traceback__, module)
+            reason = f"torch.export cannot trace it{line}: {_tracing_problem(error)}"
+            raise DifferentiationError(reason, module_path=path) from error
+
+
+@contextmanager
+def differentiation_faults(graph: fx.Graph) -> Iterator[None]:
+    """Turns any exception of AOTAutograd into a DifferentiationError with the operator of `graph` that it names."""
+    with quiet():
+        try:
+            yield
+        except Exception as error:
+            operator, path = _named_operator(str(error), graph)
+            reason = f"it cannot be differentiated: {_first_line(error)}"
+            raise DifferentiationError(reason, operator=operator, module_path=path) from error
+
+
+@contextmanager
+def translation_faults(graph: fx.Graph) -> Iterator[None]:
+    """Turns any exception of torch.onnx into a DifferentiationError with the operator that has no translation."""
+    with quiet():
+        try:
+            yield
+        except Exception as error:
+            chain = [*_causes(error)]
+            found = next((match for one in chain if (match := _TRANSLATED.search(str(one)))), None)
+            operator = found[1] if found else None
+            path = next((module_path(node) for node in graph.nodes if str(node.target) == operator), None)
+            detail = chain[-1]
+            reason = "it has no translation to ONNX"
+            if isinstance(detail, NotImplementedError) and str(detail):
+                reason = f"{reason} with {_first_line(detail)}"
+            elif operator is None:
+                reason = f"torch.onnx cannot translate it: {_first_line(detail)}"
+            raise DifferentiationError(reason, operator=operator, module_path=path) from error
+
+
+def module_path(node: fx.Node) -> str | None:
+    """The path of the module whose forward pass made a node, or for a backward node its forward node."""
+    stack = node.meta.get("nn_module_stack") or node.meta.get("fwd_nn_module_stack")
+    path: Any = list(stack.values())[-1][0] if stack else None
+    return path or None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch and its exporter log and print what is of no concern here, or what the error says in short."""
+    before = {name: logging.getLogger(name).level for name in _LOGGERS}
+    try:
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _named_operator(message: str, graph: fx.Graph) -> tuple[str | None, str | None]:
+    """The operator of `graph` that a message names, and its module's path."""
+    for namespace, name in _OPERATOR.findall(message):
+        for node in graph.nodes:
+            if node.op == "call_function" and str(node.target).startswith(f"{namespace}.{name}."):
+                return str(node.target), module_path(node)
+    return None, None
+
+
+def _tracing_problem(error: Exception) -> str:
+    lines = str(error).splitlines()
+    if "data-dependent" in str(error):
+        return "what it computes depends on the values of tensors, as in `if x.sum() > 0`"
+    details = [line.strip(" -") for line in lines if line.strip().startswith("- ")]
+    if lines and lines[0].startswith("Constraints violated"):
+        return "a dynamic axis does not suit it: " + "; ".join(details)
+    return _first_line(error)
+
+
+def _place(traceback: TracebackType | None, module: nn.Module) -> tuple[str | None, str]:
+    """The innermost module of `module` in a traceback, and the innermost line outside of torch, as text."""
+    paths = {id(part): path for path, part in module.named_modules()}
+    path, line = None, ""
+    for frame, number in walk_tb(traceback):
+        code = frame.f_code
+        owner = frame.f_locals.get(code.co_varnames[0]) if code.co_varnames else None
+        if id(owner) in paths:
+            path = paths[id(owner)] or None
+        if id(owner) in paths or line:
+            outside = not {"torch", "graph"} & set(Path(code.co_filename).parts)
+            line = f" ({code.co_filename}:{number})" if outside else line
+    return path, line

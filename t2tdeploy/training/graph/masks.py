@@ -1,0 +1,106 @@
+"""Dropout masks as inputs of a graph.
+
+onnxruntime draws the masks of its Dropout operator from a generator whose state cannot be saved, one element at a time.
+Here every Dropout becomes an input mask and a product. Whoever runs the graph draws the masks, so that a resumed run
+goes on with the masks of the uninterrupted one, and on a CPU that is several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from t2tdeploy.training.graph.manifest import Axis, MaskSpec
+
+_LEVELS = 2**16  # masks are drawn from 16 random bits an element
+
+
+def dropout_threshold(rate: float) -> int:
+    """An element is dropped if its 16 random bits are below this: the rate to the nearest of 65 536 levels."""
+    return min(round(rate * _LEVELS), _LEVELS - 1)
+
+
+def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
+    """Replaces every Dropout of `model` by a product with a mask, a new input `dropout_N` of uint8: 1 keeps, 0 drops.
+
+    The factor 1 / (1 - rate) is that of the rate which `dropout_threshold` makes possible, so that means are exact.
+    The mask is turned into a factor twice, forward and backward, so that only its bytes stay in memory between.
+
+    Returns:
+        the masks, in the order of the new inputs.
+    """
+    graph = model.graph
+    constants = _constants(model)
+    shapes = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input]}
+    specs: list[MaskSpec] = []
+    mask_of: dict[str, str] = {}  # the Dropout's second output, and what was cast from it -> input
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        if node.op_type == "Dropout":
+            rate = float(constants[node.input[1]])
+            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=_axes(shapes[node.input[0]]))
+            specs.append(spec)
+            if len(node.output) > 1:
+                mask_of[node.output[1]] = spec.name
+            nodes += _product(model, node, spec)
+        elif node.op_type == "Cast" and node.input[0] in mask_of:
+            mask_of[node.output[0]] = mask_of[node.input[0]]
+        else:
+            nodes.append(node)
+    scales = {spec.name: _scale_name(spec) for spec in specs}
+    for node in nodes:
+        if node.op_type == "DequantizeLinear" and node.input[0] in mask_of:
+            node.input[1] = scales[mask_of[node.input[0]]]
+        node.input[:] = [mask_of.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return specs
+
+
+def _product(model: ModelProto, dropout: NodeProto, spec: MaskSpec) -> list[NodeProto]:
+    graph = model.graph
+    graph.input.append(helper.make_tensor_value_info(spec.name, TensorProto.UINT8, list(spec.shape)))
+    scale = _scale_name(spec)
+    if all(initializer.name != scale for initializer in graph.initializer):
+        kept = 1.0 - dropout_threshold(spec.rate) / _LEVELS
+        graph.initializer.append(helper.make_tensor(scale, TensorProto.FLOAT, [], [1.0 / kept]))
+    factor = f"{spec.name}_factor"
+    # The zero point is written out here and not in the backward pass: equal nodes would be merged, and their float
+    # result would be kept from one to the other.
+    zero = "dropout_zero"
+    if all(initializer.name != zero for initializer in graph.initializer):
+        graph.initializer.append(helper.make_tensor(zero, TensorProto.UINT8, [], [0]))
+    return [
+        helper.make_node("DequantizeLinear", [spec.name, scale, zero], [factor], name=factor),
+        helper.make_node("Mul", [dropout.input[0], factor], [dropout.output[0]], name=dropout.name),
+    ]
+
+
+def _scale_name(spec: MaskSpec) -> str:
+    return f"dropout_scale_{dropout_threshold(spec.rate)}"
+
+
+def _constants(model: ModelProto) -> dict[str, float]:
+    """Scalar constants by name."""
+    tensors: Iterable[tuple[str, TensorProto]] = [
+        *((initializer.name, initializer) for initializer in model.graph.initializer),
+        *(
+            (node.output[0], attribute.t)
+            for node in model.graph.node
+            if node.op_type == "Constant"
+            for attribute in node.attribute
+            if attribute.name == "value"
+        ),
+    ]
+    found = {name: numpy_helper.to_array(tensor) for name, tensor in tensors}
+    scalars = {name: float(array.item()) for name, array in found.items() if array.size == 1}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value_float":
+            scalars[node.output[0]] = node.attribute[0].f
+    return scalars
+
+
+def _axes(tensor_type: onnx.TypeProto.Tensor) -> tuple[Axis, ...]:
+    return tuple(d.dim_param if d.HasField("dim_param") else d.dim_value for d in tensor_type.shape.dim)

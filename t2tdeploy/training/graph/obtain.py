@@ -1,0 +1,66 @@
+"""The training graph of a model: from the cache, or built and put there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+
+from t2tdeploy.errors import CorruptFileError
+from t2tdeploy.hparams import HParams
+from t2tdeploy.models.model import Model
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.training.graph.cache import GraphCache, default_directory
+from t2tdeploy.training.graph.environment import choose_gradient_builder
+from t2tdeploy.training.graph.graph_key import graph_key
+from t2tdeploy.training.graph.manifest import FORMAT_VERSION
+from t2tdeploy.training.graph.training_graph import TrainingGraph
+
+
+def obtain_training_graph(
+    model: Model,
+    hparams: HParams,
+    *,
+    gradient_builder: str = "auto",
+    directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> TrainingGraph:
+    """The graph that `build_training_graph` makes of `model`. Draws no random numbers.
+
+    Args:
+        model: on the CPU.
+        gradient_builder: see `choose_gradient_builder`.
+        directory: of the cache; default: `default_directory()`.
+
+    Raises:
+        UserError: the model cannot be differentiated as a graph.
+        OperationalError: this environment lacks the gradient builder.
+    """
+    reporter = reporter or SilentReporter()
+    builder = choose_gradient_builder(gradient_builder)
+    cache = GraphCache(directory or default_directory(), reporter=reporter)
+    options = {"format_version": FORMAT_VERSION, "label_smoothing": hparams.label_smoothing}
+    key = graph_key(builder=builder, model=model, hparams=hparams, features=model.features, options=options)
+    kept = cache.get(key)
+    if kept is not None:
+        try:
+            return TrainingGraph.load(kept)
+        except CorruptFileError as error:
+            reporter.message(f"{error}: it will be built again")
+    graph = _build(model, hparams, builder, reporter)
+    cache.put(key, graph.save)
+    return graph
+
+
+def _build(model: Model, hparams: HParams, builder: str, reporter: Reporter) -> TrainingGraph:
+    reporter.message(f"building the training graph ({builder}), once for this model: up to a minute")
+    # Imports torch.onnx, which a run that finds its graph in the cache does without.
+    from t2tdeploy.training.graph.build import build_training_graph
+
+    start = time.perf_counter()
+    with torch.random.fork_rng():
+        graph = build_training_graph(model, label_smoothing=hparams.label_smoothing, builder=builder)
+    seconds = time.perf_counter() - start
+    reporter.event("training graph", builder=builder, seconds=seconds, operators=len(graph.training.graph.node))
+    return graph

@@ -1,0 +1,104 @@
+"""Runs one graph on torch's memory: inputs and outputs are bound by address, nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor
+
+from t2tdeploy.errors import OperationalError
+from t2tdeploy.runtime import import_onnxruntime
+
+_ELEMENT_TYPES = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+}
+
+
+class GraphRunner:
+    """A graph in onnxruntime, its inputs and outputs in tensors of one device.
+
+    Args:
+        model: the graph.
+        device: where all bound tensors lie, and the graph runs.
+        threads: on a CPU.
+
+    Raises:
+        OperationalError: onnxruntime cannot load the graph (its own words).
+    """
+
+    def __init__(self, model: onnx.ModelProto, *, device: torch.device, threads: int) -> None:
+        onnxruntime = import_onnxruntime()
+        self._device = device
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Buckets have many shapes: a plan of memory for each would be kept for good.
+        options.enable_mem_pattern = False
+        # Between two runs torch has the CPUs.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=_providers(device)
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise OperationalError(f"onnxruntime cannot load the training graph: {error}") from error
+        self._binding = self._session.io_binding()
+        self._run_options = onnxruntime.RunOptions()
+        self.inputs = [value.name for value in self._session.get_inputs()]
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def bind_inputs(self, tensors: Mapping[str, Tensor]) -> None:
+        """Reads these tensors from now on: contiguous, on the device, kept alive by the caller."""
+        for name, tensor in tensors.items():
+            self._binding.bind_input(name, *self._address(tensor))
+
+    def bind_outputs(self, tensors: Mapping[str, Tensor]) -> None:
+        """Writes into these tensors from now on, whose shapes must be those of the results."""
+        for name, tensor in tensors.items():
+            self._binding.bind_output(name, *self._address(tensor))
+
+    def run(self) -> None:
+        """Computes; everything must be bound.
+
+        Raises:
+            MemoryError: memory ran out.
+            OperationalError: onnxruntime failed (its own words).
+        """
+        try:
+            self._session.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if _is_out_of_memory(error):
+                raise MemoryError(str(error)) from error
+            raise OperationalError(f"onnxruntime failed to run the training graph: {error}") from error
+
+    def _address(self, tensor: Tensor) -> tuple[str, int, Any, Sequence[int], int]:
+        assert tensor.is_contiguous()
+        index = self._device.index or 0
+        return self._device.type, index, _ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
+
+
+def _providers(device: torch.device) -> list[Any]:
+    if device.type == "cpu":
+        return ["CPUExecutionProvider"]
+    stream = torch.cuda.current_stream(device).cuda_stream
+    cuda = {
+        "device_id": device.index or 0,
+        "user_compute_stream": str(stream),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return "bad_alloc" in text or "Failed to allocate memory" in text or "out of memory" in text

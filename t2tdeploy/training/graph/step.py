@@ -1,0 +1,70 @@
+"""What becomes a graph: a model's training loss, and its evaluation, as modules over positional tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from t2tdeploy.models.modalities import LossTerms, soft_target_entropy
+from t2tdeploy.models.model import Model
+from t2tdeploy.training.graph.linear_cross_entropy import linear_cross_entropy
+
+_OUTPUT_SIDE = ("forward", "top", "loss")
+
+
+class TrainingStep(nn.Module):
+    """The loss to differentiate. Call it with the scale of the gradients and one tensor per feature.
+
+    Args:
+        model: in training mode.
+        label_smoothing: see `smoothed_cross_entropy`.
+    """
+
+    def __init__(self, model: Model, *, label_smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self.label_smoothing = label_smoothing
+
+    def forward(self, loss_scale: Tensor, *features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """loss_scale [] float32 -> numerator * loss_scale, numerator, denominator, all []"""
+        batch = dict(zip(self.model.features, features, strict=True))
+        terms = loss_terms(self.model, batch, self.label_smoothing)
+        return terms.numerator * loss_scale, terms.numerator.detach(), terms.denominator
+
+
+class EvaluationStep(nn.Module):
+    """Negative log-likelihood, labels and correct predictions of one tensor per feature, all [].
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch = dict(zip(self.model.features, features, strict=True))
+        logits = self.model(batch)
+        terms = self.model.loss(logits, batch, label_smoothing=0.0)
+        return terms.numerator, terms.denominator, self.model.correct(logits, batch)
+
+
+def loss_terms(model: Model, batch: Mapping[str, Tensor], label_smoothing: float) -> LossTerms:
+    """`model.loss` of `model(batch)`; where both are the contract's own, without logits of all rows at once."""
+    if not has_tied_softmax(model):
+        return model.loss(model(batch), batch, label_smoothing=label_smoothing)
+    weight, labels = model.modality(model.target).weight, batch[model.target]
+    vocab = weight.size(0)
+    # The same smoothing as in smoothed_cross_entropy.
+    share = label_smoothing * vocab / (vocab - 1)
+    x = model.body(model.bottom(batch))
+    numerator, _, _ = linear_cross_entropy(x.flatten(0, 1), weight, labels.flatten(), share)
+    tokens = (labels != 0).float().sum()
+    return LossTerms(numerator - tokens * soft_target_entropy(label_smoothing, vocab), tokens)
+
+
+def has_tied_softmax(model: Model) -> bool:
+    """Whether logits and loss are those of `Model`: a product with the target's embedding and its cross-entropy."""
+    return all(getattr(type(model), name) is getattr(Model, name) for name in _OUTPUT_SIDE)
