@@ -10,8 +10,12 @@ STUB_TOOLS := grpcio-tools==1.76.0 mypy-protobuf==5.1.0
 STUB_VENV := $(VENV)/stubs
 STUB_TOOLS_INSTALLED := $(STUB_VENV)/.installed
 
+# onnxruntime-training installs the same module as onnxruntime, so it too has an environment of its own.
+TRAINING_VENV := $(VENV)/ort-training
+TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format protos bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training lint format protos bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +25,9 @@ demo: $(INSTALLED) ## the whole road on embedded data, from text to a server's a
 
 test: $(INSTALLED) ## run the test suite
 	@$(PY) -m pytest
+
+test-ort-training: $(TRAINING_INSTALLED) ## run the tests of training graphs with onnxruntime-training (Python 3.11 or 3.12)
+	@$(TRAINING_VENV)/bin/python -m pytest tests/training/graph/test_environment.py tests/training/graph/test_gradient_builder.py tests/training/test_engine_parity.py
 
 lint: $(INSTALLED) ## check style and types
 	@$(PY) -m ruff check .
@@ -33,6 +40,9 @@ format: $(INSTALLED) ## mend what ruff can mend
 
 protos: $(STUB_TOOLS_INSTALLED) ## write the gRPC stubs of protos/
 	@$(STUB_VENV)/bin/python scripts/make_protos.py
+
+bench-communication: $(INSTALLED) ## what several training processes pay for talking
+	@$(PY) benchmarks/communication.py
 
 bench-batching: $(INSTALLED) ## tokens per second of the data pipeline
 	@$(PY) benchmarks/batching.py
@@ -67,4 +77,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(STUB_TOOLS_INSTALLED): Makefile
 	@$(PYTHON) -m venv $(STUB_VENV)
 	@$(STUB_VENV)/bin/python -m pip install -q $(STUB_TOOLS)
+	@touch $@
+
+$(TRAINING_INSTALLED): pyproject.toml constraints.txt constraints-ort-training.txt
+	@$(PYTHON) -c 'import sys; sys.exit("onnxruntime-training needs Python 3.11 or 3.12: make PYTHON=python3.12 …" if not (3, 11) <= sys.version_info[:2] <= (3, 12) else 0)'
+	@$(PYTHON) -m venv $(TRAINING_VENV)
+	@$(TRAINING_VENV)/bin/python -m pip install -q -c constraints-ort-training.txt -e '.[ort-training]' pytest pytest-timeout hypothesis
 	@touch $@

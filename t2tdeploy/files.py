@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+_WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old)")
 
 
@@ -25,15 +26,27 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds `path` to an OSError of writing that names no file, as those do that come from an open file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in _WRITING_FAILED:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _hidden(path, "partial")
     try:
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
+        with naming(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -54,9 +67,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary = _hidden(path, "partial")
     temporary.mkdir()
     try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
+        with naming(path):
+            yield temporary
+            for file in (temporary, *temporary.rglob("*")):
+                _sync(file)
         if path.exists():
             old = _hidden(path, "old")
             path.replace(old)  # a kill before the next line leaves no `path`: `recover` undoes this one

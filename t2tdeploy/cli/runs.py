@@ -13,6 +13,8 @@ import click
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import INTERRUPTED, make_reporter, print_error, print_result
 from t2tdeploy.cli.lines import read_lines, write_lines
+from t2tdeploy.cli.processes import is_to_launch, joined_processes, launch_again, train_together
+from t2tdeploy.progress import SilentReporter
 
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
@@ -50,7 +52,14 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, data order and dropout."
 )
-@click.option("--threads", type=click.IntRange(1), help="CPU threads [the CPUs available].")
+@click.option("--engine", type=click.Choice(["ort", "torch"]), help="onnxruntime, or torch alone [ort].")
+@click.option(
+    "--gradient-builder",
+    type=click.Choice(["auto", "portable", "onnxruntime-training"]),
+    help="What differentiates for engine ort [auto: what is installed].",
+)
+@click.option("--nproc", type=click.IntRange(1), help="Processes on this machine [1, or as torchrun says].")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a process [its share of the CPUs available].")
 @click.option("--generate-data", is_flag=True, help="Run datagen first if the data are not there.")
 @click.option("--source-dir", type=options.directory, help="With --generate-data: where raw files lie.")
 @options.usr_dir
@@ -65,6 +74,7 @@ def train(
     train_steps: int | None,
     no_decode: bool,
     seed: int,
+    nproc: int | None,
     threads: int | None,
     generate_data: bool,
     source_dir: Path | None,
@@ -79,40 +89,31 @@ def train(
       t2tdeploy train --problem translate_dates_ende --model transformer --hparams-set transformer_tiny \\
           --hparams "dropout=0.3" --data-dir data --output-dir runs/dates
     """
+    if is_to_launch(nproc):
+        return launch_again(nproc or 1)
     options.import_user_code(usr_dir)
     from t2tdeploy.problems.dataset import open_problem
     from t2tdeploy.problems.problem import get_problem
     from t2tdeploy.training.options import TrainOptions
 
-    reporter = make_reporter(as_json)
     given = {name: value for name, value in train_options.items() if value is not None}
     settings = TrainOptions.create({**given, "decode": not no_decode})
-    chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
-    if generate_data:
-        _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
-    data = open_problem(problem, data_dir)
-    from t2tdeploy.training.allocator import keep_freed_memory
-    from t2tdeploy.training.run_directory import RunDirectory
-    from t2tdeploy.training.trainer import train as run_training
-
-    options.use_all_cpus(threads)
-    keep_freed_memory()
-    run = RunDirectory.create_or_resume(
-        output_dir,
-        data=data,
-        data_dir=data_dir,
-        model=model,
-        hparams=chosen,
-        hparams_set=hparams_set,
-        seed=seed,
-        usr_dir=usr_dir,
-    )
-    result = run_training(run, data, settings, reporter)
-    best = {f"best_{result.best.metric}": result.best.value, "best_step": result.best.step} if result.best else {}
-    print_result(
-        {"ending": str(result.ending), "step": result.step, **best, "checkpoint": str(result.checkpoint)},
-        as_json=as_json,
-    )
+    with joined_processes() as processes:
+        reporter = make_reporter(as_json) if processes.first else SilentReporter()
+        chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
+        with processes.in_turn():
+            if generate_data:
+                _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
+            data = open_problem(problem, data_dir)
+        result = train_together(
+            processes, data, settings, reporter, threads=threads,
+            path=output_dir, data_dir=data_dir, model=model, hparams=chosen, hparams_set=hparams_set, seed=seed,
+            usr_dir=usr_dir,
+        )  # fmt: skip
+        if processes.first:
+            best = result.best and {f"best_{result.best.metric}": result.best.value, "best_step": result.best.step}
+            ending = {"ending": str(result.ending), "step": result.step}
+            print_result({**ending, **(best or {}), "checkpoint": str(result.checkpoint)}, as_json=as_json)
     return INTERRUPTED if result.stopped else 0  # so that `train && export` exports no half-trained model
 
 
@@ -311,7 +312,7 @@ def _prompted() -> Iterator[str]:
 
 def _model(run: RunDirectory, checkpoint: str) -> Model:
     """The model of a checkpoint, where training would put it: on the GPU if there is one."""
-    from t2tdeploy.training.torch_engine import default_device
+    from t2tdeploy.training.gradient_engine import default_device
 
     return run.model(checkpoint).to(default_device())
 

@@ -86,5 +86,4 @@ def transformer_multi30k() -> TransformerHParams:
         learning_rate_constant=1.0,
         learning_rate_warmup_steps=800,
         train_steps=4500,
-        precision="bfloat16",
     )

@@ -8,8 +8,10 @@ checkpoints/best.json                             the step of the best evaluatio
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
 from t2tdeploy.files import atomic_directory, atomic_file, recover_all, remove_directory, sha256_of, write_json
 from t2tdeploy.settings import Settings
 from t2tdeploy.training.engine import EngineState
@@ -80,9 +82,13 @@ class CheckpointStore:
         return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
 
     def save(self, engine: EngineState, training: TrainingState) -> Path:
-        """Writes one checkpoint, then points best.json at the best evaluation."""
+        """Writes one checkpoint, then points best.json at the best evaluation.
+
+        Raises:
+            OperationalError: the disk is full or fails; the checkpoints there were are as they were.
+        """
         path = self.path(training.step)
-        with atomic_directory(path, replace=True) as temporary:
+        with self._writing(path), atomic_directory(path, replace=True) as temporary:
             _write_tensors(temporary / MODEL, engine.model)
             _write_tensors(temporary / OPTIMIZER, engine.optimizer)
             _write_state(temporary / STATE, _StateFile(training=training, checksums=_checksums(temporary)))
@@ -90,10 +96,14 @@ class CheckpointStore:
         return path
 
     def record(self, training: TrainingState) -> None:
-        """Rewrites the training state of the checkpoint of its step, whose tensors stay; then points at the best."""
+        """Rewrites the training state of the checkpoint of its step, whose tensors stay; then points at the best.
+
+        Raises:
+            OperationalError: see `save`.
+        """
         path = self.path(training.step)
         checksums = _read_state_file(path).checksums
-        with atomic_file(path / STATE) as temporary:
+        with self._writing(path), atomic_file(path / STATE) as temporary:
             _write_state(temporary, _StateFile(training=training, checksums=checksums))
         self.mark_best(training.best)
 
@@ -136,6 +146,18 @@ class CheckpointStore:
         """Removes what a killed process left half-written, and puts back what it had only moved."""
         for folder in (self.directory, *map(self.path, self.steps())):
             recover_all(folder)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            steps = self.steps()
+            resumes = f"the same command then goes on from {self.path(steps[-1]).name}" if steps else "then start again"
+            raise OperationalError(
+                f"checkpoint {path} cannot be written: {error.strerror or error}",
+                help=f"make room there, or keep fewer with --keep-last; {resumes}",
+            ) from error
 
     def _advice(self, damaged: int) -> str:
         for step in reversed([step for step in self.steps() if step < damaged]):
@@ -216,7 +238,15 @@ def write_average(directory: Path, checkpoints: Sequence[Path]) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):  # what the system said is only in its words
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+    path.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def _write_state(path: Path, state: _StateFile) -> None:

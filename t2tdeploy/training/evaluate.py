@@ -20,7 +20,9 @@ from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.sentences import encode_source, pad_rows
 from t2tdeploy.tokenizer import Tokenizer
 from t2tdeploy.training.engine import Batch, EvaluationSums
-from t2tdeploy.training.torch_engine import evaluation_sums, memory_errors
+from t2tdeploy.training.gradient_engine import memory_errors
+from t2tdeploy.training.processes import ALONE, Processes
+from t2tdeploy.training.torch_engine import evaluation_sums
 
 EXAMPLES = 5  # sentences shown in reports and TensorBoard
 
@@ -83,8 +85,9 @@ def evaluate(
     lowercase: bool = False,
     score: Callable[[Batch], EvaluationSums] | None = None,
     reporter: Reporter | None = None,
+    processes: Processes = ALONE,
 ) -> EvaluationReport:
-    """Scores `model` on `split`.
+    """Scores `model` on `split`; the same report in all processes.
 
     Args:
         batch_size: tokens per batch, padding included.
@@ -92,17 +95,19 @@ def evaluate(
         decode: False measures the losses only.
         lowercase: also score without regard to case.
         score: what measures a batch, e.g. an engine's `evaluate`; None: the model itself.
+        processes: that share the batches, each with the same model.
     """
     dataset = data.split(split)
     model.eval()
-    losses = mean_losses(score or partial(evaluation_sums, model), dataset, batch_size=batch_size)
+    score = score or partial(evaluation_sums, model)
+    losses = mean_losses(score, dataset, batch_size=batch_size, processes=processes)
     if not decode:
         return EvaluationReport(split, losses, scores=None, lowercase_scores=None, sentences=0, examples=())
     rows = np.arange(len(dataset) if sentences is None else min(sentences, len(dataset)))
     sources, references = dataset.texts("inputs", rows), dataset.texts("targets", rows)
     hypotheses = translate(
         model, data.tokenizers, sources, options=options, extra_length=extra_length, batch_size=batch_size,
-        reporter=reporter,
+        reporter=reporter, processes=processes,
     )  # fmt: skip
     examples = zip(sources, references, hypotheses, strict=True)
     return EvaluationReport(
@@ -140,10 +145,14 @@ def probe_evaluation(
         _first_hypotheses(model, dataset.batch(rows)["inputs"], extra_length, options)
 
 
-def mean_losses(score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int) -> Losses:
-    """Sums `score` over every example of the split, once each."""
+def mean_losses(
+    score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int, processes: Processes = ALONE
+) -> Losses:
+    """Sums `score` over every example of the split, once each; `processes` share the batches."""
     lengths = np.maximum.reduce(list(dataset.lengths.values()))
-    sums = [score(dataset.batch(rows)) for rows in plan_evaluation(lengths, batch_size=batch_size)]
+    batches = plan_evaluation(lengths, batch_size=batch_size)[processes.rank :: processes.world_size]
+    mine = [score(dataset.batch(rows)) for rows in batches]
+    sums = [item for part in processes.broadcast(processes.gather(mine)) for item in part]
     labels = sum(item.labels for item in sums)
     loss = math.fsum(item.loss for item in sums) / labels
     perplexity = math.exp(loss) if loss < 700 else math.inf
@@ -160,6 +169,7 @@ def translate(
     batch_size: int = 4096,
     max_source_length: int | None = None,
     reporter: Reporter | None = None,
+    processes: Processes = ALONE,
 ) -> list[str]:
     """The first hypothesis of each text, in the order of `texts`; of a blank text the empty one.
 
@@ -169,6 +179,7 @@ def translate(
     Args:
         batch_size: source tokens per batch times beams, padding included.
         max_source_length: tokens of the longest text that is taken, EOS included; None: any number.
+        processes: that share the batches, each with the same model.
 
     Raises:
         RequestError: a text is longer; it is named by its place, "line 1" the first.
@@ -179,17 +190,21 @@ def translate(
         for number, text in enumerate(texts, start=1)
     ]
     searched = [row for row, sentence in enumerate(sentences) if not sentence.blank]
-    translations = [""] * len(texts)
+    mine: dict[int, str] = {}
     model.eval()
     with reporter.task("decoding", total=len(texts), unit="sentences") as task:
         task.advance(len(texts) - len(searched))
         sources = [sentences[row].ids for row in searched]
-        for rows, ids in _search_batches(sources, max(1, batch_size // options.beam_size)):
-            found = _first_hypotheses(model, ids, extra_length, options)
-            for row, hypothesis in zip(rows, found, strict=True):
-                translations[searched[row]] = tokenizers["targets"].decode(hypothesis)
+        batches = _search_batches(sources, max(1, batch_size // options.beam_size))
+        for number, (rows, ids) in enumerate(batches):
+            if number % processes.world_size == processes.rank:
+                found = _first_hypotheses(model, ids, extra_length, options)
+                for row, hypothesis in zip(rows, found, strict=True):
+                    mine[searched[row]] = tokenizers["targets"].decode(hypothesis)
             task.advance(len(rows))
-    return translations
+    parts = processes.broadcast(processes.gather(mine))
+    translations = {row: text for part in parts for row, text in part.items()}
+    return [translations.get(row, "") for row in range(len(texts))]
 
 
 def _search_batches(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

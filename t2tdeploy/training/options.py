@@ -16,6 +16,10 @@ Metric = Literal["bleu", "chrf", "loss", "accuracy"]
 class TrainOptions(Settings):
     """How often things happen, and when to stop. None of it changes what a step computes."""
 
+    engine: Literal["ort", "torch"] = Field("ort", description="what computes: onnxruntime, or torch alone")
+    gradient_builder: Literal["auto", "portable", "onnxruntime-training"] = Field(
+        "auto", description="what differentiates for engine ort; auto: what this environment has"
+    )
     eval_every_steps: Count = Field(1000, description="evaluate on dev, and save, after so many steps")
     save_every_steps: Count = Field(1000, description="save a checkpoint after so many steps")
     keep_last: Count = Field(8, description="checkpoints kept, beside the best")

@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from t2tdeploy.files import atomic_file
+from t2tdeploy.files import atomic_file, naming
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.evaluate import Example
@@ -51,7 +51,12 @@ class Summaries:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        try:
+            with naming(self._directory):
+                self._writer.close()
+        except OSError:
+            if error is None:
+                raise  # else it would hide the error that ended training, on a full disk the same
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve `group/NAME`, and one line of metrics.jsonl."""
@@ -59,7 +64,8 @@ class Summaries:
             self._writer.add_scalar(f"{group}/{name}", value, step)
         line = {"group": group, "step": step, **values}
         self._lines.append(line)
-        with (self._directory / METRICS).open("a", encoding="utf-8") as file:
+        path = self._directory / METRICS
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def examples(self, step: int, examples: Sequence[Example]) -> None:

@@ -1,10 +1,15 @@
-"""The training loop: steps, log lines, evaluations, checkpoints, and every way to stop."""
+"""The training loop: steps, log lines, evaluations, checkpoints, and every way to stop.
+
+With several processes each runs this loop, and they share the evaluations. The first one alone writes and reports,
+while the others wait at the beginning of the next step; there all of them also agree whether to stop.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,20 +21,24 @@ import torch
 from t2tdeploy.errors import TrainingError
 from t2tdeploy.files import atomic_file
 from t2tdeploy.models.search import SearchOptions
-from t2tdeploy.problems.batching import BatchStream, Position
+from t2tdeploy.problems.batching import Position
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.tokenizer import Tokenizer
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
-from t2tdeploy.training.engine import Batch, Engine, StepMetrics
+from t2tdeploy.training.engine import Batch, Engine, EngineState, StepMetrics
+from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.evaluate import EvaluationReport, evaluate, probe_evaluation
+from t2tdeploy.training.gradient_engine import derived_seed
 from t2tdeploy.training.meter import Meter
 from t2tdeploy.training.options import TrainOptions
+from t2tdeploy.training.parameters import load_parameters, named_tensors
+from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.schedules import make_schedule
+from t2tdeploy.training.shared_stream import SharedStream
 from t2tdeploy.training.stop_request import StopRequest
 from t2tdeploy.training.summaries import Summaries
-from t2tdeploy.training.torch_engine import TorchEngine
 from t2tdeploy.training.warm_start import read_parameters, warm_start
 
 
@@ -62,29 +71,60 @@ class TrainResult:
         return self.ending is Ending.INTERRUPTED
 
 
-def train(run: RunDirectory, data: ProblemData, options: TrainOptions, reporter: Reporter | None = None) -> TrainResult:
+def train(
+    run: RunDirectory,
+    data: ProblemData,
+    options: TrainOptions,
+    reporter: Reporter | None = None,
+    *,
+    processes: Processes = ALONE,
+) -> TrainResult:
     """Trains `run` up to its hparams' train_steps, from its newest checkpoint if there is one.
 
     A run that is killed and started again computes what it would have computed: parameters, moments, dropout masks
-    and data order continue bit for bit from the checkpoint (on the same machine, torch and number of threads).
+    and data order continue bit for bit from the checkpoint (on the same machine, torch and number of threads and
+    processes).
+
+    Args:
+        processes: that train together, each with its own call of this function. Only in the first one need `run` be
+            locked, or its folder be there.
 
     Raises:
         TrainingError: memory ran out, or the loss is not finite; its message names the saved batch.
         CorruptFileError: the newest checkpoint is damaged.
         InputError: nothing to train on, or a warm start that does not fit.
     """
-    return _Trainer(run, data, options, reporter or SilentReporter()).train()
+    return _Trainer(run, data, options, reporter or SilentReporter(), processes).train()
 
 
 class _Trainer:
-    def __init__(self, run: RunDirectory, data: ProblemData, options: TrainOptions, reporter: Reporter) -> None:
-        self.run, self.data, self.options, self.reporter = run, data, options, reporter
+    def __init__(
+        self,
+        run: RunDirectory,
+        data: ProblemData,
+        options: TrainOptions,
+        reporter: Reporter,
+        processes: Processes,
+    ) -> None:
+        self.run, self.data, self.options, self.processes = run, data, options, processes
+        self.reporter = reporter if processes.first else SilentReporter()
         self.hparams = run.hparams
         self.schedule = make_schedule(self.hparams)
         self.dataset = data.split("train")
         self.dev = data.split("dev") if "dev" in data.record.splits else None
         torch.manual_seed(run.record.seed)
-        self.engine: Engine = TorchEngine(run.new_model(), self.hparams)
+        model = run.new_model()
+        if not processes.first:  # the same parameters, but dropout masks of its own
+            torch.manual_seed(derived_seed(str(run.record.seed).encode(), processes.rank))
+        self.engine: Engine = make_engine(
+            options.engine,
+            model,
+            self.hparams,
+            processes=processes,
+            gradient_builder=options.gradient_builder,
+            graph_directory=run.path / "training_graph",
+            reporter=self.reporter,
+        )
         self.state = TrainingState(step=0, epoch=0, batch=0)
         self.saved_step: int | None = None
         self.meter = Meter()
@@ -97,43 +137,61 @@ class _Trainer:
         if self.state.step < total:
             self._probe(stream)
         with (
-            Summaries(self.run.path, step=self.state.step, evaluated=not self.state.evaluation_due) as summaries,
+            self._summaries() as summaries,
             StopRequest() as stop,
             self.reporter.task("training", total=total, unit="steps") as task,
         ):
             task.advance(self.state.step)
             if self.state.evaluation_due:
                 self._evaluate(summaries)
-            self.meter = Meter()
+            self._start_measuring(stream)
             while (ending := self._ending(stop)) is None:
                 self._step(stream, summaries, task)
                 self._save_and_evaluate(summaries)
             if self.saved_step != self.state.step:
                 self._save()
-        checkpoint = self.run.checkpoint_path("last")
+        checkpoint = self.run.checkpoints.path(self.state.step)
         self.reporter.message(f"{ending} at step {self.state.step}; last checkpoint: {checkpoint}")
         return TrainResult(self.state.step, ending, self.state.best, checkpoint)
 
-    def _stream(self) -> BatchStream:
-        return BatchStream(
+    @contextmanager
+    def _summaries(self) -> Iterator[Summaries | None]:
+        """None in all processes but the first."""
+        if not self.processes.first:
+            yield None
+            return
+        with Summaries(self.run.path, step=self.state.step, evaluated=not self.state.evaluation_due) as summaries:
+            yield summaries
+
+    def _stream(self) -> SharedStream:
+        return SharedStream(
             self.dataset,
             batch_size=self.hparams.batch_size,
             max_length=self.hparams.max_length,
             seed=self.run.record.seed,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
             position=Position(self.state.epoch, self.state.batch),
         )
 
-    def _report_data(self, stream: BatchStream) -> None:
-        plan = stream.plan
+    def _start_measuring(self, stream: SharedStream) -> None:
+        """Rates and costs count from here."""
+        self.meter = Meter()
+        stream.start_counting()
+        self.processes.communication()
+
+    def _report_data(self, stream: SharedStream) -> None:
+        plan, count = stream.plan, self.processes.world_size
         self.reporter.event(
             "data",
             examples=len(self.dataset),
             batches=len(plan.batches),
             longer_than_max_length=len(plan.skipped),
             padding_share=plan.padding_share,
+            **({} if count == 1 else {"processes": count}),
         )
 
-    def _probe(self, stream: BatchStream) -> None:
+    def _probe(self, stream: SharedStream) -> None:
         """Tries the batches of this epoch, and of dev, that need the most memory, so that it runs out at once."""
         lengths = np.maximum.reduce(list(self.dataset.lengths.values()))
 
@@ -145,7 +203,7 @@ class _Trainer:
         self._probe_step(most_tokens)
         if most_attention is not most_tokens:
             self._probe_step(most_attention)
-        if self.dev is not None:
+        if self.dev is not None and self.processes.first:
             probe_evaluation(
                 self.engine.model,
                 self.dev,
@@ -162,26 +220,35 @@ class _Trainer:
 
     def _restore(self) -> None:
         """Goes on from the newest checkpoint, or from a warm start."""
-        steps = self.run.checkpoints.steps()
-        if steps:
-            state, self.state = self.run.checkpoints.load(steps[-1])
+        first = self.processes.first
+        if steps := self.processes.broadcast(self.run.checkpoints.steps() if first else []):
+            state = EngineState({}, {})
+            if first:
+                state, self.state = self.run.checkpoints.load(steps[-1])
+            self.state = self.processes.broadcast(self.state)
             self.saved_step = self.state.step
             self.engine.load(state)
-            self.run.checkpoints.mark_best(self.state.best)
+            if first:
+                self.run.checkpoints.mark_best(self.state.best)
             self.reporter.message(f"resuming from step {self.state.step}")
-        elif self.options.warm_start is not None:
+            return
+        if self.options.warm_start is not None and first:
             match = warm_start(self.engine.model, read_parameters(self.options.warm_start))
             self.reporter.message(f"warm start from {self.options.warm_start}: {match}")
+        if self.processes.world_size > 1:
+            tensors = named_tensors(self.engine.model)
+            load_parameters(self.engine.model, self.processes.broadcast_tensors(tensors))
 
     def _ending(self, stop: StopRequest) -> Ending | None:
+        """Why to end now, if so; the same in all processes."""
         if self.state.step >= self.hparams.train_steps:
             return Ending.FINISHED
         patience = self.options.early_stopping_evals
         if patience is not None and self.state.evaluations_without_gain >= patience:
             return Ending.EARLY_STOPPING
-        return Ending.INTERRUPTED if stop else None
+        return Ending.INTERRUPTED if self.processes.largest(int(bool(stop))) else None
 
-    def _step(self, stream: BatchStream, summaries: Summaries, task: Task) -> None:
+    def _step(self, stream: SharedStream, summaries: Summaries | None, task: Task) -> None:
         step, position = self.state.step + 1, stream.position
         learning_rate = self.schedule(step)
         batches = [next(stream) for _ in range(self.hparams.accumulate_steps)]
@@ -193,11 +260,20 @@ class _Trainer:
         self.state = self.state.model_copy(update={"step": step, "epoch": after.epoch, "batch": after.batch})
         task.advance(1, loss=metrics.loss)
         if step % self.options.log_every_steps == 0 or step == self.hparams.train_steps:
-            values = {**self.meter.flush(), "learning_rate": learning_rate, "epoch": after.epoch}
-            summaries.scalars("train", step, values)
-            self.reporter.event("training", step=step, **values)
+            self._log(stream, summaries, {"learning_rate": learning_rate, "epoch": after.epoch})
 
-    def _save_and_evaluate(self, summaries: Summaries) -> None:
+    def _log(self, stream: SharedStream, summaries: Summaries | None, more: dict[str, float]) -> None:
+        """A point of the training curves."""
+        costs = self.processes.communication()
+        if summaries is None:
+            return
+        rates = self.meter.flush()
+        rates = rates if self.processes.world_size == 1 else stream.rates_of_all(rates)
+        values = {**rates, **more, **costs}
+        summaries.scalars("train", self.state.step, values)
+        self.reporter.event("training", step=self.state.step, **values)
+
+    def _save_and_evaluate(self, summaries: Summaries | None) -> None:
         """Whatever is due after this step. What an evaluation found is added to the checkpoint written before it."""
         started, step = time.perf_counter(), self.state.step
         last = step == self.hparams.train_steps
@@ -210,15 +286,18 @@ class _Trainer:
         self.meter.pause(time.perf_counter() - started)
 
     def _save(self) -> None:
-        path = self.run.checkpoints.save(self.engine.state(), self.state)
+        state = self.engine.state()
         self.saved_step = self.state.step
+        if not self.processes.first:
+            return
+        path = self.run.checkpoints.save(state, self.state)
         self.run.checkpoints.prune(self.options.keep_last)
         self.reporter.event("checkpoint", step=self.state.step, path=str(path))
 
     def _search_options(self) -> SearchOptions:
         return SearchOptions(beam_size=self.hparams.beam_size, alpha=self.hparams.alpha)
 
-    def _evaluate(self, summaries: Summaries) -> None:
+    def _evaluate(self, summaries: Summaries | None) -> None:
         """Evaluates on dev and records the outcome. Until then it stays due, so that a kill repeats it."""
         assert self.dev is not None
         started, step = time.perf_counter(), self.state.step
@@ -233,9 +312,12 @@ class _Trainer:
             decode=self.options.decode,
             score=self.engine.evaluate,
             reporter=self.reporter,
+            processes=self.processes,
         )
         values = _curves(report)
         self._remember(values)
+        if summaries is None:  # the first process writes
+            return
         summaries.scalars("evaluation", step, {**values, "seconds": time.perf_counter() - started})
         summaries.examples(step, report.examples)
         first = self.dev.batch(np.array([0]))
@@ -260,11 +342,14 @@ class _Trainer:
     def _not_finite(
         self, step: int, position: Position, batches: Sequence[Batch], metrics: StepMetrics
     ) -> TrainingError:
-        """Saves the batches that broke the loss, to be looked at."""
+        """Saves the batches of all processes that broke the loss, in the order of the data, to be looked at."""
         file = self.run.path / f"not-finite-step-{step:08d}.npz"
-        arrays: dict[str, Any] = {f"{name}_{i}": ids for i, batch in enumerate(batches) for name, ids in batch.items()}
-        with atomic_file(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **arrays, step=step, epoch=position.epoch, batch=position.batch)
+        by_process = self.processes.gather(batches)
+        union = [batch for of_all in zip(*by_process, strict=True) for batch in of_all]
+        arrays: dict[str, Any] = {f"{name}_{i}": ids for i, batch in enumerate(union) for name, ids in batch.items()}
+        if self.processes.first:
+            with atomic_file(file) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, **arrays, step=step, epoch=position.epoch, batch=position.batch)
         return TrainingError(
             f"step {step}: the loss is {metrics.loss}, the gradient norm {metrics.gradient_norm}; the parameters are "
             f"those of step {step - 1}; its batch (epoch {position.epoch}, batch {position.batch}) is in {file}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pytest
 
 from t2tdeploy import registry
 from t2tdeploy.cli.main import main
-from tests.integration.commands import Outcome, succeed
+from tests.integration.commands import ENVIRONMENT, Outcome, succeed
 
 Command = Callable[..., Outcome]
 Fails = Callable[..., str]
@@ -46,6 +46,13 @@ class Road:
     @property
     def bundle(self) -> Path:
         return self.folder / "bundle"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_share_the_graph_cache(graph_cache: Path) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "T2TDEPLOY_CACHE", str(graph_cache.parent))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,15 +6,22 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.models.transformer_hparams import TransformerHParams
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import ProblemData, open_problem
 from t2tdeploy.problems.problem import ProblemOptions, TextToText
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.registry import register_problem
+from t2tdeploy.training.engine import Batch
+from t2tdeploy.training.engines import make_engine
+from t2tdeploy.training.gradient_engine import GradientEngine
+from t2tdeploy.training.options import TrainOptions
+from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.run_directory import RunDirectory
 
 SIZES = {"train": 400, "dev": 24, "test": 8}
@@ -65,6 +72,30 @@ TINY = TransformerHParams.create(
         "learning_rate_constant": 1e-3,
     }
 )
+
+# Tests that need a training graph use one of these two, so that no other is built.
+NO_DROPOUT: dict[str, object] = {"dropout": 0.0, "attention_dropout": 0.0, "relu_dropout": 0.0}
+DROPOUT: dict[str, object] = {"dropout": 0.5}
+# Laws that are not about the engine run on this one, which has no graph to build.
+QUICK = TrainOptions(engine="torch", eval_every_steps=4, save_every_steps=4, log_every_steps=1, decode=False)
+
+
+def new_engine(name: str, data: ProblemData, processes: Processes = ALONE, **changes: object) -> GradientEngine:
+    """An engine on the tiny Transformer with `changes` to its hparams; engines of the same hparams are equal."""
+    torch.manual_seed(1)
+    hparams = TINY.replace(**changes)
+    model = Transformer(hparams, data.features)
+    torch.manual_seed(100 + processes.rank)
+    return make_engine(name, model, hparams, device=torch.device("cpu"), processes=processes)
+
+
+def batch(data: ProblemData, *rows: int) -> Batch:
+    return data.split("train").batch(np.array(rows, dtype=np.int64))
+
+
+def parameters(engine: GradientEngine) -> dict[str, torch.Tensor]:
+    """Copies."""
+    return {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
 
 
 def make_run(path: Path, data: ProblemData, data_dir: Path, **changes: object) -> RunDirectory:

@@ -21,8 +21,8 @@ from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
 from t2tdeploy.training.trainer import Ending, train
 
-from .conftest import make_run
-from .test_trainer import QUICK, Killed, Listener, kill, tensors
+from .conftest import QUICK, make_run
+from .test_trainer import Killed, Listener, kill, tensors
 
 
 def lines(run: RunDirectory) -> list[tuple[str, int, float]]:

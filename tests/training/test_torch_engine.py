@@ -13,7 +13,7 @@ import torch
 from t2tdeploy.errors import InputError, TrainingError
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.problems.dataset import ProblemData
-from t2tdeploy.training import torch_engine
+from t2tdeploy.training import gradient_engine
 from t2tdeploy.training.checkpoints import CheckpointStore, TrainingState
 from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.parameters import tensors_from
@@ -135,14 +135,14 @@ def test_a_checkpoint_of_another_model_is_refused(data: ProblemData) -> None:
 def test_memory_that_runs_out_is_explained(raised: Exception) -> None:
     with (
         pytest.raises(TrainingError, match="2 × 3 target tokens") as error,
-        torch_engine.memory_errors("2 × 3 target tokens"),
+        gradient_engine.memory_errors("2 × 3 target tokens"),
     ):
         raise raised
     assert "batch_size" in (error.value.help or "")
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), torch_engine.memory_errors("6 tokens"):
+    with pytest.raises(RuntimeError, match="shape"), gradient_engine.memory_errors("6 tokens"):
         raise RuntimeError("shape mismatch")
 
 

@@ -21,10 +21,7 @@ from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
 from t2tdeploy.training.trainer import Ending, train
 
-from .conftest import make_run
-
-QUICK = TrainOptions(eval_every_steps=4, save_every_steps=4, log_every_steps=1, decode=False)
-
+from .conftest import DROPOUT, QUICK, make_run
 
 class Listener(SilentReporter):
     """Keeps what is reported, and may act at a step."""
@@ -60,21 +57,25 @@ def losses(run: RunDirectory) -> list[tuple[str, int, float]]:
     return [(line["group"], line["step"], line["loss"]) for line in read_metrics(run.path)]
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adafactor"])
-def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, data: ProblemData, data_dir: Path, optimizer: str) -> None:
+@pytest.mark.parametrize(("engine", "optimizer"), [("torch", "adam"), ("torch", "adafactor"), ("ort", "adam")])
+def test_a_killed_run_continues_bit_for_bit(
+    tmp_path: Path, data: ProblemData, data_dir: Path, engine: str, optimizer: str
+) -> None:
     """With dropout on, over three epochs, and with accumulation."""
+    options = QUICK.replace(engine=engine)
     changes: dict[str, object] = {"optimizer": optimizer, "accumulate_steps": 2, "train_steps": 12, "batch_size": 512}
+    changes |= DROPOUT
     straight = make_run(tmp_path / "straight", data, data_dir, **changes)
-    train(straight, data, QUICK)
+    train(straight, data, options)
 
     make_run(tmp_path / "killed", data, data_dir, **changes)
     with pytest.raises(Killed):
-        train(RunDirectory.open(tmp_path / "killed"), data, QUICK, Listener({10: kill}))
+        train(RunDirectory.open(tmp_path / "killed"), data, options, Listener({10: kill}))
     torch.manual_seed(12345)  # whatever a new process would start with
     killed = make_run(tmp_path / "killed", data, data_dir, **changes)
     assert killed.checkpoints.steps()[-1] == 8
     listener = Listener()
-    train(killed, data, QUICK, listener)
+    train(killed, data, options, listener)
 
     assert "resuming from step 8" in listener.messages
     assert losses(killed) == losses(straight)
@@ -173,7 +174,7 @@ def test_a_small_transformer_learns_to_reverse(tmp_path: Path, data: ProblemData
         batch_size=512,
         train_steps=500,
     )
-    options = TrainOptions(eval_every_steps=250, save_every_steps=250, log_every_steps=50)
+    options = TrainOptions(engine="torch", eval_every_steps=250, save_every_steps=250, log_every_steps=50)
     result = train(run, data, options)
     evaluations = [line for line in read_metrics(tmp_path) if line["group"] == "evaluation"]
     assert evaluations[-1]["accuracy"] > 0.95

@@ -1,0 +1,56 @@
+"""Engines by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from t2tdeploy.errors import UnknownNameError
+from t2tdeploy.hparams import HParams
+from t2tdeploy.models.model import Model
+from t2tdeploy.progress import Reporter
+from t2tdeploy.training.gradient_engine import GradientEngine
+from t2tdeploy.training.processes import ALONE, Processes
+from t2tdeploy.training.torch_engine import TorchEngine
+
+ENGINES = ("ort", "torch")
+
+
+def make_engine(
+    name: str,
+    model: Model,
+    hparams: HParams,
+    *,
+    device: torch.device | None = None,
+    processes: Processes = ALONE,
+    gradient_builder: str = "auto",
+    graph_directory: Path | None = None,
+    reporter: Reporter | None = None,
+) -> GradientEngine:
+    """The engine `name` for a model on the CPU; collective.
+
+    Args:
+        device, processes: see `GradientEngine`.
+        gradient_builder: of the training graph; only "ort" has one.
+        graph_directory: where the first process writes the training graph, for people to look at and use.
+        reporter: told what takes long.
+
+    Raises:
+        UnknownNameError: there is no such engine.
+        UserError: the model or its precision is not for this engine.
+        OperationalError: onnxruntime is missing or does not work on the device.
+    """
+    if name not in ENGINES:
+        raise UnknownNameError("engine", name, ENGINES)
+    if name == "torch":
+        return TorchEngine(model, hparams, device=device, processes=processes)
+    from t2tdeploy.training.graph.obtain import obtain_training_graph
+    from t2tdeploy.training.ort_engine import OrtEngine, require_support
+
+    require_support(hparams, device)
+    with processes.in_turn():
+        graph = obtain_training_graph(model, hparams, gradient_builder=gradient_builder, reporter=reporter)
+    if graph_directory is not None and processes.first:
+        graph.save(graph_directory)
+    return OrtEngine(model, hparams, graph, device=device, processes=processes)
