@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +47,7 @@ class Summaries:
         self._writer = SummaryWriter(str(directory), purge_step=step + 1)
 
     def __enter__(self) -> Self:
+        self._thread_errors, threading.excepthook = threading.excepthook, self._hear
         return self
 
     def __exit__(
@@ -57,11 +59,19 @@ class Summaries:
         except OSError:
             if error is None:
                 raise  # else it would hide the error that ended training, on a full disk the same
+        finally:
+            threading.excepthook = self._thread_errors
+
+    def _hear(self, error: threading.ExceptHookArgs) -> None:
+        """Keeps quiet what ended the thread of TensorBoard's writer: our next call to it raises the same."""
+        if not type(error.thread).__module__.startswith("tensorboard."):
+            self._thread_errors(error)
 
     def scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve `group/NAME`, and one line of metrics.jsonl."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        with naming(self._directory):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
         line = {"group": group, "step": step, **values}
         self._lines.append(line)
         path = self._directory / METRICS
@@ -72,7 +82,8 @@ class Summaries:
         """Sample translations, as text."""
         for number, example in enumerate(examples):
             text = f"**source** {example.source}\n\n**reference** {example.reference}\n\n**model** {example.hypothesis}"
-            self._writer.add_text(f"translation/{number}", text, step)
+            with naming(self._directory):
+                self._writer.add_text(f"translation/{number}", text, step)
 
     def attention(self, step: int, model: Model, batch: Batch, tokens: Mapping[str, Sequence[str]]) -> None:
         """A picture of where the last decoder layer looks, if the model can tell.
@@ -89,11 +100,13 @@ class Summaries:
             weights = cross_attention(tensors_from(batch, next(model.parameters()).device))
         # [batch, heads, target_length, source_length] -> mean over heads of the one example
         picture = attention_picture(weights[0].mean(dim=0).float().cpu().numpy(), tokens["inputs"], tokens["targets"])
-        self._writer.add_figure("attention", picture, step)
+        with naming(self._directory):
+            self._writer.add_figure("attention", picture, step)
 
     def refresh(self) -> None:
         """Redraws curve.png and flushes TensorBoard."""
-        self._writer.flush()
+        with naming(self._directory):
+            self._writer.flush()
         figure = curve(self._lines)
         with atomic_file(self._directory / CURVE) as file:
             figure.savefig(file, format="png", dpi=110)

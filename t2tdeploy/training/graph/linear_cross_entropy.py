@@ -65,12 +65,13 @@ linear_cross_entropy.register_autograd(_backward, setup_context=_save)
 
 _FUNCTION = """
 <opset_import: ["" : 18], domain: "t2tdeploy">
-LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gradient, weight_gradient)
+LinearCrossEntropy <kept, spread, chunk> (x, weight, labels, label_sums) => (numerator, x_gradient, weight_gradient)
 {
     one = Constant <value_int = 1> ()
     axis0 = Constant <value_ints = [0]> ()
     axis1 = Constant <value_ints = [1]> ()
     yes = Constant <value = bool {1}> ()
+    safe_p = Constant <value_float = 1e-30> ()
     kept_f = Constant <value_float : float = @kept> ()
     spread_f = Constant <value_float : float = @spread> ()
     largest = Constant <value_int : int = @chunk> ()
@@ -89,7 +90,8 @@ LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gr
     chunks = Max (whole_chunks, one)
     chunks_less_one = Sub (chunks, one)
     count_rounded = Add (count, chunks_less_one)
-    rows = Div (count_rounded, chunks)
+    even_rows = Div (count_rounded, chunks)
+    rows = Max (even_rows, one)
     padded = Mul (rows, chunks)
     missing = Sub (padded, count)
     missing_rows = Unsqueeze (missing, axis0)
@@ -98,18 +100,18 @@ LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gr
     padded_x = Pad (real_x, x_pads)
     padded_labels = Pad (real_labels, label_pads)
 
-    weight_shape = Shape (weight)
     x_sums = ReduceSum <keepdims = 1> (real_x, axis0)
     spread_sums = Mul (x_sums, spread_f)
-    negative_sums = Neg (spread_sums)
-    start = Expand (negative_sums, weight_shape)
+    kept_sums = Mul (label_sums, kept_f)
+    target_sums = Add (kept_sums, spread_sums)
+    start = Neg (target_sums)
     weight_t = Transpose <perm = [1, 0]> (weight)
     weight_sums = ReduceSum <keepdims = 1> (weight, axis0)
     weight_sum_column = Transpose <perm = [1, 0]> (weight_sums)
 
     weight_gradient, chunk_losses, chunk_x_gradients = Loop (chunks, yes, start) <body = body
         (int64 i, bool go, float[v, h] before) => (bool go_on, float[v, h] after, float[r] losses, float[r, h] gradient)
-        <float[r, h] x_chunk, float[r, v] logits, float[r, v] p, float[r, v] difference, float[v, h] weight_chunk>
+        <float[r, h] x_chunk, float[r, v] logits, float[r, v] p, float[v, h] weight_chunk>
         {
             go_on = Identity (go)
             first = Mul (i, rows)
@@ -121,23 +123,29 @@ LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gr
             logits = MatMul (x_chunk, weight_t)
             label_column = Unsqueeze (labels_chunk, axis1)
             label_logit = GatherElements <axis = 1> (logits, label_column)
-            largest_logit = ReduceMax <keepdims = 1> (logits, axis1)
             p = Softmax <axis = -1> (logits)
-            largest_p = ReduceMax <keepdims = 1> (p, axis1)
-            log_largest_p = Log (largest_p)
-            log_sum_exp = Sub (largest_logit, log_largest_p)
+            label_p = GatherElements <axis = 1> (p, label_column)
+            smallest_p = ReduceMin <keepdims = 0> (label_p)
+            is_safe = Greater (smallest_p, safe_p)
+            log_sum_exp = If (is_safe) <
+                then_branch = by_label () => (float[r, 1] result)
+                {
+                    label_log_p = Log (label_p)
+                    result = Sub (label_logit, label_log_p)
+                },
+                else_branch = by_all () => (float[r, 1] result)
+                {
+                    result = ReduceLogSumExp <keepdims = 1> (logits, axis1)
+                }>
             logit_sum = MatMul (x_chunk, weight_sum_column)
             kept_logit = Mul (label_logit, kept_f)
             spread_logits = Mul (logit_sum, spread_f)
             target_logit = Add (kept_logit, spread_logits)
             column = Sub (log_sum_exp, target_logit)
             losses = Squeeze (column, axis1)
-            label_p = GatherElements <axis = 1> (p, label_column)
-            label_difference = Sub (label_p, kept_f)
-            difference = ScatterElements <axis = 1> (p, label_column, label_difference)
-            gradient = MatMul (difference, weight)
-            difference_t = Transpose <perm = [1, 0]> (difference)
-            weight_chunk = MatMul (difference_t, x_chunk)
+            gradient = MatMul (p, weight)
+            p_t = Transpose <perm = [1, 0]> (p)
+            weight_chunk = MatMul (p_t, x_chunk)
             after = Add (before, weight_chunk)
         }>
 
@@ -149,9 +157,12 @@ LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gr
     hidden_size = Shape <start = 1> (x)
     rows_shape = Concat <axis = 0> (everything, hidden_size)
     flat_x_gradient = Reshape (chunk_x_gradients, rows_shape)
-    difference_part = Slice (flat_x_gradient, axis0, counts, axis0)
+    softmax_part = Slice (flat_x_gradient, axis0, counts, axis0)
+    label_weights = Gather <axis = 0> (weight, real_labels)
+    kept_weights = Mul (label_weights, kept_f)
     spread_weights = Mul (weight_sums, spread_f)
-    real_gradient = Sub (difference_part, spread_weights)
+    target_weights = Add (kept_weights, spread_weights)
+    real_gradient = Sub (softmax_part, target_weights)
     x_shape = Shape (x)
     no_gradient = ConstantOfShape (x_shape)
     x_gradient = ScatterND (no_gradient, places, real_gradient)
@@ -160,7 +171,11 @@ LinearCrossEntropy <kept, spread, chunk> (x, weight, labels) => (numerator, x_gr
 
 
 def onnx_function() -> onnx.FunctionProto:
-    """The operator in standard ONNX. Attributes: kept = 1 - share, spread = share / vocab, chunk (see chunk_rows)."""
+    """The operator in standard ONNX.
+
+    Attributes: kept = 1 - share, spread = share / vocab, chunk (see `chunk_rows`). Its fourth input are the sums of the
+    rows of x by label, [vocab, hidden], without PAD: the label's part of the gradient needs no pass over p then.
+    """
     return parser.parse_function(_FUNCTION)
 
 
