@@ -17,8 +17,8 @@ _CHUNK = 2**20  # elements drawn at once: their random bits stay in the cache
 class DropoutMasks:
     """Draws the masks of a graph into one buffer, which grows with the largest batch.
 
-    On a CPU the bits are those of SFC64 (Doty-Humphrey's PractRand), 16 for each element: several times as fast as torch's
-    own Bernoulli numbers. On a GPU they are torch's.
+    On a CPU the bits are those of SFC64 (Doty-Humphrey's PractRand), 16 for each element, drawn several times as fast
+    as torch's own Bernoulli numbers. On a GPU they are torch's.
 
     Args:
         specs: the masks of a graph.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 from torch.export import Dim
 
@@ -19,7 +19,7 @@ from t2tdeploy.training.graph.forward import forward_graph
 from t2tdeploy.training.graph.joint import GraphNames, joint_graph
 from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOSS_SCALE, NUMERATOR, Manifest, TensorSpec
 from t2tdeploy.training.graph.masks import masks_as_inputs
-from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep
+from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
 _PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
@@ -48,6 +48,7 @@ def build_training_graph(model: Model, *, label_smoothing: float, builder: str =
             GraphNames((LOSS_SCALE, *model.features), (_SCALED, NUMERATOR, DENOMINATOR)),
         )
         _rename(training)
+        _embed(training, constant_buffers(model))
         evaluation = forward_graph(
             EvaluationStep(model).eval(),
             _example(model),
@@ -55,6 +56,7 @@ def build_training_graph(model: Model, *, label_smoothing: float, builder: str =
             GraphNames(tuple(model.features), (NUMERATOR, DENOMINATOR, CORRECT)),
         )
         _rename(evaluation)
+        _embed(evaluation, constant_buffers(model))
     model.train(was_training)
     masks = masks_as_inputs(training)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, masks))
@@ -100,6 +102,16 @@ def _rename_in(graph: onnx.GraphProto, new: dict[str, str]) -> None:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _rename_in(attribute.g, new)
+
+
+def _embed(model: ModelProto, values: Mapping[str, Tensor]) -> None:
+    """Makes constants of these inputs, but for those that the graph changes."""
+    graph = model.graph
+    changed = {value.name.removesuffix(".new") for value in graph.output}
+    for value in list(graph.input):
+        if value.name in values and value.name not in changed:
+            graph.input.remove(value)
+            graph.initializer.append(numpy_helper.from_array(values[value.name].detach().cpu().numpy(), value.name))
 
 
 def _manifest(graph: ModelProto, model: Model, builder: str, masks: Sequence[Any]) -> Manifest:

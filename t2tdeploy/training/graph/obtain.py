@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from t2tdeploy.errors import CorruptFileError
 from t2tdeploy.hparams import HParams
@@ -15,6 +17,7 @@ from t2tdeploy.training.graph.cache import GraphCache, default_directory
 from t2tdeploy.training.graph.environment import choose_gradient_builder
 from t2tdeploy.training.graph.graph_key import graph_key
 from t2tdeploy.training.graph.manifest import FORMAT_VERSION
+from t2tdeploy.training.graph.step import constant_buffers
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
 
@@ -40,7 +43,11 @@ def obtain_training_graph(
     reporter = reporter or SilentReporter()
     builder = choose_gradient_builder(gradient_builder)
     cache = GraphCache(directory or default_directory(), reporter=reporter)
-    options = {"format_version": FORMAT_VERSION, "label_smoothing": hparams.label_smoothing}
+    options = {
+        "format_version": FORMAT_VERSION,
+        "label_smoothing": hparams.label_smoothing,
+        "constants": {name: _content(tensor) for name, tensor in constant_buffers(model).items()},
+    }
     key = graph_key(builder=builder, model=model, hparams=hparams, features=model.features, options=options)
     kept = cache.get(key)
     if kept is not None:
@@ -51,6 +58,10 @@ def obtain_training_graph(
     graph = _build(model, hparams, builder, reporter)
     cache.put(key, graph.save)
     return graph
+
+
+def _content(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
 
 
 def _build(model: Model, hparams: HParams, builder: str, reporter: Reporter) -> TrainingGraph:

@@ -68,3 +68,9 @@ def loss_terms(model: Model, batch: Mapping[str, Tensor], label_smoothing: float
 def has_tied_softmax(model: Model) -> bool:
     """Whether logits and loss are those of `Model`: a product with the target's embedding and its cross-entropy."""
     return all(getattr(type(model), name) is getattr(Model, name) for name in _OUTPUT_SIDE)
+
+
+def constant_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that no checkpoint holds, by name: the model made them, and the graph keeps them inside."""
+    persistent = model.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in model.named_buffers() if name not in persistent}
