@@ -16,6 +16,7 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cached_property
@@ -47,7 +48,10 @@ from t2tdeploy.training.parameters import load_parameters
 from t2tdeploy.training.schedules import make_schedule
 
 _RECORD, _VOCABULARIES, _USR, _LOCK = "run.json", "vocabularies", "usr", ".lock"
-_PACKAGES = ("torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic")
+_PACKAGES = (
+    "torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic", "onnx",
+    "onnxruntime", "onnxruntime-gpu", "onnxruntime-training-cpu",
+)  # fmt: skip
 _MAY_CHANGE = {"train_steps"}  # a run may be prolonged
 _NO_CODE = shutil.ignore_patterns("__pycache__", ".*")  # of the user's folder
 
@@ -324,10 +328,19 @@ def _new_record(
         usr_dir_hash=None if usr_dir is None else _code_hash(usr_dir),
         command=list(sys.argv),
         git_revision=_git_revision(),
-        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions=_installed_versions(),
         t2tdeploy=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _installed_versions() -> dict[str, str]:
+    """Of those of the packages that are here: one onnxruntime at most, and none need be."""
+    versions = {}
+    for name in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _read_record(path: Path) -> RunRecord:

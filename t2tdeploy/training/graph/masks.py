@@ -33,7 +33,7 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
     """
     graph = model.graph
     constants = _constants(model)
-    shapes = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input]}
+    shapes = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input, *graph.output]}
     specs: list[MaskSpec] = []
     mask_of: dict[str, str] = {}  # the Dropout's second output, and what was cast from it -> input
     nodes: list[NodeProto] = []

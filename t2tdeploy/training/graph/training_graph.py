@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import ModelProto
 from pydantic import ValidationError
 
@@ -52,7 +53,9 @@ class TrainingGraph:
             manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
             training = onnx.load(path := directory / TRAINING)
             evaluation = onnx.load(path := directory / EVALUATION)
-        except (OSError, ValidationError, ValueError) as error:
+                if not graphs[-1].graph.node:  # as of a file without content
+                    raise ValueError("it is empty")
+        except (OSError, ValidationError, ValueError, DecodeError) as error:
             raise CorruptFileError(path, f"not a training graph: {error}") from error
         if manifest.format_version != FORMAT_VERSION:
             raise CorruptFileError(directory / MANIFEST, f"format version {manifest.format_version}")
