@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from t2tdeploy.files import atomic_directory, atomic_file, recover, remove_directory, sha256_of, write_json
+from t2tdeploy.files import atomic_directory, atomic_file, naming, recover, remove_directory, sha256_of, write_json
 
 
 class StopError(Exception):
@@ -47,6 +51,50 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         write(tmp_path / "b.txt")
     assert names(tmp_path) == {"a.txt"}
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_disk_without_room_leaves_the_old_content_and_is_named(tmp_path: Path, folder: bool) -> None:
+    path = tmp_path / "a"
+    content = path / "inner" if folder else path
+    content.parent.mkdir(exist_ok=True)
+    content.write_text("old")
+
+    def write() -> None:
+        with atomic_directory(path, replace=True) if folder else atomic_file(path) as temporary:
+            (temporary / "inner" if folder else temporary).write_text("new" * 100)
+
+    with no_file_larger_than(10), pytest.raises(OSError) as caught:
+        write()
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert content.read_text() == "old"
+    assert names(tmp_path) == {"a"}
+
+
+def test_only_errors_of_writing_get_a_name(tmp_path: Path) -> None:
+    def fail(error: OSError) -> None:
+        with naming(tmp_path):
+            raise error
+
+    for error, expected in (
+        (OSError(errno.ENOSPC, "full"), str(tmp_path)),
+        (OSError(errno.ENOSPC, "full", "elsewhere"), "elsewhere"),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), None),
+        (TimeoutError("busy"), None),
+    ):
+        with pytest.raises(OSError) as caught:
+            fail(error)
+        assert caught.value.filename == expected
 
 
 def test_a_file_that_was_never_written_is_an_error(tmp_path: Path) -> None:

@@ -55,6 +55,14 @@ def _commands_share_the_graph_cache(graph_cache: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _processes_share_the_cache(graph_cache: Path) -> Iterator[None]:
+    """Of training graphs: the environment of commands was taken before `graph_cache` was named in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "T2TDEPLOY_CACHE", str(graph_cache.parent))
+        yield
+
+
 @pytest.fixture(scope="session")
 def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
     road = Road(tmp_path_factory.mktemp("road"))

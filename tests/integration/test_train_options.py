@@ -14,8 +14,8 @@ from tests.integration.conftest import PROBLEM, Command, Fails, Road, train_argu
 
 
 def short(road: Road, output: Path, *more: str | Path) -> list[str | Path]:
-    """Four steps, an evaluation every two; later options win."""
-    return [*train_arguments(road.folder, output, steps=4), "--eval-every", "2", *more, "--json"]
+    """Four steps, an evaluation every two, without a graph to build; later options win."""
+    return [*train_arguments(road.folder, output, steps=4), "--engine", "torch", "--eval-every", "2", *more, "--json"]
 
 
 def metrics(output: Path) -> list[dict[str, Any]]:

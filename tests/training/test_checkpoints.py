@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
 from t2tdeploy.training.checkpoints import (
     BestEvaluation,
     CheckpointStore,
@@ -59,6 +60,32 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     store.prune(2)
     assert store.steps() == [10, 30, 40]
     assert store.best_step() == 10
+
+
+def test_without_room_the_checkpoints_that_were_there_stay(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    save(store, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for size in (10, 300):  # not even the parameters; parameters, but not the optimizer's state
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+            for step in (1, 2):
+                with pytest.raises(OperationalError, match=rf"step-0000000{step} cannot be written: File too") as error:
+                    save(store, step)
+                assert "goes on from step-00000001" in (error.value.help or "")
+            with pytest.raises(OperationalError, match="step-00000001 cannot be written"):
+                store.record(TrainingState(step=1, epoch=2, batch=0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    verify(store.path(1))
+    assert store.load(1)[1].epoch == 1
+
+
+def test_who_may_read_the_state_may_read_the_tensors(tmp_path: Path) -> None:
+    path = save(CheckpointStore(tmp_path), 1)
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {(path / "state.json").stat().st_mode & 0o777}
+    assert (path / "state.json").stat().st_mode & 0o400
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])

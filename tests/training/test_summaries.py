@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -59,3 +62,21 @@ def test_attention_picture_is_labelled() -> None:
     (axes,) = attention_picture(np.eye(2, 3), ["▁a", "$", "c", "pad"], ["x", "y"]).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["_a", r"\$", "c"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_is_one_error_that_names_the_place(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def write_much() -> None:
+        with Summaries(tmp_path, step=0) as summaries:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+            for step in range(100):
+                summaries.examples(step, [Example("a " * 100, "b", "c")])  # TensorBoard's thread meets the error first
+
+    try:
+        with pytest.raises(OSError) as caught:
+            write_much()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path))

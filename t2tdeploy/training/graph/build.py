@@ -55,6 +55,8 @@ def build_training_graph(model: Model, *, label_smoothing: float, builder: str =
             _dynamic_shapes(model),
             GraphNames(tuple(model.features), (NUMERATOR, DENOMINATOR, CORRECT)),
         )
+        # torch.onnx states a wrong shape for cross-entropy, of which onnxruntime would warn; it infers its own.
+        del evaluation.graph.value_info[:]
         _rename(evaluation)
         _embed(evaluation, constant_buffers(model))
     model.train(was_training)

@@ -99,7 +99,7 @@ def choose_provider(device: str) -> str:
             raise OperationalError(
                 f"{build} has {provider}, but it does not start: {complaints or 'onnxruntime wrote why'}",
                 help="check that nvidia-smi shows the GPU and that the CUDA and cuDNN libraries are those that this "
-                "build needs (torch brings its own); or --engine torch, or --device cpu",
+                "build needs (torch brings its own); or --engine torch, or set CUDA_VISIBLE_DEVICES= to train on the CPU",
             )
     return provider
 
@@ -125,12 +125,12 @@ def _version(distribution: str) -> str | None:
 def _install_help(build: str, device: str) -> str:
     name = build.partition("==")[0]
     if device != "cuda":
-        return "choose --device cpu or cuda, or --engine torch"
+        return "choose cpu or cuda, or --engine torch"
     if name.startswith(ONNXRUNTIME_TRAINING):
-        return "its environment runs on the CPU: --device cpu; for CUDA use one with 't2tdeploy[train-gpu]'"
+        return "its environment runs on the CPU: set CUDA_VISIBLE_DEVICES= to train there; for CUDA use one with 't2tdeploy[train-gpu]'"
     return (
         f"install the CUDA build in its place: pip uninstall -y {name} && pip install 't2tdeploy[train-gpu]'; "
-        "or --device cpu, or --engine torch"
+        "or set CUDA_VISIBLE_DEVICES= to train on the CPU, or --engine torch"
     )
 
 

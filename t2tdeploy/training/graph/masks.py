@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.training.graph.manifest import Axis, MaskSpec
 
@@ -56,6 +56,7 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
         node.input[:] = [mask_of.get(name, name) for name in node.input]
     del graph.node[:]
     graph.node.extend(nodes)
+    _drop_unused_initializers(graph)
     return specs
 
 
@@ -76,6 +77,23 @@ def _product(model: ModelProto, dropout: NodeProto, spec: MaskSpec) -> list[Node
         helper.make_node("DequantizeLinear", [spec.name, scale, zero], [factor], name=factor),
         helper.make_node("Mul", [dropout.input[0], factor], [dropout.output[0]], name=dropout.name),
     ]
+
+
+def _drop_unused_initializers(graph: GraphProto) -> None:
+    """The rates, of which onnxruntime would warn."""
+    used = {output.name for output in graph.output} | _names_read(graph.node)
+    kept = [initializer for initializer in graph.initializer if initializer.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _names_read(nodes: Iterable[NodeProto]) -> set[str]:
+    """By these nodes and in their subgraphs."""
+    names = {name for node in nodes for name in node.input}
+    subgraphs = [attribute.g for node in nodes for attribute in node.attribute if attribute.HasField("g")]
+    for subgraph in subgraphs:
+        names |= _names_read(subgraph.node) | {output.name for output in subgraph.output}
+    return names
 
 
 def _scale_name(spec: MaskSpec) -> str:

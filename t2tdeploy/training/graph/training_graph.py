@@ -51,12 +51,17 @@ class TrainingGraph:
         path = directory / MANIFEST
         try:
             manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-            training = onnx.load(path := directory / TRAINING)
-            evaluation = onnx.load(path := directory / EVALUATION)
-                if not graphs[-1].graph.node:  # as of a file without content
-                    raise ValueError("it is empty")
+            training = _read(path := directory / TRAINING)
+            evaluation = _read(path := directory / EVALUATION)
         except (OSError, ValidationError, ValueError, DecodeError) as error:
             raise CorruptFileError(path, f"not a training graph: {error}") from error
         if manifest.format_version != FORMAT_VERSION:
             raise CorruptFileError(directory / MANIFEST, f"format version {manifest.format_version}")
         return cls(training, evaluation, manifest)
+
+
+def _read(path: Path) -> ModelProto:
+    model = onnx.load(path)
+    if not model.graph.node:  # protobuf takes a file without content for a model without content
+        raise ValueError("it holds no operators")
+    return model
