@@ -99,7 +99,7 @@ def choose_provider(device: str) -> str:
             raise OperationalError(
                 f"{build} has {provider}, but it does not start: {complaints or 'onnxruntime wrote why'}",
                 help="check that nvidia-smi shows the GPU and that the CUDA and cuDNN libraries are those that this "
-                "build needs (torch brings its own); or --engine torch, or set CUDA_VISIBLE_DEVICES= to train on the CPU",
+                "build needs (torch brings its own); or --engine torch; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU",
             )
     return provider
 
@@ -127,10 +127,10 @@ def _install_help(build: str, device: str) -> str:
     if device != "cuda":
         return "choose cpu or cuda, or --engine torch"
     if name.startswith(ONNXRUNTIME_TRAINING):
-        return "its environment runs on the CPU: set CUDA_VISIBLE_DEVICES= to train there; for CUDA use one with 't2tdeploy[train-gpu]'"
+        return "it runs on CPUs: CUDA_VISIBLE_DEVICES= (empty) trains there; for CUDA: 't2tdeploy[train-gpu]'"
     return (
         f"install the CUDA build in its place: pip uninstall -y {name} && pip install 't2tdeploy[train-gpu]'; "
-        "or set CUDA_VISIBLE_DEVICES= to train on the CPU, or --engine torch"
+        "or CUDA_VISIBLE_DEVICES= (empty) to train on the CPU, or --engine torch"
     )
 
 

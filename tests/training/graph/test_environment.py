@@ -120,7 +120,7 @@ def test_a_builder_that_does_not_exist_is_an_error_with_the_choices() -> None:
     ("build", "cure"),
     [
         ("onnxruntime", "pip uninstall -y onnxruntime && pip install 't2tdeploy[train-gpu]'"),
-        ("onnxruntime_training_cpu", "--device cpu"),
+        ("onnxruntime_training_cpu", "CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_a_build_without_cuda_says_what_it_has(monkeypatch: pytest.MonkeyPatch, build: str, cure: str) -> None:
