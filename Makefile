@@ -15,7 +15,7 @@ TRAINING_VENV := $(VENV)/ort-training
 TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training lint format protos bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training lint format protos bench-train bench-train-memory bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,15 @@ format: $(INSTALLED) ## mend what ruff can mend
 
 protos: $(STUB_TOOLS_INSTALLED) ## write the gRPC stubs of protos/
 	@$(STUB_VENV)/bin/python scripts/make_protos.py
+
+bench-train: $(INSTALLED) ## speed and memory of training steps, engine ort beside torch (ARGS=--quick: 3 minutes)
+	@$(PY) benchmarks/train_engines.py $(ARGS)
+
+bench-train-memory: $(INSTALLED) ## memory of engine ort over 2000 steps of any shape
+	@$(PY) benchmarks/train_engines.py --memory
+
+bench-gpu: $(INSTALLED) ## what wants a CUDA GPU: tests, engines, Multi30k (see benchmarks/gpu/README.md)
+	@$(PY) benchmarks/gpu/run.py $(ARGS)
 
 bench-communication: $(INSTALLED) ## what several training processes pay for talking
 	@$(PY) benchmarks/communication.py

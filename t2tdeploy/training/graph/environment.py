@@ -99,7 +99,7 @@ def choose_provider(device: str) -> str:
             raise OperationalError(
                 f"{build} has {provider}, but it does not start: {complaints or 'onnxruntime wrote why'}",
                 help="check that nvidia-smi shows the GPU and that the CUDA and cuDNN libraries are those that this "
-                "build needs (torch brings its own); or --engine torch; CUDA_VISIBLE_DEVICES= (empty) trains on the CPU",
+                "build needs (torch brings its own); or --engine torch; or CUDA_VISIBLE_DEVICES= (the CPU)",
             )
     return provider
 
