@@ -187,7 +187,7 @@ def test_a_damaged_shard(road: Road, fails: Fails, tmp_path: Path):
 
 
 def test_a_warm_start_from_nowhere(road: Road, fails: Fails, tmp_path: Path):
-    words = train(road, "--output-dir", tmp_path / "run", "--warm-start", tmp_path / "nothing")
+    words = train(road, "--output-dir", tmp_path / "run", "--engine", "torch", "--warm-start", tmp_path / "nothing")
     fails(2, words, str(tmp_path / "nothing"))
 
 

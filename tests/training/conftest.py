@@ -80,11 +80,16 @@ DROPOUT: dict[str, object] = {"dropout": 0.5}
 QUICK = TrainOptions(engine="torch", eval_every_steps=4, save_every_steps=4, log_every_steps=1, decode=False)
 
 
+def new_model(data: ProblemData, hparams: TransformerHParams) -> Transformer:
+    """Always the same parameters."""
+    torch.manual_seed(1)
+    return Transformer(hparams, data.features)
+
+
 def new_engine(name: str, data: ProblemData, processes: Processes = ALONE, **changes: object) -> GradientEngine:
     """An engine on the tiny Transformer with `changes` to its hparams; engines of the same hparams are equal."""
-    torch.manual_seed(1)
     hparams = TINY.replace(**changes)
-    model = Transformer(hparams, data.features)
+    model = new_model(data, hparams)
     torch.manual_seed(100 + processes.rank)
     return make_engine(name, model, hparams, device=torch.device("cpu"), processes=processes)
 

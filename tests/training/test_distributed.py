@@ -14,6 +14,7 @@ import torch
 from t2tdeploy.errors import UserError
 from t2tdeploy.training import distributed
 from t2tdeploy.training.distributed import join_processes
+from t2tdeploy.training.engines import ENGINES
 from t2tdeploy.training.launcher import launch
 from t2tdeploy.training.processes import ALONE
 
@@ -23,8 +24,10 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session", params=[2, 4])
-def together(request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
-    """The results of each process."""
+def launched(
+    request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Results]]:
+    """The results of each process, by engine."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.training.ranks", str(data_dir), str(folder)]
     with pytest.MonkeyPatch.context() as patch:
@@ -34,8 +37,24 @@ def together(request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: p
 
 
 @pytest.fixture(scope="session")
-def alone(data_dir: Path) -> Results:
+def one(data_dir: Path) -> dict[str, Results]:
+    """The results of a process alone, by engine."""
     return ranks.results(ALONE, data_dir)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def together(launched: list[dict[str, Results]], engine: str) -> list[Results]:
+    return [results[engine] for results in launched]
+
+
+@pytest.fixture(scope="session")
+def alone(one: dict[str, Results], engine: str) -> Results:
+    return one[engine]
 
 
 @pytest.mark.parametrize("law", ["momentum", "clipped"])
@@ -74,12 +93,13 @@ def test_the_first_one_s_state_is_enough_to_go_on_bit_for_bit(together: list[Res
     for results in together:
         assert results["resumed"]["found"] == results["resumed"]["expected"]
     kept = {name for name in together[0]["resumed"]["names"] if name.startswith("rng/")}
-    assert kept == {"rng/cpu", *(f"rng/{rank}/cpu" for rank in range(1, len(together)))}
+    own = [f"rng/{name}" for name in together[0]["grown"]["states"]]
+    assert kept == {*own, *(name.replace("/", f"/{rank}/") for name in own for rank in range(1, len(together)))}
 
 
 def test_processes_draw_different_dropout_masks_also_when_more_go_on(together: list[Results]) -> None:
-    draws = {tuple(results["grown"]["draws"].tolist()) for results in together}
-    assert len(draws) == len(together)
+    for name in together[0]["grown"]["states"]:
+        assert len({tuple(results["grown"]["states"][name]) for results in together}) == len(together)
 
 
 def test_a_probe_changes_nothing(together: list[Results]) -> None:

@@ -14,25 +14,7 @@ from t2tdeploy.training import torch_engine
 from t2tdeploy.training.torch_engine import TorchEngine
 from t2tdeploy.training.trainer import train
 
-from .conftest import make_run
-from .test_torch_engine import batch, engine
-from .test_trainer import QUICK
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "adafactor", "momentum", "adagrad"])
-def test_probe_changes_nothing_in_the_middle_of_a_run(data: ProblemData, optimizer: str) -> None:
-    plain, probed = engine(data, optimizer=optimizer), engine(data, optimizer=optimizer)
-    torch.manual_seed(1)
-    expected = [plain.step([batch(data, 0, 1)], learning_rate=0.01) for _ in range(3)]
-    torch.manual_seed(1)
-    found = []
-    for _ in range(3):
-        probed.probe([batch(data, 5, 6, 7)] * 2)
-        found.append(probed.step([batch(data, 0, 1)], learning_rate=0.01))
-    assert found == expected
-    for mine, theirs in zip(probed.state(), plain.state(), strict=True):
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+from .conftest import QUICK, make_run
 
 
 def test_training_is_probed_with_moments_and_all_accumulated_batches(

@@ -23,6 +23,7 @@ from t2tdeploy.training.trainer import Ending, train
 
 from .conftest import DROPOUT, QUICK, make_run
 
+
 class Listener(SilentReporter):
     """Keeps what is reported, and may act at a step."""
 
@@ -78,6 +79,7 @@ def test_a_killed_run_continues_bit_for_bit(
     train(killed, data, options, listener)
 
     assert "resuming from step 8" in listener.messages
+    assert not any("building the training graph" in text for text in listener.messages)
     assert losses(killed) == losses(straight)
     expected = tensors(straight, 12)
     assert tensors(killed, 12).keys() == expected.keys()
