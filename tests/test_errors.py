@@ -23,6 +23,7 @@ EXAMPLES = [
     errors.CorruptFileError(Path("model.onnx"), "its checksum does not match"),
     errors.ParityError("they differ"),
     errors.TrainingError("the loss is nan"),
+    errors.DifferentiationError("it has no gradient", operator="aten.svd.default", module_path="encoder.0"),
     errors.ServerError("UNAVAILABLE", "stopping", help="wait"),
 ]
 
