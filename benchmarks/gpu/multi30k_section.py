@@ -62,7 +62,7 @@ def _training(
         few = ["--train-steps", "4", "--save-every", "2", "--eval-every", "4", "--eval-sentences", "2"]
         sizes = f"{REDUCED_HPARAMS},precision={precision}"
         return [*words, "--hparams-set", "transformer_tiny", "--hparams", sizes, *few]
-    often = ["--save-every", "250", "--eval-every", "500"]
+    often = ["--save-every", "200", "--eval-every", "800"]
     return [*words, "--hparams-set", HPARAMS_SET, "--hparams", f"precision={precision}", *often]
 
 

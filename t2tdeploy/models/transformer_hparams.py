@@ -72,18 +72,21 @@ def transformer_tiny() -> TransformerHParams:
 
 @register_hparams
 def transformer_multi30k() -> TransformerHParams:
-    """Three layers of 256 with strong dropout: 29 000 short sentences, under an hour on two CPU cores."""
+    """Three layers of 256, small batches, a learning rate that ends at 0: 29 000 short sentences, under an hour on two
+    CPU cores."""
     return transformer_small().replace(
         num_encoder_layers=3,
         num_decoder_layers=3,
         filter_size=512,
-        batch_size=4096,
+        batch_size=2048,
         max_length=100,
-        dropout=0.3,
+        dropout=0.2,
         attention_dropout=0.0,
         relu_dropout=0.0,
         optimizer_adam_beta2=0.98,
+        learning_rate_schedule="constant*linear_warmup*rsqrt_decay*rsqrt_hidden_size*linear_decay",
         learning_rate_constant=1.0,
         learning_rate_warmup_steps=800,
-        train_steps=4500,
+        learning_rate_decay_steps=1600,
+        train_steps=3200,
     )
