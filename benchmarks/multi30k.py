@@ -4,7 +4,8 @@
 
 Every stage is the command a user would type. Stages that are done are not repeated: training resumes, so the script can
 be stopped and started. The checkpoint to deploy (best or averaged) is chosen on dev; test is looked at afterwards.
-Writes benchmarks/results/multi30k.json and the training curve beside it.
+Then some steps of both engines are timed, in turns, on the same data. Writes benchmarks/results/multi30k.json and the
+training curve beside it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import datetime
 import json
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,10 @@ from common import RESULTS, publish
 
 from t2tdeploy.problems.dataset import open_problem
 from t2tdeploy.problems.metrics import translation_scores
+from t2tdeploy.training.summaries import read_metrics
 
 PROBLEM, HPARAMS_SET = "translate_ende_multi30k", "transformer_multi30k"
+TIMED_STEPS, TIMED_WINDOW, TIMED_ROUNDS = 60, 20, 2  # the first window warms up
 GOAL_BLEU, GOAL_MINUTES = 37.5, 60.0
 PACKAGES = ("torch", "onnx", "onnxruntime", "sentencepiece", "sacrebleu", "grpcio")
 
@@ -75,6 +80,27 @@ def served_translations(bundle: Path, sources: list[str], folder: Path) -> tuple
     return answers.read_text(encoding="utf-8").split("\n")[:-1], seconds
 
 
+def epoch_seconds(data_dir: Path) -> dict[str, Any]:
+    """How long an epoch takes each engine, from the token rates of a few steps; median and all of the rates."""
+    tokens = sum(int(lengths.sum()) for lengths in open_problem(PROBLEM, data_dir).split("train").lengths.values())
+    rates: dict[str, list[float]] = {"ort": [], "torch": []}
+    for turn in range(TIMED_ROUNDS):
+        for engine in list(rates)[:: 1 if turn % 2 == 0 else -1]:
+            with tempfile.TemporaryDirectory() as folder:
+                t2tdeploy(
+                    "train", "--problem", PROBLEM, "--model", "transformer", "--hparams-set", HPARAMS_SET,
+                    "--data-dir", data_dir, "--output-dir", folder, "--engine", engine, "--no-decode",
+                    "--train-steps", str(TIMED_STEPS), "--log-every", str(TIMED_WINDOW),
+                )  # fmt: skip
+                points = [line for line in read_metrics(Path(folder)) if line["group"] == "train"]
+            rates[engine] += [point["tokens_per_second"] for point in points[1:]]
+    return {
+        "tokens": tokens,
+        **{engine: round(tokens / statistics.median(of), 1) for engine, of in rates.items()},
+        "tokens_per_second": {engine: [round(rate) for rate in of] for engine, of in rates.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source-dir", type=Path, default=Path("raw"))
@@ -105,6 +131,8 @@ def main() -> None:
             "hparams_set": HPARAMS_SET,
             "steps": trained["step"],
             "training_minutes": round(minutes, 1),
+            "engine": "ort",
+            "epoch_seconds": epoch_seconds(options.data_dir),
             "deployed_checkpoint": chosen,
             "evaluate": candidates,
             "served_test_bleu": scores.bleu,

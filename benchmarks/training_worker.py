@@ -130,12 +130,13 @@ class Worker:
 def _obtain(model: Any, hparams: Any, device: Any) -> dict[str, float]:
     """Puts the training graph into the cache, from where the engine then takes it, unless it is there."""
     from t2tdeploy.training.graph.obtain import obtain_training_graph
+    from t2tdeploy.training.graph.target import Target
     from t2tdeploy.training.ort_engine import require_support
 
     require_support(hparams, device)
     told = _Told()
     begun = time.perf_counter()
-    obtain_training_graph(model, hparams, reporter=told)
+    obtain_training_graph(model, hparams, target=Target(device.type, hparams.precision), reporter=told)
     return {"graph_s": time.perf_counter() - begun, "graph_built": float("training graph" in told.events)}
 
 

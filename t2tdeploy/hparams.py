@@ -55,7 +55,9 @@ class HParams(Settings):
     learning_rate_decay_rate: float = Field(1.0, gt=0, description="rate of `exp_decay` per decay_steps")
 
     label_smoothing: Share = Field(0.1, description="probability spread over the other labels in training")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: autocast, weights stay float32")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of matrix products; weights stay float32. 16 bits are for GPUs, float16 scales the loss"
+    )
     compile: bool = Field(False, description="run the training step through torch.compile")
 
     beam_size: BeamSize = Field(4, description="beams of the search")

@@ -13,7 +13,6 @@ from training_steps import Job, Worker, WorkerError, save_batches
 from t2tdeploy.runtime import available_cpus
 
 ENGINES = {"ort": ("ort", False), "torch": ("torch", False), "compile": ("torch", True)}
-PRECISIONS = ("bfloat16", "float32")
 BATCH_SIZES = (4096, 8192, 16384, 25000)  # tokens
 BATCHES, ROUNDS = 4, 5
 MINUTES = 8  # that one engine has for one size and precision
@@ -21,8 +20,8 @@ REDUCED_SIZES = "hidden_size=16,filter_size=16,num_heads=2,num_encoder_layers=1,
 REDUCED_BATCH_SIZES, REDUCED_VOCABULARY = (64, 128), 100
 
 
-def run_engines(section: Section, sizes: list[str], folder: Path) -> None:
-    """A row for each size, precision, engine and batch size; one that could not run says why."""
+def run_engines(section: Section, size: str, precisions: list[str], folder: Path) -> None:
+    """A row for each precision, engine and batch size; one that could not run says why."""
     sizes_of_batches = REDUCED_BATCH_SIZES if section.reduced else BATCH_SIZES
     count, rounds = (1, 1) if section.reduced else (BATCHES, ROUNDS)
     vocabulary = {"vocabulary": REDUCED_VOCABULARY} if section.reduced else {}
@@ -30,21 +29,20 @@ def run_engines(section: Section, sizes: list[str], folder: Path) -> None:
     batches = {tokens: rotation(lengths, batch_size=tokens, count=count, **vocabulary) for tokens in sizes_of_batches}
     file = folder / "batches.npz"
     save_batches(file, {str(tokens): made.batches for tokens, made in batches.items()})
-    for size in sizes:
-        for precision in PRECISIONS:
-            for name, (engine, compiled) in ENGINES.items():
-                job = Job(
-                    engine,
-                    keep_memory=section.reduced,
-                    hparams_set=f"transformer_{size}",
-                    hparams=f"{REDUCED_SIZES if section.reduced else ''}"
-                    f"precision={precision},compile={str(compiled).lower()}",
-                    batches=str(file),
-                    threads=available_cpus(),
-                    device="cpu" if section.reduced else "cuda",
-                    **vocabulary,
-                )
-                _measure(section, {"size": size, "precision": precision, "engine": name}, job, batches, rounds)
+    for precision in precisions:
+        for name, (engine, compiled) in ENGINES.items():
+            job = Job(
+                engine,
+                keep_memory=section.reduced,
+                hparams_set=f"transformer_{size}",
+                hparams=f"{REDUCED_SIZES if section.reduced else ''}"
+                f"precision={precision},compile={str(compiled).lower()}",
+                batches=str(file),
+                threads=available_cpus(),
+                device="cpu" if section.reduced else "cuda",
+                **vocabulary,
+            )
+            _measure(section, {"precision": precision, "engine": name}, job, batches, rounds)
 
 
 def _measure(section: Section, what: dict[str, Any], job: Job, batches: dict[int, Rotation], rounds: int) -> None:

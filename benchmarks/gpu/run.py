@@ -45,7 +45,7 @@ print(json.dumps({
                  or n.startswith("onnxruntime")},
 }))
 """
-MULTI30K_RUNS = (("ort", "float32"), ("torch", "float32"), ("torch", "bfloat16"))
+MULTI30K_RUNS = (("ort", "bfloat16"), ("torch", "bfloat16"), ("ort", "float32"))
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Options:
     data_dir: Path | None
     sections: list[str]
     sizes: list[str]
+    precisions: list[str]
     minutes: float
 
 
@@ -69,11 +70,13 @@ def options() -> Options:
     parser.add_argument("--data-dir", type=Path, help="what `t2tdeploy datagen` made of them")
     parser.add_argument("--sections", default="tests,engines,multi30k", help="which; those of earlier calls stay")
     parser.add_argument("--sizes", default="base,big", help="for the engines")
+    parser.add_argument("--precisions", default="bfloat16,float32", help="for the engines")
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of a section")
     given = vars(parser.parse_args())
     if given["reduced"]:
         given.update(sizes="tiny")
-    return Options(**{**given, "sections": given["sections"].split(","), "sizes": given["sizes"].split(",")})
+    lists = {name: given[name].split(",") for name in ("sections", "sizes", "precisions")}
+    return Options(**{**given, **lists})
 
 
 def run_engines(section: Section, **arguments: Any) -> None:
@@ -89,9 +92,10 @@ def planned(chosen: Options, folder: Path) -> dict[str, Callable[[Section], None
     if "tests" in chosen.sections:
         plan["tests marked gpu"] = run_tests
     if "engines" in chosen.sections:
-        plan["engines"] = partial(run_engines, sizes=chosen.sizes, folder=folder)
+        for size in chosen.sizes:
+            plan[f"engines, {size}"] = partial(run_engines, size=size, precisions=chosen.precisions, folder=folder)
     if "multi30k" in chosen.sections:
-        for engine, precision in MULTI30K_RUNS[:1] if chosen.reduced else MULTI30K_RUNS:
+        for engine, precision in (("ort", "float32"),) if chosen.reduced else MULTI30K_RUNS:
             plan[f"Multi30k, {engine}, {precision}"] = partial(
                 run_multi30k,
                 engine=engine,
@@ -149,7 +153,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         variables = {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "T2TDEPLOY_CACHE": f"{folder}/cache",
+            "T2TDEPLOY_CACHE": os.environ.get("T2TDEPLOY_CACHE", f"{folder}/cache"),
             "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
         }
         if chosen.reduced:  # no GPU, and nothing is compiled: that alone takes longer than all the rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ class DropoutMasks:
     """Draws the masks of a graph into one buffer, which grows with the largest batch.
 
     On a CPU the bits are those of SFC64 (Doty-Humphrey's PractRand), 16 for each element, drawn several times as fast
-    as torch's own Bernoulli numbers. On a GPU they are torch's.
+    as torch's own Bernoulli numbers. On a GPU they are torch's, drawn at once for all masks of the same rate in a row.
 
     Args:
         specs: the masks of a graph.
@@ -59,14 +60,17 @@ class DropoutMasks:
         if sum(sizes) > self._buffer.numel():
             self._buffer = torch.empty(sum(sizes), dtype=torch.uint8, device=self._device)
         parts = torch.split(self._buffer[: sum(sizes)], sizes)
-        for spec, part in zip(self._specs, parts, strict=True):
-            self._fill(part, spec.rate)
+        start = 0
+        for rate, alike in groupby(zip(self._specs, sizes, strict=True), key=lambda pair: pair[0].rate):
+            size = sum(size for _, size in alike)
+            self._fill(self._buffer[start : start + size], rate)
+            start += size
         return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     def _fill(self, mask: Tensor, rate: float) -> None:
         threshold = dropout_threshold(rate)
         if self._device.type != "cpu":
-            mask.copy_(torch.rand(mask.shape, device=self._device) >= threshold / 2**16)
+            mask.bernoulli_(1.0 - threshold / 2**16)
             return
         kept = mask.numpy().view(np.bool_)
         for start in range(0, len(kept), _CHUNK):

@@ -20,11 +20,13 @@ class StepMetrics(NamedTuple):
         loss: mean training loss (label smoothing included) per label, over all accumulated batches.
         labels: their number.
         gradient_norm: global L2 norm of the gradients, before clipping.
+        skipped: the gradients overflowed in float16, and the parameters stayed; the next step has a smaller loss scale.
     """
 
     loss: float
     labels: int
     gradient_norm: float
+    skipped: bool = False
 
 
 class EvaluationSums(NamedTuple):

@@ -10,7 +10,7 @@ from t2tdeploy.errors import UnknownNameError
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.progress import Reporter
-from t2tdeploy.training.gradient_engine import GradientEngine
+from t2tdeploy.training.gradient_engine import GradientEngine, default_device
 from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.torch_engine import TorchEngine
 
@@ -46,11 +46,16 @@ def make_engine(
     if name == "torch":
         return TorchEngine(model, hparams, device=device, processes=processes)
     from t2tdeploy.training.graph.obtain import obtain_training_graph
+    from t2tdeploy.training.graph.target import Target
     from t2tdeploy.training.ort_engine import OrtEngine, require_support
 
     require_support(hparams, device)
     with processes.in_turn():
-        graph = obtain_training_graph(model, hparams, gradient_builder=gradient_builder, reporter=reporter)
+        on_gpu = (device or default_device()).type == "cuda"
+        target = Target("cuda" if on_gpu else "cpu", hparams.precision)
+        graph = obtain_training_graph(
+            model, hparams, target=target, gradient_builder=gradient_builder, reporter=reporter
+        )
     if graph_directory is not None and processes.first:
         graph.save(graph_directory)
     return OrtEngine(model, hparams, graph, device=device, processes=processes)

@@ -21,11 +21,12 @@ from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch, Engine, EngineState, EvaluationSums, StepMetrics
 from t2tdeploy.training.gradient_buckets import GradientBuckets
+from t2tdeploy.training.loss_scale import LossScale
 from t2tdeploy.training.optimizers import load_optimizer_state, make_optimizer, optimizer_state, set_learning_rate
 from t2tdeploy.training.parameters import load_parameters, named_tensors
 from t2tdeploy.training.processes import ALONE, Processes
 
-_RNG = "rng/"
+_RNG, _LOSS_SCALE = "rng/", "loss_scale/"
 
 
 class GradientEngine(Engine):
@@ -59,6 +60,7 @@ class GradientEngine(Engine):
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self._optimizer = make_optimizer(self._parameters, hparams)
+        self._loss_scale = LossScale(dynamic=hparams.precision == "float16")
         fixed = self.fixed_gradients or processes.world_size > 1
         self._buckets = GradientBuckets(self._parameters) if fixed else None
 
@@ -67,12 +69,13 @@ class GradientEngine(Engine):
         return self._model
 
     @abstractmethod
-    def _accumulate(self, batches: Sequence[Batch], scale: float) -> Tensor:
-        """Adds the gradients of scale * (loss summed over the labels of all `batches`) to every `parameter.grad`.
+    def _accumulate(self, batches: Sequence[Batch], labels: int, loss_scale: float) -> Tensor:
+        """Adds the gradients of loss_scale / labels * (loss summed over `batches`) to every `parameter.grad`.
 
         Args:
             batches: those with labels, perhaps none at all.
-            scale: 1 / labels of the whole step, those of other processes included.
+            labels: of the whole step, those of other processes included.
+            loss_scale: a power of two.
 
         Returns:
             the summed loss of `batches`, unscaled: [] float32 on the device.
@@ -88,25 +91,42 @@ class GradientEngine(Engine):
         (labels,) = self._processes.sums([sum(int(np.count_nonzero(batch["targets"])) for batch in filled)])
         with memory_errors(shape_of(filled)):
             self._clear_gradients()
-            summed = self._accumulate(filled, 1 / labels)
+            summed = self._accumulate(filled, labels, self._loss_scale.value)
             summed = self._add_up(summed)
+            self._unscale()
             # The one wait for the device: both numbers come back in one transfer.
             loss, gradient_norm = torch.stack([summed / labels, self._clip()]).tolist()
-            if math.isfinite(loss) and math.isfinite(gradient_norm):
-                set_learning_rate(self._optimizer, learning_rate)
-                self._optimizer.step()
+            skipped = self._update(loss, gradient_norm, learning_rate)
             self._release_gradients()
-        return StepMetrics(loss, labels, gradient_norm)
+        return StepMetrics(loss, labels, gradient_norm, skipped)
+
+    def _update(self, loss: float, gradient_norm: float, learning_rate: float) -> bool:
+        """Updates the parameters, unless the numbers are not finite; True if a smaller loss scale may mend that."""
+        if not math.isfinite(loss):
+            return False
+        if not math.isfinite(gradient_norm):
+            return self._loss_scale.overflowed()
+        set_learning_rate(self._optimizer, learning_rate)
+        self._optimizer.step()
+        self._loss_scale.succeeded()
+        return False
+
+    def _unscale(self) -> None:
+        if self._loss_scale.value != 1.0:
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            torch._foreach_mul_(gradients, 1.0 / self._loss_scale.value)
 
     def probe(self, batches: Sequence[Batch]) -> None:
         # The copy is kept off the device, whose memory is what is measured.
         before = [{name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()} for tensors in self._state()]
+        loss_scale = self._loss_scale.state()
         try:
             for _ in range(2):
                 self.step(batches, learning_rate=0.0)
         finally:
             self._release_gradients()
             self._load(*before)
+            self._loss_scale.load(loss_scale)
 
     def state(self) -> EngineState:
         """The state now, in the first process with the random states of all; collective.
@@ -118,7 +138,8 @@ class GradientEngine(Engine):
         self._processes.require_equal({name: tensor for tensor, name in self._names.items()})
         by_rank = self._processes.gather(random)
         kept = {_random_name(rank, name): value for rank, of in enumerate(by_rank) for name, value in of.items()}
-        return EngineState(model, {**optimizer, **kept})
+        scale = {f"{_LOSS_SCALE}{name}": value for name, value in self._loss_scale.state().items()}
+        return EngineState(model, {**optimizer, **kept, **scale})
 
     def load(self, state: EngineState) -> None:
         """Continues from the first process's `state`; collective.
@@ -126,7 +147,9 @@ class GradientEngine(Engine):
         A process whose random states are not in it, because fewer ran then, draws new ones that depend on the state.
         """
         model, optimizer = map(self._processes.broadcast_tensors, state)
-        moments = {name: value for name, value in optimizer.items() if not name.startswith(_RNG)}
+        moments = {name: value for name, value in optimizer.items() if not name.startswith((_RNG, _LOSS_SCALE))}
+        scale = {name: value for name, value in optimizer.items() if name.startswith(_LOSS_SCALE)}
+        self._loss_scale.load({name.removeprefix(_LOSS_SCALE): value for name, value in scale.items()})
         states = {name: value for name, value in optimizer.items() if name.startswith(_RNG)}
         first = {name.removeprefix(_RNG): value for name, value in states.items() if name.count("/") == 1}
         mine = {name: states.get(_random_name(self._processes.rank, name)) for name in first}

@@ -21,7 +21,10 @@ class Meter:
         self._steps += 1
         self._loss += metrics.loss * metrics.labels
         self._labels += metrics.labels
-        self._gradient_norm += metrics.gradient_norm
+        if metrics.skipped:
+            self._skipped += 1
+        else:
+            self._gradient_norm += metrics.gradient_norm
         for batch in batches:
             self._places += sum(ids.size for ids in batch.values())
             self._tokens += sum(int(np.count_nonzero(ids)) for ids in batch.values())
@@ -34,21 +37,23 @@ class Meter:
         """What the steps since the last flush amount to; at least one is needed.
 
         Returns:
-            loss: mean per label; gradient_norm: mean per step; steps_per_second; tokens_per_second: source and target
-            tokens without padding; padding_share: pads among all places of the batches.
+            loss: mean per label; gradient_norm: mean per step that changed the parameters; steps_per_second;
+            tokens_per_second: source and target tokens without padding; padding_share: pads among all places of the
+            batches; skipped_steps, if there were any: those whose gradients overflowed in float16.
         """
         seconds = time.perf_counter() - self._started
         result = {
             "loss": self._loss / self._labels,
-            "gradient_norm": self._gradient_norm / self._steps,
+            "gradient_norm": self._gradient_norm / max(1, self._steps - self._skipped),
             "steps_per_second": self._steps / seconds,
             "tokens_per_second": self._tokens / seconds,
             "padding_share": 1.0 - self._tokens / self._places,
+            **({"skipped_steps": self._skipped} if self._skipped else {}),
         }
         self._start_afresh()
         return result
 
     def _start_afresh(self) -> None:
-        self._steps = self._labels = self._tokens = self._places = 0
+        self._steps = self._skipped = self._labels = self._tokens = self._places = 0
         self._loss = self._gradient_norm = 0.0
         self._started = time.perf_counter()

@@ -33,9 +33,9 @@ def require_support(hparams: HParams, device: torch.device | None) -> None:
         OperationalError: onnxruntime does not work there.
     """
     choose_provider((device or default_device()).type)
-    if hparams.precision != "float32":
+    if hparams.precision == "bfloat16" and (device or default_device()).type == "cpu":
         raise UserError(
-            f"engine ort computes in float32, not in precision = {hparams.precision}",
+            "precision = bfloat16 of engine ort needs a CUDA GPU; onnxruntime has no bfloat16 on CPUs",
             help="--hparams precision=float32, or --engine torch",
         )
     if hparams.compile:
@@ -94,10 +94,10 @@ class OrtEngine(GradientEngine):
         found = {name: tensor.item() for name, tensor in self._found.items()}
         return EvaluationSums(found[NUMERATOR], int(found[DENOMINATOR]), int(found[CORRECT]))
 
-    def _accumulate(self, batches: Sequence[Batch], scale: float) -> Tensor:
+    def _accumulate(self, batches: Sequence[Batch], labels: int, loss_scale: float) -> Tensor:
         if not batches:
             super()._clear_gradients()
-        self._scale.fill_(scale)
+        self._scale.fill_(loss_scale / labels)
         summed = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
             into = self._gradients if number == 0 else self._spare_gradients()

@@ -1,4 +1,4 @@
-"""The engine that lets torch do everything: eager or compiled, float32 or bfloat16 autocast, CPU or CUDA."""
+"""The engine that lets torch do everything: eager or compiled, float32 or 16-bit autocast, CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch, EvaluationSums
 from t2tdeploy.training.gradient_engine import GradientEngine, memory_errors
 from t2tdeploy.training.parameters import tensors_from
+from t2tdeploy.training.precision import autocast
 from t2tdeploy.training.processes import ALONE, Processes
 
 
@@ -22,6 +23,8 @@ class TorchEngine(GradientEngine):
         self, model: Model, hparams: HParams, *, device: torch.device | None = None, processes: Processes = ALONE
     ) -> None:
         super().__init__(model, hparams, device=device, processes=processes)
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32, as in onnxruntime
         self._loss: Callable[[dict[str, Tensor]], Tensor] = self._summed_loss
         if hparams.compile:
             self._loss = torch.compile(self._summed_loss, dynamic=True)
@@ -31,21 +34,20 @@ class TorchEngine(GradientEngine):
         with memory_errors(" × ".join(map(str, batch["targets"].shape)) + " target tokens"):
             return evaluation_sums(self._model, batch)
 
-    def _accumulate(self, batches: Sequence[Batch], scale: float) -> Tensor:
-        losses = [self._backward(batch, scale) for batch in batches]
+    def _accumulate(self, batches: Sequence[Batch], labels: int, loss_scale: float) -> Tensor:
+        losses = [self._backward(batch, labels, loss_scale) for batch in batches]
         return torch.stack(losses).sum() if losses else torch.zeros((), device=self.device)
 
     def _summed_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Training loss summed over the labels of `batch`."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._hparams.precision == "bfloat16"):
+        with autocast(self.device.type, self._hparams.precision):
             logits = self._model(batch)
             return self._model.loss(logits, batch, label_smoothing=self._hparams.label_smoothing).numerator
 
-    def _backward(self, batch: Batch, scale: float) -> Tensor:
+    def _backward(self, batch: Batch, labels: int, loss_scale: float) -> Tensor:
         """Adds the gradients of this batch's share of the mean loss; returns its summed loss."""
         summed = self._loss(tensors_from(batch, self.device))
-        # Divided by a whole number of labels: a product with `scale` would be rounded twice.
-        torch.autograd.backward(summed / round(1 / scale))
+        torch.autograd.backward(summed / labels * loss_scale)
         return summed.detach()
 
 

@@ -253,7 +253,7 @@ class _Trainer:
         learning_rate = self.schedule(step)
         batches = [next(stream) for _ in range(self.hparams.accumulate_steps)]
         metrics = self.engine.step(batches, learning_rate=learning_rate)
-        if not (math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm)):
+        if not (metrics.skipped or (math.isfinite(metrics.loss) and math.isfinite(metrics.gradient_norm))):
             raise self._not_finite(step, position, batches, metrics)
         self.meter.add(batches, metrics)
         after = stream.position

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -86,9 +88,47 @@ def test_dropout_masks_are_drawn_anew_and_continue_from_the_state(data: ProblemD
     assert made.step(rows, learning_rate=0.0).loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_bfloat16_of_torch_stays_near_float32(data: ProblemData) -> None:
-    low, full = (engine("torch", data, "cuda", precision=kind, **NO_DROPOUT) for kind in ("bfloat16", "float32"))
+@each_engine
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_16_bits_stay_near_float32(data: ProblemData, name: str, precision: str) -> None:
+    low, full = (engine(name, data, "cuda", precision=kind, **NO_DROPOUT) for kind in (precision, "float32"))
     same(steps(low, data), steps(full, data), rel=3e-2)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_onnxruntime_computes_every_product_on_the_gpu(
+    data: ProblemData, precision: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only shapes, and what waits for nothing, are left to the CPU."""
+    import onnxruntime
+
+    session_options = onnxruntime.SessionOptions
+
+    class Talkative(session_options):  # type: ignore[misc, valid-type]
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, 0 if name == "log_severity_level" else value)
+
+    monkeypatch.setattr(onnxruntime, "SessionOptions", Talkative)
+    engine("ort", data, "cuda", precision=precision, **NO_DROPOUT)
+    on_cpu, provider = set(), None
+    for line in capfd.readouterr().err.splitlines():
+        if placed := re.search(r"placed on \[(\w+)\]", line):
+            provider = placed[1]
+        elif provider == "CPUExecutionProvider" and (node := re.search(r"\]\s+(\w+) \(", line)):
+            on_cpu.add(node[1])
+    assert provider is not None
+    heavy = {
+        "MatMul",
+        "Gemm",
+        "FusedMatMul",
+        "Softmax",
+        "LogSoftmax",
+        "LayerNormalization",
+        "ScatterND",
+        "Exp",
+        "Where",
+    }
+    assert not on_cpu & heavy
 
 
 def test_compiled_steps_are_eager_ones(data: ProblemData) -> None:

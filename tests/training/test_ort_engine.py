@@ -89,7 +89,7 @@ def test_the_masks_continue_from_the_state_and_from_a_torch_checkpoint_s_seed(da
 def test_what_only_torch_can_do_is_refused(data: ProblemData, changes: dict[str, object]) -> None:
     hparams = TINY.replace(**changes)
     with pytest.raises(UserError, match=r"bfloat16|compile") as error:
-        make_engine("ort", new_model(data, hparams), hparams)
+        make_engine("ort", new_model(data, hparams), hparams, device=torch.device("cpu"))
     assert "--engine torch" in (error.value.help or "")
 
 

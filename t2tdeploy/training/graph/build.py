@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import onnx
@@ -20,6 +21,7 @@ from t2tdeploy.training.graph.joint import GraphNames, joint_graph
 from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOSS_SCALE, NUMERATOR, Manifest, TensorSpec
 from t2tdeploy.training.graph.masks import masks_as_inputs
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
+from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
 _PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
@@ -27,12 +29,16 @@ _PREFIX, _SCALED = "model.", "scaled_loss"
 _BATCH, _LENGTHS = 5, (17, 19, 23, 29, 31, 37, 41, 43)  # of the example: sizes that differ, so that axes are told apart
 
 Differentiate = Callable[..., ModelProto]
+_CPU = Target()
 
 
-def build_training_graph(model: Model, *, label_smoothing: float, builder: str = PORTABLE) -> TrainingGraph:
+def build_training_graph(
+    model: Model, *, label_smoothing: float, target: Target = _CPU, builder: str = PORTABLE
+) -> TrainingGraph:
     """Differentiates `model` and exports its evaluation; leaves it in the mode it was in.
 
     Args:
+        model: on the CPU, whatever the target is.
         builder: one of `environment.gradient_builders()`.
 
     Raises:
@@ -40,8 +46,8 @@ def build_training_graph(model: Model, *, label_smoothing: float, builder: str =
     """
     was_training = model.training
     with quiet_exporter():
-        step = TrainingStep(model, label_smoothing=label_smoothing).train()
-        training = _differentiation(builder)(
+        step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision).train()
+        training = _differentiation(builder, target)(
             step,
             (torch.tensor(1.0), *_example(model)),
             (None, *_dynamic_shapes(model)),
@@ -61,15 +67,15 @@ def build_training_graph(model: Model, *, label_smoothing: float, builder: str =
         _embed(evaluation, constant_buffers(model))
     model.train(was_training)
     masks = masks_as_inputs(training)
-    return TrainingGraph(training, evaluation, _manifest(training, model, builder, masks))
+    return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
 
 
-def _differentiation(builder: str) -> Differentiate:
+def _differentiation(builder: str, target: Target) -> Differentiate:
     if builder == ONNXRUNTIME_TRAINING:
         from t2tdeploy.training.graph.gradient_builder import gradient_builder_graph
 
         return gradient_builder_graph
-    return joint_graph
+    return partial(joint_graph, target=target)
 
 
 def _example(model: Model) -> tuple[Tensor, ...]:
@@ -116,7 +122,7 @@ def _embed(model: ModelProto, values: Mapping[str, Tensor]) -> None:
             graph.initializer.append(numpy_helper.from_array(values[value.name].detach().cpu().numpy(), value.name))
 
 
-def _manifest(graph: ModelProto, model: Model, builder: str, masks: Sequence[Any]) -> Manifest:
+def _manifest(graph: ModelProto, model: Model, builder: str, target: Target, masks: Sequence[Any]) -> Manifest:
     specs = {value.name: _spec(value) for value in graph.graph.input}
     outputs = {value.name for value in graph.graph.output}
     trained = [name for name in specs if f"{name}.grad" in outputs]
@@ -125,6 +131,7 @@ def _manifest(graph: ModelProto, model: Model, builder: str, masks: Sequence[Any
     return Manifest.create(
         {
             "builder": builder,
+            **target._asdict(),
             "features": [specs[name] for name in model.features],
             "parameters": [specs[name] for name in trained],
             "fixed": [specs[name] for name in fixed],

@@ -97,7 +97,9 @@ def _moved(old: Any, new: Any, momentum: float) -> Any:
     return op.Add(op.Mul(old, op.Constant(value_float=1 - momentum)), op.Mul(new, op.Constant(value_float=momentum)))
 
 
-def linear_cross_entropy(x: Any, weight: Any, labels: Any, share: float) -> tuple[Any, Any, Any]:
+def linear_cross_entropy(
+    x: Any, weight: Any, labels: Any, share: float, precision: str = "float32"
+) -> tuple[Any, Any, Any]:
     """The loss alone of `linear_cross_entropy.py`, whose Loop over chunks has no gradient here.
 
     Returns:

@@ -10,8 +10,9 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from t2tdeploy.errors import OperationalError, UnknownNameError
+from t2tdeploy.errors import OperationalError, UnknownNameError, UserError
 from t2tdeploy.runtime import import_onnxruntime
+from t2tdeploy.training.graph.target import Target
 
 PORTABLE = "portable"
 ONNXRUNTIME_TRAINING = "onnxruntime-training"
@@ -79,6 +80,19 @@ def choose_gradient_builder(wanted: str) -> str:
             help=_TRAINING_HELP,
         )
     return wanted
+
+
+def require_target(builder: str, target: Target) -> None:
+    """Checks that a gradient builder makes graphs for `target`.
+
+    Raises:
+        UserError: only the portable one does.
+    """
+    if builder == ONNXRUNTIME_TRAINING and target.precision != "float32":
+        raise UserError(
+            f"gradient builder {builder} computes in float32, not in precision = {target.precision}",
+            help=f"--gradient-builder {PORTABLE}, or --hparams precision=float32",
+        )
 
 
 def choose_provider(device: str) -> str:

@@ -29,9 +29,13 @@ from t2tdeploy.training.graph.faults import differentiation_faults, quiet, traci
 from t2tdeploy.training.graph.program import Program, as_program
 from t2tdeploy.training.graph.simplify import simplified
 from t2tdeploy.training.graph.substitutes import Substitutes
+from t2tdeploy.training.graph.target import Target, building_for
 from t2tdeploy.training.graph.translations import FUNCTIONS, TABLE
+from t2tdeploy.training.graph.widen import widened
+from t2tdeploy.training.precision import autocast
 
 OPSET = 18
+_CPU = Target()
 
 
 class GraphNames(NamedTuple):
@@ -51,6 +55,8 @@ def joint_graph(
     example: Sequence[Tensor],
     dynamic_shapes: Sequence[Mapping[int, Any] | None],
     names: GraphNames,
+    *,
+    target: Target = _CPU,
 ) -> onnx.ModelProto:
     """Differentiates `module` with respect to its parameters, in the mode (train or eval) that it is in.
 
@@ -60,6 +66,7 @@ def joint_graph(
         example: one tensor per argument; the sizes of dynamic axes must be at least 2 and should differ.
         dynamic_shapes: for each argument, axis -> torch.export.Dim. Axes of named Dims have that name in the graph.
         names: of arguments and results.
+        target: what the graph is for; its precision is autocast's.
 
     Returns:
         a model of the standard ONNX domain without functions and without weights. Inputs: `names.inputs`, then the
@@ -72,18 +79,20 @@ def joint_graph(
         DifferentiationError: an operator cannot be traced, differentiated or translated.
     """
     tensors = _ModuleTensors.of(module)
-    with tracing_faults(module):
+    with tracing_faults(module), autocast("cpu", target.precision):
         captured = _capture(module, example, dynamic_shapes)
     inputs = _input_names(captured, tensors, names)
-    with differentiation_faults(captured.graph):
+    # torch.export keeps operators as they are called, and AOTAutograd writes the casts of autocast out.
+    with differentiation_faults(captured.graph), autocast("cpu", target.precision):
         joint = _differentiate(captured, inputs)
     program = as_program(joint, captured, inputs, names.outputs, tensors.trained)
-    with translation_faults(joint.graph):
+    with translation_faults(joint.graph), building_for(target):
         model = _translate(program)
     model.metadata_props["constant"] = json.dumps(program.constant)
     axes = _axis_names(dynamic_shapes, names.inputs)
     with quiet():
-        return simplified(model, [*names.inputs, *tensors.trained, *tensors.others], axes)
+        graph = simplified(model, [*names.inputs, *tensors.trained, *tensors.others], axes)
+        return widened(graph) if target == Target("cuda", "bfloat16") else graph
 
 
 class _ModuleTensors(NamedTuple):

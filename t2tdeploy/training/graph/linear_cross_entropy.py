@@ -3,7 +3,7 @@
 Logits of a large vocabulary are the biggest tensors of a step, and autograd passes over them many times. Here the rows
 go through in chunks: logits, log-probabilities and gradients of a chunk stay in the cache, and those of all rows never
 exist (as in Liger Kernel's fused linear cross-entropy, Hsu et al. 2024). Rows whose label is PAD are left out.
-In ONNX it is a Loop over chunks, in standard operators.
+In ONNX it is a Loop over chunks, in standard operators; this file has the one for CPUs, gpu_cross_entropy.py the other.
 """
 
 from __future__ import annotations
@@ -17,37 +17,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from t2tdeploy.features import PAD_ID
+from t2tdeploy.training.precision import DTYPES
 
 DOMAIN, NAME = "t2tdeploy", "LinearCrossEntropy"
 _CHUNK_ELEMENTS = 2**22  # logits of one chunk: 16 MiB, which caches hold; 0.5 to 2 times as many measure the same
 
 
 @torch.library.custom_op("t2tdeploy::linear_cross_entropy", mutates_args=())
-def linear_cross_entropy(x: Tensor, weight: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, labels: Tensor, share: float, precision: str = "float32"
+) -> tuple[Tensor, Tensor, Tensor]:
     """Summed cross-entropy of softmax(x @ weight.T) over the labels that are not PAD, with its gradients.
 
     Args:
-        x: [rows, hidden]
-        weight: [vocab, hidden]
+        x: [rows, hidden] float32
+        weight: [vocab, hidden] float32
         labels: [rows] int64
         share: uniform smoothing; the target is 1 - share for the label plus share / vocab for every word.
+        precision: in which the three products are computed; all the rest is float32.
 
     Returns:
         numerator [], its gradient to x [rows, hidden], and to weight [vocab, hidden]. Only the first can be
         differentiated.
     """
-    real = labels != PAD_ID
-    logits = x[real] @ weight.T
+    real, dtype = labels != PAD_ID, DTYPES[precision]
+    low_x, low_weight = x[real].to(dtype), weight.to(dtype)
+    logits = (low_x @ low_weight.T).float()
     numerator = F.cross_entropy(logits, labels[real], reduction="sum", label_smoothing=share)
     difference = torch.softmax(logits, -1) - share / weight.size(0)
     difference[torch.arange(len(logits)), labels[real]] -= 1 - share
+    low_difference = difference.to(dtype)
     x_gradient = torch.zeros_like(x)
-    x_gradient[real] = difference @ weight
-    return numerator, x_gradient, difference.T @ x[real]
+    x_gradient[real] = (low_difference @ low_weight).float()
+    return numerator, x_gradient, (low_difference.T @ low_x).float()
 
 
 @linear_cross_entropy.register_fake
-def _(x: Tensor, weight: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    x: Tensor, weight: Tensor, labels: Tensor, share: float, precision: str = "float32"
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(()), torch.empty_like(x), torch.empty_like(weight)
 
 
@@ -55,9 +63,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
     ctx.save_for_backward(*output[1:])
 
 
-def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None]:
+def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
     x_gradient, weight_gradient = ctx.saved_tensors
-    return x_gradient * gradient, weight_gradient * gradient, None, None
+    return x_gradient * gradient, weight_gradient * gradient, None, None, None
 
 
 linear_cross_entropy.register_autograd(_backward, setup_context=_save)

@@ -43,7 +43,10 @@ class Manifest(Settings):
 
     format_version: int = FORMAT_VERSION
     builder: Literal["portable", "onnxruntime-training"]
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where it is fast; any onnxruntime runs it")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="of matrix products; parameters and gradients are float32"
+    )
     features: tuple[TensorSpec, ...] = Field(description="inputs: the batch, in the model's order; PAD is 0")
     parameters: tuple[TensorSpec, ...] = Field(description="inputs; output NAME.grad for each")
     fixed: tuple[TensorSpec, ...] = Field(description="inputs: frozen parameters and buffers")

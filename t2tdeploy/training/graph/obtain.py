@@ -14,17 +14,21 @@ from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.training.graph.cache import GraphCache, default_directory
-from t2tdeploy.training.graph.environment import choose_gradient_builder
+from t2tdeploy.training.graph.environment import choose_gradient_builder, require_target
 from t2tdeploy.training.graph.graph_key import graph_key
 from t2tdeploy.training.graph.manifest import FORMAT_VERSION
 from t2tdeploy.training.graph.step import constant_buffers
+from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
+
+_CPU = Target()
 
 
 def obtain_training_graph(
     model: Model,
     hparams: HParams,
     *,
+    target: Target = _CPU,
     gradient_builder: str = "auto",
     directory: Path | None = None,
     reporter: Reporter | None = None,
@@ -32,7 +36,7 @@ def obtain_training_graph(
     """The graph that `build_training_graph` makes of `model`. Draws no random numbers.
 
     Args:
-        model: on the CPU.
+        model: on the CPU, whatever the target is.
         gradient_builder: see `choose_gradient_builder`.
         directory: of the cache; default: `default_directory()`.
 
@@ -42,10 +46,13 @@ def obtain_training_graph(
     """
     reporter = reporter or SilentReporter()
     builder = choose_gradient_builder(gradient_builder)
+    require_target(builder, target)
     cache = GraphCache(directory or default_directory(), reporter=reporter)
     options = {
         "format_version": FORMAT_VERSION,
         "label_smoothing": hparams.label_smoothing,
+        "device": target.device,
+        "precision": target.precision,
         "constants": {name: _content(tensor) for name, tensor in constant_buffers(model).items()},
     }
     key = graph_key(builder=builder, model=model, hparams=hparams, features=model.features, options=options)
@@ -55,7 +62,7 @@ def obtain_training_graph(
             return TrainingGraph.load(kept)
         except CorruptFileError as error:
             reporter.message(f"{error}: it will be built again")
-    graph = _build(model, hparams, builder, reporter)
+    graph = _build(model, hparams, target, builder, reporter)
     cache.put(key, graph.save)
     return graph
 
@@ -64,14 +71,14 @@ def _content(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
 
 
-def _build(model: Model, hparams: HParams, builder: str, reporter: Reporter) -> TrainingGraph:
+def _build(model: Model, hparams: HParams, target: Target, builder: str, reporter: Reporter) -> TrainingGraph:
     reporter.message(f"building the training graph ({builder}), once for this model: up to a minute")
     # Imports torch.onnx, which a run that finds its graph in the cache does without.
     from t2tdeploy.training.graph.build import build_training_graph
 
     start = time.perf_counter()
     with torch.random.fork_rng():
-        graph = build_training_graph(model, label_smoothing=hparams.label_smoothing, builder=builder)
+        graph = build_training_graph(model, label_smoothing=hparams.label_smoothing, target=target, builder=builder)
     seconds = time.perf_counter() - start
     reporter.event("training graph", builder=builder, seconds=seconds, operators=len(graph.training.graph.node))
     return graph

@@ -38,6 +38,9 @@ class GraphRunner:
     def __init__(self, model: onnx.ModelProto, *, device: torch.device, threads: int) -> None:
         onnxruntime = import_onnxruntime()
         self._device = device
+        if device.type != "cpu":
+            # CUDA kernels warn of what is meant, and past the session's logger.
+            onnxruntime.set_default_logger_severity(3)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

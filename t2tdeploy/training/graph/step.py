@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from t2tdeploy.models.modalities import LossTerms, soft_target_entropy
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.linear_cross_entropy import linear_cross_entropy
+from t2tdeploy.training.precision import Precision
 
 _OUTPUT_SIDE = ("forward", "top", "loss")
 
@@ -19,17 +20,19 @@ class TrainingStep(nn.Module):
     Args:
         model: in training mode.
         label_smoothing: see `smoothed_cross_entropy`.
+        precision: of the output layer; that of the rest is autocast's.
     """
 
-    def __init__(self, model: Model, *, label_smoothing: float) -> None:
+    def __init__(self, model: Model, *, label_smoothing: float, precision: Precision = "float32") -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
+        self.precision: Precision = precision
 
     def forward(self, loss_scale: Tensor, *features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss_scale [] float32 -> numerator * loss_scale, numerator, denominator, all []"""
         batch = dict(zip(self.model.features, features, strict=True))
-        terms = loss_terms(self.model, batch, self.label_smoothing)
+        terms = loss_terms(self.model, batch, self.label_smoothing, self.precision)
         return terms.numerator * loss_scale, terms.numerator.detach(), terms.denominator
 
 
@@ -51,7 +54,9 @@ class EvaluationStep(nn.Module):
         return terms.numerator, terms.denominator, self.model.correct(logits, batch)
 
 
-def loss_terms(model: Model, batch: Mapping[str, Tensor], label_smoothing: float) -> LossTerms:
+def loss_terms(
+    model: Model, batch: Mapping[str, Tensor], label_smoothing: float, precision: Precision = "float32"
+) -> LossTerms:
     """`model.loss` of `model(batch)`; where both are the contract's own, without logits of all rows at once."""
     if not has_tied_softmax(model):
         return model.loss(model(batch), batch, label_smoothing=label_smoothing)
@@ -60,7 +65,7 @@ def loss_terms(model: Model, batch: Mapping[str, Tensor], label_smoothing: float
     # The same smoothing as in smoothed_cross_entropy.
     share = label_smoothing * vocab / (vocab - 1)
     x = model.body(model.bottom(batch))
-    numerator, _, _ = linear_cross_entropy(x.flatten(0, 1), weight, labels.flatten(), share)
+    numerator, _, _ = linear_cross_entropy(x.flatten(0, 1).float(), weight, labels.flatten(), share, precision)
     tokens = (labels != 0).float().sum()
     return LossTerms(numerator - tokens * soft_target_entropy(label_smoothing, vocab), tokens)
 

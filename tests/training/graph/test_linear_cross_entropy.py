@@ -9,6 +9,7 @@ from onnx.inliner import inline_local_functions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2tdeploy.training.graph import gpu_cross_entropy
 from t2tdeploy.training.graph.linear_cross_entropy import DOMAIN, NAME, chunk_rows, linear_cross_entropy, onnx_function
 from tests.training.graph.parity import assert_parity, run
 
@@ -108,6 +109,45 @@ def test_the_onnx_function_is_the_operator(chunk: int, share: float) -> None:
         sums = torch.zeros_like(weight).index_add(0, labels, x * (labels != 0)[:, None])
         found = run(model, {"x": x, "weight": weight, "labels": labels, "label_sums": sums})
         assert_close(tuple(map(torch.from_numpy, found.values())), expected(x, weight, labels, share)), name
+
+
+def gpu_graph(share: float, chunk: int, precision: str) -> ModelProto:
+    inputs = [helper.make_tensor_value_info(name, *INPUTS[name]) for name in ("x", "weight", "labels")]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("numerator", []), ("x_gradient", ["rows", HIDDEN]), ("weight_gradient", [VOCAB, HIDDEN]))
+    ]
+    node = helper.make_node(
+        gpu_cross_entropy.NAME, [value.name for value in inputs], [value.name for value in outputs], domain=DOMAIN,
+        kept=1.0 - share, spread=share / VOCAB, chunk=chunk, low=int(gpu_cross_entropy.LOW_TYPES[precision]),
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
+    body = helper.make_graph([node], "loss", inputs, outputs)
+    functions = [gpu_cross_entropy.onnx_function()]
+    model: ModelProto = helper.make_model(body, functions=functions, opset_imports=opsets, ir_version=10)
+    return inline_local_functions(model)
+
+
+@pytest.mark.parametrize("chunk", [4, 7, 1000])
+@over_shares
+def test_the_onnx_function_for_gpus_is_the_operator(chunk: int, share: float) -> None:
+    model = gpu_graph(share, chunk, "float32")
+    for name, (x, weight, labels) in CASES.items():
+        found = run(model, {"x": x, "weight": weight, "labels": labels})
+        assert_close(tuple(map(torch.from_numpy, found.values())), expected(x, weight, labels, share)), name
+
+
+@over_shares
+def test_both_are_near_in_16_bits(share: float) -> None:
+    model = gpu_graph(share, 7, "float16")
+    for name in ("no pads", "pads", "one row"):
+        x, weight, labels = CASES[name]
+        low = linear_cross_entropy(x, weight, labels, share, "float16")
+        found = map(torch.from_numpy, run(model, {"x": x, "weight": weight, "labels": labels}).values())
+        for mine, theirs, exact in zip(found, low, expected(x, weight, labels, share), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-2)
+            torch.testing.assert_close(theirs, exact, rtol=1e-2, atol=1e-2)
+            assert mine.dtype == theirs.dtype == torch.float32
 
 
 class Loss(nn.Module):

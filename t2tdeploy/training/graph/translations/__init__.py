@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-from t2tdeploy.training.graph.linear_cross_entropy import onnx_function
+from t2tdeploy.training.graph import gpu_cross_entropy, linear_cross_entropy
 from t2tdeploy.training.graph.translations import (
     activations,
     batch_norm,
@@ -43,4 +43,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     **relu.TABLE,
     **softmax.TABLE,
 }
-FUNCTIONS: tuple[onnx.FunctionProto, ...] = (onnx_function(), *recurrent.FUNCTIONS)
+FUNCTIONS: tuple[onnx.FunctionProto, ...] = (
+    linear_cross_entropy.onnx_function(),
+    gpu_cross_entropy.onnx_function(),
+    *recurrent.FUNCTIONS,
+)

@@ -11,7 +11,7 @@ from onnxscript import ir
 from onnxscript import opset18 as op
 
 from t2tdeploy.training.graph.translations.reductions import sum_of_rows
-from t2tdeploy.training.graph.translations.shapes import constant
+from t2tdeploy.training.graph.translations.shapes import as_type_of, constant, float32
 
 
 def layer_norm_backward(
@@ -24,31 +24,22 @@ def layer_norm_backward(
     """
     size = math.prod(shape)
     flat, column = constant([-1, size]), constant([-1, 1])
-    dy, rows = op.Reshape(_float32(gradient), flat), op.Reshape(_float32(x), flat)
-    inverse = op.Reshape(_float32(rstd), column)
-    normalized = op.Mul(op.Sub(rows, op.Reshape(_float32(mean), column)), inverse)
+    dy, rows = op.Reshape(float32(gradient), flat), op.Reshape(float32(x), flat)
+    inverse = op.Reshape(float32(rstd), column)
+    normalized = op.Mul(op.Sub(rows, op.Reshape(float32(mean), column)), inverse)
     product = op.Mul(dy, normalized)
     if weight is None:
         g, averaging = dy, constant([[1.0 / size]] * size, ir.DataType.FLOAT)
     else:
-        g = op.Mul(dy, op.Reshape(_float32(weight), constant([1, size])))
-        averaging = op.Mul(op.Reshape(_float32(weight), column), constant(1.0 / size, ir.DataType.FLOAT))
+        g = op.Mul(dy, op.Reshape(float32(weight), constant([1, size])))
+        averaging = op.Mul(op.Reshape(float32(weight), column), constant(1.0 / size, ir.DataType.FLOAT))
     centred = op.Sub(op.Sub(g, op.MatMul(dy, averaging)), op.Mul(normalized, op.MatMul(product, averaging)))
     parameter = x if weight is None else weight
     return (
-        _like(op.Reshape(op.Mul(centred, inverse), op.Shape(x)), x),
-        _like(op.Reshape(sum_of_rows(product), constant([*shape])), parameter),
-        _like(op.Reshape(sum_of_rows(dy), constant([*shape])), parameter),
+        as_type_of(op.Reshape(op.Mul(centred, inverse), op.Shape(x)), x),
+        as_type_of(op.Reshape(sum_of_rows(product), constant([*shape])), parameter),
+        as_type_of(op.Reshape(sum_of_rows(dy), constant([*shape])), parameter),
     )
-
-
-def _float32(x: Any) -> Any:
-    return x if x.dtype == ir.DataType.FLOAT else op.Cast(x, to=ir.DataType.FLOAT)
-
-
-def _like(x: Any, model: Any) -> Any:
-    """Float32 to the type of `model`."""
-    return x if model.dtype == ir.DataType.FLOAT else op.Cast(x, to=model.dtype)
 
 
 TABLE = {torch.ops.aten.native_layer_norm_backward.default: layer_norm_backward}

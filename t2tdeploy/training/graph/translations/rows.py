@@ -4,7 +4,7 @@ ONNX has two operators for it, and onnxruntime's CPU kernels of neither will do:
 updates in parallel and loses some where indices repeat; ScatterElements is sequential, but takes an index for each
 number. `summed_rows` sorts the rows by index instead, sums each block of rows by a small matrix product, writes sums
 of different indices in parallel, and leaves to ScatterElements only the few that continue from block to block: 8 to 10
-times as fast for the gradient of an embedding.
+times as fast for the gradient of an embedding. On a GPU ScatterND adds atomically, and is one kernel.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from onnxscript import ir
 
+from t2tdeploy.training.graph.target import current_target
 from t2tdeploy.training.graph.translations.shapes import constant, op
 
 _BLOCK = 32  # rows of one matrix product; 16 to 64 measure the same
@@ -33,6 +34,8 @@ def summed_rows(rows: Any, ids: Any, count: Any, width: Any, dtype: ir.DataType,
     Returns:
         [count, width]
     """
+    if current_target().device == "cuda":
+        return _scattered_rows(rows, ids, count, width, dtype, dropped)
     first, one, last, block = constant([0]), constant([1]), constant([-1]), constant([_BLOCK])
     blocks = constant([-1, _BLOCK])
     n = op.Shape(ids)
@@ -62,3 +65,14 @@ def summed_rows(rows: Any, ids: Any, count: Any, width: Any, dtype: ir.DataType,
     rest = op.Gather(sums, row, axis=0)
     target = op.Expand(op.Unsqueeze(op.Gather(by_id, row), last), op.Shape(rest))
     return op.ScatterElements(table, target, rest, axis=0, reduction="add")
+
+
+def _scattered_rows(rows: Any, ids: Any, count: Any, width: Any, dtype: ir.DataType, dropped: int) -> Any:
+    """`summed_rows` by ScatterND, in float32: not every GPU adds 16-bit numbers atomically."""
+    full = ir.DataType.FLOAT
+    wide, column = (rows if dtype == full else op.Cast(rows, to=full)), op.Unsqueeze(ids, constant([-1]))
+    if dropped != _DROPPED:
+        wide = op.Where(op.Equal(column, constant(dropped)), constant(0.0, full), wide)
+    zeros = op.ConstantOfShape(op.Concat(count, width, axis=0), value=ir.tensor([0.0], dtype=full))
+    sums = op.ScatterND(zeros, column, wide, reduction="add")
+    return sums if dtype == full else op.Cast(sums, to=dtype)

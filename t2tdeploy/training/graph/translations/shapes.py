@@ -1,4 +1,4 @@
-"""Shapes and constants, as translations need them: numbers where they are known, tensors where they are not."""
+"""Shapes, constants and casts, as translations need them: numbers where they are known, tensors where they are not."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ op: Any = opset18  # its annotations are those of eager calls, not of values in 
 def constant(value: Any, dtype: ir.DataType = ir.DataType.INT64) -> Any:
     """A constant tensor of nested lists of numbers."""
     return op.Constant(value=ir.tensor(np.array(value, dtype=dtype.numpy())))
+
+
+def float32(x: Any) -> Any:
+    """x as float32."""
+    return x if x.dtype == ir.DataType.FLOAT else op.Cast(x, to=ir.DataType.FLOAT)
+
+
+def as_type_of(x: Any, model: Any) -> Any:
+    """x, which is float32, in the type of `model`."""
+    return x if model.dtype == ir.DataType.FLOAT else op.Cast(x, to=model.dtype)
 
 
 def rank(value: Any) -> int:
