@@ -48,3 +48,15 @@ def test_a_number_is_the_committed_one(index: int) -> None:
 def test_the_real_run_met_its_goal_and_served_what_it_evaluated() -> None:
     assert result("multi30k")["goal_met"]
     assert result("multi30k")["served_equals_evaluate"]
+
+
+def test_the_page_on_training_graphs_quotes_the_gpu_run() -> None:
+    page = (ROOT / "docs" / "training-graph.md").read_text(encoding="utf-8")
+    content = json.loads((ROOT / "benchmarks/gpu/results/gpu.json").read_text(encoding="utf-8"))
+    rates: dict[int, dict[str, int]] = {}
+    for row in content["sections"]["engines, base"]["rows"]:
+        if row["precision"] == "bfloat16" and "tokens_per_second" in row:
+            rates.setdefault(row["batch_size"], {})[row["engine"]] = row["tokens_per_second"]
+    assert len(rates) == 4
+    for tokens, of in rates.items():
+        assert f"| {tokens} | {of['ort']:,} | {of['torch']:,} |".replace(",", " ") in page
