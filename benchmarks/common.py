@@ -36,6 +36,11 @@ def _cpuinfo(field: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
 
 
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of t2tdeploy and these distributions."""
+    return {package: importlib.metadata.version(package) for package in ("t2tdeploy", *packages)}
+
+
 def publish(
     name: str,
     result: dict[str, Any],
@@ -53,7 +58,7 @@ def publish(
         "benchmark": name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": machine(),
-        "packages": {package: importlib.metadata.version(package) for package in ("t2tdeploy", *packages)},
+        "packages": versions(packages),
         "result": result,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """Speed and memory of a training step: engine ort beside torch eager and torch.compile, on Multi30k's lengths.
 
-    python benchmarks/train_engines.py            # all sizes, half an hour; writes results/train_engines.json and .png
+    python benchmarks/train_engines.py            # all sizes, an hour; writes results/train_engines.json and .png
+    python benchmarks/train_engines.py --sizes base --rounds 3    # one of them; the others' results stay
     python benchmarks/train_engines.py --quick    # tiny, within three minutes, writes nothing
     python benchmarks/train_engines.py --memory   # engine ort over 2000 steps of any shape, see train_memory.py
 
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, publish
+from common import RESULTS, machine, publish, versions
 from train_engines_plot import plot
 from train_memory import measure_memory
 from training_batches import VOCABULARY, Rotation, multi30k_lengths, rotation
@@ -225,6 +226,17 @@ class Benchmark:
         say(f"{self._size} {name} could not run: {error}")
 
 
+def earlier_sizes(settings: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call measured on this machine with these versions and settings: sizes can be run one by one."""
+    try:
+        content = json.loads((RESULTS / "train_engines.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    same = content["machine"] == machine() and content["packages"] == versions(PACKAGES)
+    found: dict[str, Any] = content["result"]["sizes"] if same and content["result"]["settings"] == settings else {}
+    return found
+
+
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -289,6 +301,8 @@ def main() -> None:
         print(json.dumps(last_line))
         return
     settings = {"batch_size": BATCH_SIZE, "vocabulary": VOCABULARY, "clip_grad_norm": CLIP, "threads": options.threads}
+    sizes = earlier_sizes(settings) | sizes
+    last_line = {size: content["ratios"] for size, content in sizes.items()}
     RESULTS.mkdir(exist_ok=True)
     plot(sizes, RESULTS / "train_engines.png")
     publish("train_engines", {"settings": settings, "sizes": sizes}, packages=PACKAGES, last_line=last_line)

@@ -19,7 +19,8 @@ Fails = Callable[..., str]
 PROBLEM = "translate_dates_ende"
 DATA_OPTIONS = "train_examples=800,dev_examples=40,test_examples=40,vocab_size=500"
 HPARAMS = (
-    "hidden_size=32,filter_size=64,num_heads=2,dropout=0.1,batch_size=256,learning_rate_constant=1,extra_length=10"
+    "hidden_size=32,filter_size=64,num_heads=2,num_encoder_layers=1,num_decoder_layers=1,"
+    "dropout=0.1,batch_size=256,learning_rate_constant=1,extra_length=10"
 )
 
 
