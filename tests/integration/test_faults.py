@@ -167,7 +167,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()  # permissions would not stop root
     monkeypatch.setenv("T2TDEPLOY_CACHE", str(tmp_path / "file"))
-    outcome = run(*small(road, tmp_path / "run", hparams=f"{SMALLER},num_encoder_layers=1,num_decoder_layers=1"))
+    outcome = run(*small(road, tmp_path / "run", hparams=SMALLER))
     assert outcome.status == 0, outcome.stderr
     assert f"the training graph was not kept in {tmp_path / 'file'}/graphs: Not a directory" in outcome.stderr
     assert (tmp_path / "run/training_graph/training.onnx").is_file()
