@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from t2tdeploy.training.run_directory import RunDirectory
-from tests.integration.conftest import PROBLEM, Command, Fails, Road, train_arguments
+from tests.integration.conftest import HPARAMS, PROBLEM, Command, Fails, Road, train_arguments
 
 
 def short(road: Road, output: Path, *more: str | Path) -> list[str | Path]:
@@ -47,7 +47,7 @@ def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(tmp
 
 def test_early_stopping_ends_a_run_that_learns_nothing(road: Road, tmp_path: Path, run: Command) -> None:
     words = short(road, tmp_path / "run", "--no-decode", "--early-stopping-evals", "1", "--train-steps", "50")
-    words[words.index("--hparams") + 1] = "hidden_size=32,filter_size=64,num_heads=2,learning_rate_constant=1e-30"
+    words[words.index("--hparams") + 1] = HPARAMS.replace("learning_rate_constant=1", "learning_rate_constant=1e-30")
     outcome = run(*words)
     assert outcome.status == 0, outcome.stderr
     assert (outcome.result["ending"], outcome.result["step"]) == ("early stopping", 4)
@@ -55,7 +55,7 @@ def test_early_stopping_ends_a_run_that_learns_nothing(road: Road, tmp_path: Pat
 
 def test_warm_start_begins_where_the_other_run_was_best(road: Road, tmp_path: Path, run: Command) -> None:
     words = short(road, tmp_path / "run", "--no-decode", "--warm-start", road.run)
-    words[words.index("--hparams") + 1] = "hidden_size=32,filter_size=64,num_heads=2,learning_rate_constant=1e-30"
+    words[words.index("--hparams") + 1] = HPARAMS.replace("learning_rate_constant=1", "learning_rate_constant=1e-30")
     outcome = run(*words)
     assert outcome.status == 0, outcome.stderr
     assert f"warm start from {road.run}" in outcome.stderr
