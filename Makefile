@@ -23,8 +23,8 @@ help: ## list the targets
 demo: $(INSTALLED) ## the whole road on embedded data, from text to a server's answer: some minutes, no download
 	@$(PY) scripts/demo.py --output demo
 
-test: $(INSTALLED) ## run the test suite
-	@$(PY) -m pytest
+test: $(INSTALLED) ## run the test suite, on all CPUs
+	@$(PY) -m pytest -n auto --dist worksteal
 
 test-ort-training: $(TRAINING_INSTALLED) ## run the tests of training graphs with onnxruntime-training (Python 3.11 or 3.12)
 	@$(TRAINING_VENV)/bin/python -m pytest tests/training/graph/test_environment.py tests/training/graph/test_gradient_builder.py tests/training/test_engine_parity.py

@@ -1,17 +1,37 @@
-"""What every test session shares."""
+"""What every test session shares. With `pytest -n auto`, a session is one of several, each on CPUs of its own."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from t2tdeploy.runtime import available_cpus
+
+MOST_SESSIONS = 8  # each may hold a gigabyte
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """pytest-xdist would count the machine's CPUs, not the container's."""
+    return min(available_cpus(), MOST_SESSIONS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps a session, and the processes it starts, on its own CPUs: threads that wait for a CPU spin meanwhile."""
+    session = getattr(config, "workerinput", None)
+    if session is not None and hasattr(os, "sched_setaffinity"):
+        number, count = int(session["workerid"].removeprefix("gw")), int(session["workercount"])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::count])
+
 
 @pytest.fixture(scope="session", autouse=True)
 def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where training graphs are kept: one folder a session, so that each is built once and nobody's home is touched."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Where training graphs are kept: one folder for all sessions, so that each is built once; nobody's home."""
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if parallel else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2TDEPLOY_CACHE", str(folder))
         yield folder / "graphs"

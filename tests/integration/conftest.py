@@ -50,13 +50,6 @@ class Road:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _commands_share_the_graph_cache(graph_cache: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENVIRONMENT, "T2TDEPLOY_CACHE", str(graph_cache.parent))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def _processes_share_the_cache(graph_cache: Path) -> Iterator[None]:
     """Of training graphs: the environment of commands was taken before `graph_cache` was named in it."""
     with pytest.MonkeyPatch.context() as patch:
