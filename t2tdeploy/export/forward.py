@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from t2tdeploy.export.quiet import quiet_exporter
+from t2tdeploy.export.undecomposed import to_onnx
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import BeamState, BeamStep, SearchResult, initial_state, results
 
@@ -163,15 +164,7 @@ def _export(
     module: nn.Module, args: tuple[object, ...], inputs: list[str], outputs: list[str], shapes: tuple[object, ...]
 ) -> onnx.ModelProto:
     with quiet_exporter():
-        program = torch.onnx.export(
-            module.eval(),
-            args,
-            dynamo=True,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            opset_version=OPSET_VERSION,
-            verbose=False,
+        program = to_onnx(
+            module.eval(), args, dynamic_shapes=shapes, inputs=inputs, outputs=outputs, opset=OPSET_VERSION
         )
-    assert program is not None
     return onnx.inliner.inline_local_functions(program.model_proto)

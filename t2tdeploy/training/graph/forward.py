@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-import torch
 from onnxscript import ir
 from torch import Tensor, nn
 
+from t2tdeploy.export.undecomposed import to_onnx
 from t2tdeploy.training.graph.joint import OPSET, GraphNames
 from t2tdeploy.training.graph.simplify import simplified
 
@@ -22,18 +22,15 @@ def forward_graph(
     names: GraphNames,
 ) -> onnx.ModelProto:
     """Exports `module` in the mode that it is in; as `joint_graph`, but for gradients."""
-    translated = torch.onnx.export(
+    translated = to_onnx(
         module,
         tuple(example),
-        dynamo=True,
-        opset_version=OPSET,
         dynamic_shapes=grouped_as_arguments(module, dynamic_shapes),
-        input_names=names.inputs,
-        output_names=names.outputs,
+        inputs=names.inputs,
+        outputs=names.outputs,
+        opset=OPSET,
         optimize=False,
-        verbose=False,
     )
-    assert translated is not None
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     found = [name for name in tensors if name in translated.model.graph.initializers]
     for name in found:

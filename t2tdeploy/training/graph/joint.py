@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from t2tdeploy.export.undecomposed import Undecomposed
 from t2tdeploy.training.graph.faults import differentiation_faults, quiet, tracing_faults, translation_faults
 from t2tdeploy.training.graph.program import Program, as_program
 from t2tdeploy.training.graph.simplify import simplified
@@ -202,7 +203,7 @@ def _separate_outputs(graph: fx.Graph) -> None:
 
 def _translate(program: Program) -> ir.Model:
     translated = torch.onnx.export(
-        program.exported,
+        Undecomposed.of(program.exported),
         dynamo=True,
         opset_version=OPSET,
         custom_translation_table=TABLE,

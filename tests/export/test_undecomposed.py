@@ -1,0 +1,104 @@
+"""A program that needs no decomposing is translated as it is; one that does, after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from t2tdeploy.export.undecomposed import Undecomposed, to_onnx
+
+ATEN = torch.ops.aten
+
+
+class Calls(nn.Module):
+    """A module of one function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+def captured(function: Any) -> ExportedProgram:
+    return torch.export.export(Calls(function), (torch.randn(3, 4),), dynamic_shapes={"x": {0: Dim("rows")}})
+
+
+def operators(program: ExportedProgram) -> list[Any]:
+    return [node.target for node in program.graph.nodes if node.op == "call_function"]
+
+
+def test_a_program_without_operators_to_decompose_stays_as_it_is() -> None:
+    program = Undecomposed.of(captured(lambda x: torch.relu(x) + 1))
+    assert program.run_decompositions({ATEN.silu.default: None}) is program
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: nn.functional.silu(x), lambda x: torch.cond(x.sum() > 0, torch.sin, nn.functional.silu, (x,))],
+)
+def test_one_with_such_operators_is_decomposed_wherever_they_are(function: Any) -> None:
+    table = {ATEN.silu.default: torch._decomp.decomposition_table[ATEN.silu.default]}
+    decomposed = Undecomposed.of(captured(function)).run_decompositions(table)
+    modules = [part for part in decomposed.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    found = {node.target for part in modules for node in part.graph.nodes}
+    assert ATEN.silu.default not in found
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(decomposed.module()(x), function(x))
+
+
+def test_what_writes_into_its_input_is_decomposed() -> None:
+    decomposed = Undecomposed.of(captured(lambda x: (x + 1).relu_())).run_decompositions({})
+    assert ATEN.relu_.default not in operators(decomposed)
+
+
+def test_each_size_is_computed_once() -> None:
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        y = torch.cat([x, x])
+        return (y + 1).view(y.shape[0] * 4), (x * 2).view(x.shape[0] * 4), x.exp().view(x.shape[0] * 4)
+
+    program = captured(function)
+    merged = Undecomposed.of(program)
+    values = [node.meta.get("val") for node in merged.graph.nodes]
+    sizes = [value.node.expr for value in values if isinstance(value, torch.SymInt)]
+    assert len(sizes) == len(set(sizes)) > 0
+    x = torch.randn(6, 4)
+    for result, expected in zip(merged.module()(x), function(x), strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64])
+def test_operators_that_torch_onnx_decomposes_are_translated(dtype: torch.dtype) -> None:
+    def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return x & y, x | y, x ^ y, x.to(torch.float32), x.to(dtype)
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            return function(x, y)
+
+    pair = tuple(torch.randint(0, 2, (3, 4)).to(dtype) for _ in range(2))
+    program = to_onnx(
+        Module(), pair, dynamic_shapes=({0: Dim("rows")},) * 2, inputs=["x", "y"], outputs=[*"abcde"], opset=18
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for rows in (0, 1, 5):
+        pair = tuple(torch.randint(0, 2, (rows, 4)).to(dtype) for _ in range(2))
+        found = session.run(None, {"x": pair[0].numpy(), "y": pair[1].numpy()})
+        for ours, expected in zip(found, function(*pair), strict=True):
+            torch.testing.assert_close(torch.from_numpy(ours), expected)
+
+
+def test_what_has_no_translation_and_no_decomposition_listed_exports_all_the_same() -> None:
+    module = nn.BatchNorm1d(4).eval()
+    program = to_onnx(
+        module, (torch.randn(3, 4),), dynamic_shapes=({0: Dim("rows")},), inputs=["x"], outputs=["y"], opset=18
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x))
