@@ -39,7 +39,8 @@ from common import RESULTS, machine, publish, versions
 from train_engines_plot import plot
 from train_memory import measure_memory
 from training_batches import VOCABULARY, Rotation, multi30k_lengths, rotation
-from training_steps import Job, Worker, WorkerError, save_batches
+from training_steps import Job, Worker, save_batches
+from worker_process import WorkerError
 
 from t2tdeploy.runtime import available_cpus
 

@@ -12,15 +12,15 @@ JOB is a `training_steps.Job` as JSON. Standard input has a command per line, st
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+from worker_process import answers
 
 from t2tdeploy.errors import T2TDeployError
 from t2tdeploy.progress import SilentReporter
@@ -150,13 +150,6 @@ class _Told(SilentReporter):
         self.events.append(name)
 
 
-def _answers() -> TextIO:
-    """Standard output, from now on for answers alone: what libraries print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
-
-
 def _serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
     answer(dict(worker.started))
     while True:
@@ -176,10 +169,10 @@ def _serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
 
 
 def main() -> None:
-    answers = _answers()
+    stream = answers()
 
     def answer(content: dict[str, Any]) -> None:
-        print(json.dumps(content), file=answers, flush=True)
+        print(json.dumps(content), file=stream, flush=True)
 
     try:
         _serve(Worker(json.loads(sys.argv[1])), answer)

@@ -8,7 +8,8 @@ from typing import Any
 
 from processes import CouldNotRunError, Section
 from training_batches import Rotation, multi30k_lengths, rotation
-from training_steps import Job, Worker, WorkerError, save_batches
+from training_steps import Job, Worker, save_batches
+from worker_process import WorkerError
 
 from t2tdeploy.runtime import available_cpus
 

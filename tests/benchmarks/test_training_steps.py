@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from training_batches import multi30k_lengths, random_batch, rotation, write_lengths
-from training_steps import Job, Worker, WorkerError, save_batches
+from training_steps import Job, Worker, save_batches
+from worker_process import WorkerError
 
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.problem import get_problem
