@@ -5,6 +5,7 @@ Axis names, in comments, docstrings and ONNX dynamic axes alike:
     batch           examples of a batch
     source_length   tokens of the longest source, end-of-sentence included
     target_length   tokens of the longest target, end-of-sentence included
+    history         all that a search has decoded of a sentence: target_length * beam, by position, then by beam
     beam            hypotheses kept per example during search
     hypotheses      hypotheses returned per example
     heads           attention heads

@@ -128,7 +128,7 @@ def _loop_body(pieces: SearchPieces, step: GraphProto, types: dict[str, int]) ->
     ]
     outputs = [helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])]
     for name, axes in zip(pieces.carried, pieces.carried_axes, strict=True):
-        growing = [None if axis == "target_length" else axis for axis in axes]
+        growing = [None if axis in ("target_length", "history") else axis for axis in axes]
         inputs.append(helper.make_tensor_value_info(name, types[name], growing))
         outputs.append(helper.make_tensor_value_info(f"{name}_next", types[name], growing))
     return helper.make_graph(list(step.node), "step", inputs, outputs)
@@ -161,6 +161,7 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
         "rows": "row_count",
         "source_length": "source_size",
         "target_length": "zero",
+        "history": "zero",
     }
     start = []
     for name, axes in zip(pieces.carried, pieces.carried_axes, strict=True):

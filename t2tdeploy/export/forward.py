@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from t2tdeploy.export.quiet import quiet_exporter
+from t2tdeploy.export.reshapes import simplify_reshapes
 from t2tdeploy.export.undecomposed import to_onnx
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import BeamState, BeamStep, SearchResult, initial_state, results
@@ -87,6 +88,7 @@ BEAM_STATE_AXES: dict[str, tuple[str | int, ...]] = {
     "finished_ids": ("batch", "beam", "target_length"),
     "finished_lengths": ("batch", "beam"),
     "decided": ("batch",),
+    "ancestors": ("batch", "beam", "history"),
 }
 
 
@@ -103,7 +105,7 @@ def export_pieces(model: Model) -> SearchPieces:
         memory = [tensor.contiguous() for tensor in model.encode(source_ids)]  # strides would be traced
     state = _example_state()
     model_state = [_example_like(tensor, axes) for tensor, axes in zip(
-        model.initial_state(_BATCH * _BEAM, source_ids.device), state_axes.values(), strict=True)]  # fmt: skip
+        model.initial_state(_BATCH, _BEAM, source_ids.device), state_axes.values(), strict=True)]  # fmt: skip
     carried = (*(f"beam_{name}" for name in BeamState._fields), *state_axes)
     limits = (torch.full((_BATCH,), 40), torch.tensor(0.6), torch.tensor(2))
     encoder = _export(_Encoder(model), (source_ids,), ["source_ids"], list(memory_axes), ({0: Dim.AUTO, 1: Dim.AUTO},))
@@ -141,14 +143,15 @@ def _example_state() -> BeamState:
         alive_ids=ids,
         finished_ids=ids.clone(),
         finished_scores=start.alive_scores - 1,
+        ancestors=torch.ones(_BATCH, _BEAM, _TARGET_LENGTH * _BEAM, dtype=torch.bool),
     )
 
 
 def _example_like(tensor: Tensor, axes: Sequence[str | int]) -> Tensor:
     """A tensor like an initial state's, some steps later."""
+    grown: dict[str | int, int] = {"target_length": _TARGET_LENGTH, "history": _TARGET_LENGTH * _BEAM}
     return torch.ones(
-        [_TARGET_LENGTH if axis == "target_length" else size for axis, size in zip(axes, tensor.shape, strict=True)],
-        dtype=tensor.dtype,
+        [grown.get(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)], dtype=tensor.dtype
     )
 
 
@@ -167,4 +170,5 @@ def _export(
         program = to_onnx(
             module.eval(), args, dynamic_shapes=shapes, inputs=inputs, outputs=outputs, opset=OPSET_VERSION
         )
+    simplify_reshapes(program.model)
     return onnx.inliner.inline_local_functions(program.model_proto)

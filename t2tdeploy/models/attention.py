@@ -1,7 +1,6 @@
 """Multi-head attention (Vaswani et al. 2017, 3.2): over itself with a growing cache, and over an encoded source.
 
-    batch, source_length, target_length, beam, heads, head_dim, hidden: see t2tdeploy/features.py
-    rows = batch * beam
+    batch, source_length, target_length, history, beam, heads, head_dim, hidden: see t2tdeploy/features.py
 
 Projections have no bias, as in Tensor2Tensor. Those of one input are one matrix product.
 """
@@ -19,6 +18,11 @@ MASKED = -1e9
 def padding_bias(mask: Tensor) -> Tensor:
     """mask [batch, length], True at real tokens -> bias [batch, 1, 1, length], very negative at pads."""
     return (~mask)[:, None, None, :].to(torch.float32) * MASKED
+
+
+def ancestor_bias(ancestors: Tensor) -> Tensor:
+    """ancestors [batch, beam, history] -> bias [batch, 1, beam, history] that hides what other beams decoded."""
+    return torch.where(ancestors, 0.0, MASKED)[:, None]
 
 
 def causal_bias(length: int, device: torch.device) -> Tensor:
@@ -68,19 +72,23 @@ class SelfAttention(_Attention):
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         return self.attend(query, key, value, bias)
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One more position.
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One more position of all beams.
+
+        The caches hold every beam of every position, and the bias hides those that a beam does not come from: nothing
+        is copied when beams change places, and one product serves all beams of a sentence.
 
         Args:
-            x: [rows, 1, hidden]
-            keys, values: [rows, heads, target_length, head_dim] of the positions so far
+            x: [batch, beam, hidden]
+            keys, values: [batch, heads, history, head_dim] of the positions so far.
+            bias: see `ancestor_bias`; of the history with this position.
 
         Returns:
-            output [rows, 1, hidden] and the caches, one position longer.
+            output [batch, beam, hidden] and the caches, one position longer.
         """
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        return self.attend(query, keys, values, None), keys, values
+        return self.attend(query, keys, values, bias), keys, values
 
 
 class CrossAttention(_Attention):

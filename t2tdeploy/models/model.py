@@ -85,27 +85,31 @@ class Model(nn.Module):
         """How many labels of the batch the logits rank first, []."""
         return correct_predictions(logits, batch[self.target])
 
-    # Decoding. `memory` is computed once per source and shared by its beams; `state` belongs to one beam, has
-    # rows = batch * beam in front, and may grow along one axis from step to step.
+    # Decoding. `memory` is computed once per source and shared by its beams; `state` is what steps remember. A part of
+    # it either belongs to one beam, has rows = batch * beam in front, and is reordered to the beams that go on; or it
+    # keeps all that was decoded (axis `history`) in place, and `ancestors` says which of it each beam consists of.
 
     def memory_axes(self) -> dict[str, tuple[str | int, ...]]:
         """Name -> axes of what `encode` returns, in its order."""
         return {"memory_source_ids": ("batch", "source_length")}
 
     def state_axes(self) -> dict[str, tuple[str | int, ...]]:
-        """Name -> axes of the decoding state; the axis `target_length` starts at 0 and grows by 1 a step."""
+        """Name -> axes of the decoding state, of which the first is `rows` (per beam) or `batch`.
+
+        The axes `target_length` and `history` start at 0 and grow a step by 1 and by `beam`.
+        """
         return {"state_prefix_ids": ("rows", "target_length")}
 
     def encode(self, source_ids: Tensor) -> tuple[Tensor, ...]:
         """source_ids [batch, source_length] -> memory"""
         return (source_ids,)
 
-    def initial_state(self, rows: int, device: torch.device) -> tuple[Tensor, ...]:
-        """The state before the first step: zeros, and every `target_length` is 0 (export relies on both)."""
-        return (torch.zeros(rows, 0, dtype=torch.int64, device=device),)
+    def initial_state(self, batch: int, beam: int, device: torch.device) -> tuple[Tensor, ...]:
+        """The state before the first step: zeros, and what grows is empty (export relies on both)."""
+        return (torch.zeros(batch * beam, 0, dtype=torch.int64, device=device),)
 
     def decode_step(
-        self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor]
+        self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor], ancestors: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One position of all beams.
 
@@ -113,7 +117,9 @@ class Model(nn.Module):
             tokens: [batch, beam] int64, the ids chosen last; PAD before the first step.
             step: [] int64, how many positions lie behind.
             memory: what `encode` returned.
-            state: what the step before returned, its rows reordered to the beams that `tokens` extend.
+            state: what the step before returned; what has `rows` is reordered to the beams that `tokens` extend.
+            ancestors: [batch, beam, history] bool, what of the history each beam consists of, with the position that
+                this step adds: `beam` more entries, of which each beam has its own.
 
         Returns:
             logits [batch, beam, vocab] and the next state.

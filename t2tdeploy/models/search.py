@@ -60,6 +60,7 @@ class BeamState(NamedTuple):
     finished_ids: Tensor  # [batch, beam, target_length]
     finished_lengths: Tensor  # [batch, beam]
     decided: Tensor  # [batch] bool
+    ancestors: Tensor  # [batch, beam, history] bool, which of all that was decoded each alive sequence consists of
 
 
 class Candidates(NamedTuple):
@@ -79,7 +80,7 @@ def initial_state(batch: int, beam: int, device: torch.device) -> BeamState:
     counts = torch.zeros(batch, beam, dtype=torch.int64, device=device)
     decided = torch.zeros(batch, dtype=torch.bool, device=device)
     step = torch.zeros((), dtype=torch.int64, device=device)
-    return BeamState(step, torch.full_like(counts, PAD_ID), alive, ids, scores, ids, counts, decided)
+    return BeamState(step, torch.full_like(counts, PAD_ID), alive, ids, scores, ids, counts, decided, ids.bool())
 
 
 def length_penalty(length: Tensor, alpha: Tensor) -> Tensor:
@@ -90,14 +91,11 @@ def length_penalty(length: Tensor, alpha: Tensor) -> Tensor:
 def select_candidates(logits: Tensor, alive_scores: Tensor) -> Candidates:
     """logits [batch, beam, vocab] -> the best 2K of the K·vocab continuations.
 
-    The best 2K of every beam hold the best 2K of all, so log-softmax and the second TopK see 2K words per beam.
-    The softmax is written out because ONNX Runtime's CPU ReduceLogSumExp is slow.
+    The best 2K of every beam hold the best 2K of all, so the second TopK sees 2K words per beam.
     """
     beam = alive_scores.size(1)
-    largest = logits.amax(-1, keepdim=True)
-    log_sum = largest + torch.log(torch.exp(logits - largest).sum(-1, keepdim=True))
-    top_logits, top_tokens = torch.topk(logits, 2 * beam, dim=-1)
-    scores = (top_logits - log_sum + alive_scores.unsqueeze(-1)).flatten(1)
+    top, top_tokens = torch.topk(torch.log_softmax(logits, dim=-1), 2 * beam, dim=-1)
+    scores = (top + alive_scores.unsqueeze(-1)).flatten(1)
     best, index = torch.topk(scores, 2 * beam, dim=-1)
     beams = torch.div(index, 2 * beam, rounding_mode="floor")
     return Candidates(best, torch.gather(top_tokens.flatten(1), 1, index), beams)
@@ -142,6 +140,13 @@ def rows_decided(
     return beaten | (step >= max_length)
 
 
+def with_themselves(ancestors: Tensor) -> Tensor:
+    """[batch, beam, history] -> [batch, beam, history + beam]: each sequence has its own newest position."""
+    batch, beam, _ = ancestors.shape
+    index = torch.arange(beam, device=ancestors.device)
+    return torch.cat([ancestors, (index.unsqueeze(1) == index).expand(batch, beam, beam)], dim=2)
+
+
 def freeze(decided: Tensor, old: Tensor, new: Tensor) -> Tensor:
     """Rows that were decided before the step keep `old`; sequences grow by a PAD."""
     if old.dim() == 3:
@@ -172,13 +177,11 @@ class BeamStep(nn.Module):
             hypotheses: [] int64, how many are asked for.
             memory, model_state: see Model.decode_step.
         """
-        logits, model_state = self.model.decode_step(state.tokens, state.step, memory, model_state)
+        ancestors = with_themselves(state.ancestors)
+        logits, model_state = self.model.decode_step(state.tokens, state.step, memory, model_state, ancestors)
         candidates = select_candidates(logits.float(), state.alive_scores)
         scores, tokens, ids, beams = next_alive(state, candidates)
         finished_scores, finished_ids, finished_lengths = next_finished(state, candidates, alpha)
-        batch, beam = state.tokens.shape
-        offsets = torch.arange(batch, device=beams.device).unsqueeze(1) * beam
-        rows = (beams + offsets).flatten()
         step, was_decided = state.step + 1, state.decided
         next_state = BeamState(
             step=step,
@@ -188,9 +191,20 @@ class BeamStep(nn.Module):
             finished_scores=freeze(was_decided, state.finished_scores, finished_scores),
             finished_ids=freeze(was_decided, state.finished_ids, finished_ids),
             finished_lengths=freeze(was_decided, state.finished_lengths, finished_lengths),
+            ancestors=torch.gather(ancestors, 1, beams.unsqueeze(-1).expand(-1, -1, ancestors.size(2))),
             decided=was_decided | rows_decided(scores, finished_scores, step, max_length, alpha, hypotheses),
         )
-        return next_state, tuple(torch.index_select(tensor, 0, rows) for tensor in model_state)
+        return next_state, self._reordered(model_state, beams)
+
+    def _reordered(self, model_state: Sequence[Tensor], beams: Tensor) -> tuple[Tensor, ...]:
+        """The state of the beams that are continued; what keeps all beams' history stays as it is."""
+        batch, beam = beams.shape
+        rows = (beams + torch.arange(batch, device=beams.device).unsqueeze(1) * beam).flatten()
+        axes = self.model.state_axes().values()
+        return tuple(
+            torch.index_select(tensor, 0, rows) if names[0] == "rows" else tensor
+            for tensor, names in zip(model_state, axes, strict=True)
+        )
 
 
 def results(state: BeamState, max_length: Tensor) -> SearchResult:
@@ -231,7 +245,7 @@ def beam_search(model: Model, source_ids: Tensor, max_length: Tensor, options: S
     hypotheses = torch.tensor(options.num_hypotheses, device=device)
     memory = model.encode(source_ids)
     state = initial_state(source_ids.size(0), options.beam_size, device)
-    model_state = model.initial_state(source_ids.size(0) * options.beam_size, device)
+    model_state = model.initial_state(source_ids.size(0), options.beam_size, device)
     while not bool(state.decided.all()):
         state, model_state = step_module(state, max_length, alpha, hypotheses, memory, model_state)
     model.train(was_training)

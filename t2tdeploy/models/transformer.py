@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from t2tdeploy.features import PAD_ID, FeatureSpec
-from t2tdeploy.models.attention import CrossAttention, SelfAttention, causal_bias, padding_bias
+from t2tdeploy.models.attention import (
+    CrossAttention,
+    SelfAttention,
+    ancestor_bias,
+    causal_bias,
+    padding_bias,
+)
 from t2tdeploy.models.layers import FeedForward, TimingSignal, layer_norm
 from t2tdeploy.models.model import Batch, Model
 from t2tdeploy.models.transformer_hparams import TransformerHParams
@@ -64,13 +70,12 @@ class DecoderLayer(nn.Module):
         return self.over_source(x, *self.cross_attention.project(memory), source_bias)
 
     def step(
-        self, x: Tensor, cache: Sequence[Tensor], key: Tensor, value: Tensor, source_bias: Tensor
+        self, x: Tensor, cache: Sequence[Tensor], self_bias: Tensor, key: Tensor, value: Tensor, source_bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One position of all beams: x [batch, beam, hidden]; cache: self-attention keys and values."""
-        batch, beam, hidden = x.shape
-        rows = self.self_norm(x).reshape(batch * beam, 1, hidden)
-        attended, keys, values = self.self_attention.step(rows, *cache)
-        x = self.over_source(x + self.dropout(attended.reshape(batch, beam, hidden)), key, value, source_bias)
+        """One position of all beams: x [batch, beam, hidden]; cache: self-attention keys and values of the history."""
+        keys, values = cache
+        attended, keys, values = self.self_attention.step(self.self_norm(x), keys, values, self_bias)
+        x = self.over_source(x + self.dropout(attended), key, value, source_bias)
         return x, keys, values
 
 
@@ -129,7 +134,7 @@ class Transformer(Model):
         return {"memory_bias": ("batch", 1, 1, "source_length"), **dict.fromkeys(names, projected)}
 
     def state_axes(self) -> dict[str, tuple[str | int, ...]]:
-        cache: tuple[str | int, ...] = ("rows", self.heads, "target_length", self.head_dim)
+        cache: tuple[str | int, ...] = ("batch", self.heads, "history", self.head_dim)
         return {f"state_{i}_{part}": cache for i in range(len(self.decoder)) for part in ("key", "value")}
 
     def encode(self, source_ids: Tensor) -> tuple[Tensor, ...]:
@@ -137,20 +142,21 @@ class Transformer(Model):
         projected = [part for layer in self._decoder_layers() for part in layer.cross_attention.project(memory)]
         return (bias, *projected)
 
-    def initial_state(self, rows: int, device: torch.device) -> tuple[Tensor, ...]:
-        empty = torch.zeros(rows, self.heads, 0, self.head_dim, device=device)
+    def initial_state(self, batch: int, beam: int, device: torch.device) -> tuple[Tensor, ...]:
+        empty = torch.zeros(batch, self.heads, 0, self.head_dim, device=device)
         return (empty,) * (2 * len(self.decoder))
 
     def decode_step(
-        self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor]
+        self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor], ancestors: Tensor
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         source_bias, *projected = memory
         x = self.dropout(self.modality("targets").bottom(tokens) + self.timing(step.reshape(1)))
+        self_bias = ancestor_bias(ancestors)
         caches: list[Tensor] = []
         for i, layer in enumerate(self._decoder_layers()):
             pair = slice(2 * i, 2 * i + 2)
             key, value = projected[pair]
-            x, keys, values = layer.step(x, state[pair], key, value, source_bias)
+            x, keys, values = layer.step(x, state[pair], self_bias, key, value, source_bias)
             caches += [keys, values]
         return self.top(self.decoder_norm(x)), tuple(caches)
 

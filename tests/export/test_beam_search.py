@@ -194,8 +194,8 @@ def test_a_model_with_a_branch_in_its_step_exports(model, session):
     """torch.cond becomes an If, whose subgraphs see the Loop's names."""
 
     class Branching(Transformer):
-        def decode_step(self, tokens, step, memory, state):
-            logits, state = super().decode_step(tokens, step, memory, state)
+        def decode_step(self, tokens, step, memory, state, ancestors):
+            logits, state = super().decode_step(tokens, step, memory, state, ancestors)
             return torch.cond(step > 1000, lambda x: x - 1.0, lambda x: x * 1.0, (logits,)), state
 
     branching = Branching(HPARAMS, features(VOCAB)).eval()

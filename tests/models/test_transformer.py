@@ -24,10 +24,11 @@ def test_cached_steps_are_the_full_forward(joint: bool):
     sources, targets = padded(random_sources(40, 1)), torch.randint(3, 40, (5, 6))
     with torch.no_grad():
         full = model({"inputs": sources, "targets": targets})
-        memory, state = model.encode(sources), model.initial_state(5, sources.device)
+        memory, state = model.encode(sources), model.initial_state(5, 1, sources.device)
         tokens = torch.full((5, 1), PAD_ID)
         for step in range(6):
-            logits, state = model.decode_step(tokens, torch.tensor(step), memory, state)
+            ancestors = torch.ones(5, 1, step + 1, dtype=torch.bool)
+            logits, state = model.decode_step(tokens, torch.tensor(step), memory, state, ancestors)
             torch.testing.assert_close(logits[:, 0], full[:, step], atol=1e-4, rtol=1e-5)
             tokens = targets[:, step : step + 1]
 
@@ -36,20 +37,22 @@ def test_beams_of_one_source_do_not_see_each_other():
     model, sources = tiny_transformer(40), padded(random_sources(40, 1, count=2))
     tokens = torch.tensor([[3, 4, 5], [6, 7, 8]])
     with torch.no_grad():
-        memory, state = model.encode(sources), model.initial_state(6, sources.device)
-        together, _ = model.decode_step(tokens, torch.tensor(0), memory, state)
+        memory, state = model.encode(sources), model.initial_state(2, 3, sources.device)
+        themselves = torch.eye(3, dtype=torch.bool).expand(2, 3, 3)
+        together, _ = model.decode_step(tokens, torch.tensor(0), memory, state, themselves)
         for beam in range(3):
-            single = model.initial_state(2, sources.device)
-            alone, _ = model.decode_step(tokens[:, beam : beam + 1], torch.tensor(0), memory, single)
+            single = model.initial_state(2, 1, sources.device)
+            itself = torch.ones(2, 1, 1, dtype=torch.bool)
+            alone, _ = model.decode_step(tokens[:, beam : beam + 1], torch.tensor(0), memory, single, itself)
             torch.testing.assert_close(together[:, beam : beam + 1], alone, atol=1e-4, rtol=1e-5)
 
 
 def test_declared_axes_are_the_axes():
     model, sources = tiny_transformer(40), padded(random_sources(40, 1))
-    sizes = {"batch": 5, "rows": 5, "source_length": sources.size(1), "target_length": 0}
+    sizes = {"batch": 5, "rows": 5, "source_length": sources.size(1), "target_length": 0, "history": 0}
     for declared, tensors in (
         (model.memory_axes(), model.encode(sources)),
-        (model.state_axes(), model.initial_state(5, sources.device)),
+        (model.state_axes(), model.initial_state(5, 1, sources.device)),
     ):
         assert [tuple(sizes.get(axis, axis) for axis in axes) for axes in declared.values()] == [
             tuple(tensor.shape) for tensor in tensors
