@@ -27,7 +27,10 @@ def quoted() -> list[str]:
     minutes = embedded("training_minutes")
     assert allocator["float32"]["speedup"] == allocator["bfloat16"]["speedup"]
     averaged, best = (run["evaluate"][checkpoint] for checkpoint in ("averaged", "best"))
+    steps = [result("train_engines")["sizes"][size]["ratios"] for size in ("tiny", "base")]
     return [
+        "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
+        "| {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
         f"| {run['served_test_bleu']:.2f}, as `evaluate` says |",
         f"| {run['training_minutes']:.0f} minutes |",
         f"| {german:.1f} / {french:.1f} |",
@@ -41,7 +44,7 @@ def quoted() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("index", range(10))
+@pytest.mark.parametrize("index", range(12))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
