@@ -15,7 +15,7 @@ TRAINING_VENV := $(VENV)/ort-training
 TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training lint format protos bench-train bench-train-memory bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training lint format protos bench-train bench-train-memory bench-decode bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench-train: $(INSTALLED) ## speed and memory of training steps, engine ort besi
 
 bench-train-memory: $(INSTALLED) ## memory of engine ort over 2000 steps of any shape
 	@$(PY) benchmarks/train_engines.py --memory
+
+bench-decode: $(INSTALLED) ## decoding beside CTranslate2 (ARGS=--quick: 3 minutes)
+	@$(PY) benchmarks/decode_vs_ctranslate2.py $(ARGS)
 
 bench-gpu: $(INSTALLED) ## what wants a CUDA GPU: tests, engines, Multi30k (see benchmarks/gpu/README.md)
 	@$(PY) benchmarks/gpu/run.py $(ARGS)
