@@ -23,7 +23,8 @@ def pytest_configure(config: pytest.Config) -> None:
     session = getattr(config, "workerinput", None)
     if session is not None and hasattr(os, "sched_setaffinity"):
         number, count = int(session["workerid"].removeprefix("gw")), int(session["workercount"])
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[number::count])
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cpus[number::count] or [cpus[number % len(cpus)]])
 
 
 @pytest.fixture(scope="session", autouse=True)
