@@ -2,8 +2,8 @@
 
     backend(batch, length) -> for each source: (ids with EOS, score)
 
-`batch` has source ids with EOS. `length` forces every translation to so many tokens; with None it ends where its model
-ends it, at the latest EXTRA tokens beyond its source. The beam is 4.
+`batch` has source ids with EOS. With `length`, every search takes so many steps; with None it ends where its model ends
+it, at the latest EXTRA tokens beyond its source. The beam is 4.
 """
 
 from __future__ import annotations

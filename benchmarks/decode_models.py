@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from ctranslate2_model import convert
+from decode_backends import BEAM
 
 from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.export.quantize import products, quantized
@@ -66,7 +67,7 @@ def write_files(model: Transformer, folder: Path, calibration: list[list[int]]) 
     graph = export_beam_search(model)
     ours["float32"].write_bytes(graph.SerializeToString())
     inputs = {product.node.input[0] for product in products(graph.graph)}
-    ranges = measure_ranges(graph, inputs, calibration, beam_size=4, alpha=0.6, extra_length=TARGET_LENGTH)
+    ranges = measure_ranges(graph, inputs, calibration, beam_size=BEAM, alpha=0.6, extra_length=TARGET_LENGTH)
     ours["int8"].write_bytes(quantized(graph, ranges).SerializeToString())
     convert(model, folder / "ctranslate2")
     return Files({

@@ -5,7 +5,7 @@
     python benchmarks/decode_vs_ctranslate2.py --quick          # base size, int8, batches of 1 and 16: three minutes
 
 base       transformer_base (6 + 6 layers, hidden 512, vocabulary 32000) with random weights. Sources of 25 tokens,
-           every translation exactly 32: tokens per second, and milliseconds per batch. Transformers' generate and
+           32 steps of every search: tokens per second, and milliseconds per batch. Transformers' generate and
            Optimum's model for onnxruntime, of the same size with random weights, take turns with them where they are
            installed.
 trained    a trained run (--run): BLEU on test; whether float32 hypotheses and scores are CTranslate2's (alpha 0, where

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,22 @@ class GraphSession:
             SearchStoppedError: the interrupt was used.
             OperationalError: onnxruntime failed (its own words).
         """
+        options: dict[str, Any] = {"beam_size": beam_size, "alpha": alpha, "num_hypotheses": num_hypotheses}
+        names = ["target_ids", "scores", "lengths", "finished"]
+        return SearchResult(*self.run(names, source_ids, max_length, **options, interrupt=interrupt))
+
+    def run(
+        self,
+        outputs: Sequence[str],
+        source_ids: IntArray,
+        max_length: IntArray,
+        *,
+        beam_size: int,
+        alpha: float,
+        num_hypotheses: int,
+        interrupt: Interrupt | None = None,
+    ) -> list[Any]:
+        """As `search`; returns these outputs of the graph."""
         feeds = {
             "source_ids": source_ids,
             "max_length": max_length,
@@ -174,14 +191,13 @@ class GraphSession:
             "alpha": np.array(alpha, dtype=np.float32),
             "num_hypotheses": np.array(num_hypotheses, dtype=np.int64),
         }
-        names = ["target_ids", "scores", "lengths", "finished"]
         try:
-            outputs = self._session.run(names, feeds, interrupt.run_options if interrupt else None)
+            values: list[Any] = self._session.run(outputs, feeds, interrupt.run_options if interrupt else None)
         except Exception as error:  # onnxruntime's exceptions share no base class
             if interrupt and interrupt.stopped:
                 raise SearchStoppedError("the search was stopped") from error
             raise OperationalError(f"onnxruntime failed to run the graph: {error}") from error
-        return SearchResult(*outputs)
+        return values
 
 
 class SearchSession(GraphSession):

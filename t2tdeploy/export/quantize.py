@@ -1,9 +1,9 @@
 """A search in 8 bits: products of activations and weights run on integers, everything else stays as it was.
 
 Weights have a scale for each output and 7 bits: CPUs without VNNI add pairs of products in 16 bits, which 8 bits would
-overflow. Activations have one fixed range for each tensor, measured on real sentences, as in Marian's precomputed
-alphas (Kim et al. 2019). Unlike onnxruntime's dynamic quantization, which takes the range of each batch, a translation
-then cannot depend on its batch, and no time is spent on finding ranges while decoding.
+overflow. Activations have one fixed range for each tensor, measured on real sentences, as Marian's 8-bit models may
+have (Bogoychev et al. 2020). Unlike onnxruntime's dynamic quantization, which takes the range of each batch, a
+translation then cannot depend on its batch, and no time is spent on finding ranges while decoding.
 
 The graph stays standard ONNX: QuantizeLinear and DequantizeLinear around MatMul, which onnxruntime runs as one product
 of integers.
@@ -56,7 +56,7 @@ def _products(graph: GraphProto, known: Mapping[str, tuple[str, bool]]) -> Itera
         if node.op_type == "MatMul" and node.input[1] in matrices:
             yield Product(graph, node, *matrices[node.input[1]])
         for attribute in node.attribute:
-            if attribute.HasField("g"):
+            if attribute.HasField("g") and node.op_type == "Loop":  # whose ranges can be measured; not those of an If
                 yield from _products(attribute.g, matrices)
 
 

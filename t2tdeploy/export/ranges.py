@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
-from t2tdeploy.runtime import available_cpus, import_onnxruntime
+from t2tdeploy.runtime import GraphSession
 from t2tdeploy.sentences import pad_rows
 
 BATCH = 16
@@ -40,30 +40,18 @@ def measure_ranges(
     watched = ModelProto()
     watched.CopyFrom(model)
     found = [*_watch(watched.graph, set(names))]
-    session = import_onnxruntime().InferenceSession(watched.SerializeToString(), _options(), ["CPUExecutionProvider"])
+    session = GraphSession(watched.SerializeToString())
     outputs = {_output(name, extreme): merge for name in found for extreme, (_, merge) in _EXTREMES.items()}
     seen: dict[str, list[float]] = {output: [] for output in outputs}
     rows = sorted(sources, key=len)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
-        feeds = {
-            "source_ids": pad_rows(batch),
-            "max_length": np.array([len(ids) + extra_length for ids in batch]),
-            "beam_size": np.array(beam_size),
-            "alpha": np.array(alpha, dtype=np.float32),
-            "num_hypotheses": np.array(1),
-        }
-        for output, value in zip(outputs, session.run([*outputs], feeds), strict=True):
+        limits = np.array([len(ids) + extra_length for ids in batch])
+        values = session.run([*outputs], pad_rows(batch), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=1)
+        for output, value in zip(outputs, values, strict=True):
             seen[output].append(float(value))
     extremes = {output: merge(seen[output]) for output, merge in outputs.items()}
     return {name: Range(*(extremes[_output(name, extreme)] for extreme in _EXTREMES)) for name in found}
-
-
-def _options() -> Any:
-    options = import_onnxruntime().SessionOptions()
-    options.intra_op_num_threads = available_cpus()
-    options.log_severity_level = 3
-    return options
 
 
 def _watch(graph: GraphProto, names: set[str], depth: int = 0) -> Iterator[str]:

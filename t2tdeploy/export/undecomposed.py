@@ -1,7 +1,7 @@
-"""torch.onnx.export in half its time, for programs that need not be decomposed.
+"""torch.onnx.export for programs that need not be decomposed.
 
-torch.onnx traces every program once more to decompose its operators: half of the export's time, and the same program
-again where all of them have translations.
+torch.onnx traces every program once more to decompose its operators. That is much of the export's time, and gives the
+same program again where all of them have translations.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import ModelProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.export.quantize import LARGEST_WEIGHT, products, quantize_weight, quantized
@@ -65,6 +68,30 @@ def test_it_is_onnx_and_small(graph: ModelProto, eight_bits: ModelProto) -> None
     assert eight_bits.ByteSize() - embedding < 0.5 * (graph.ByteSize() - embedding)
     matrices = [tensor for tensor in eight_bits.graph.initializer if np.prod(tensor.dims) > 1024]
     assert sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in matrices) == 1  # the embedding
+
+
+def test_onnxruntime_multiplies_integers(graph: ModelProto, eight_bits: ModelProto, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(eight_bits.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def count(graph: GraphProto) -> int:
+        bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        return sum(node.op_type == "MatMulIntegerToFloat" for node in graph.node) + sum(map(count, bodies))
+
+    optimized = onnx.load(options.optimized_model_filepath)
+    assert count(optimized.graph) == len(products(graph.graph))
+
+
+def test_a_product_in_a_branch_stays_float() -> None:
+    """Its range cannot be measured."""
+    product = helper.make_node("MatMul", ["x", "weight"], ["y"])
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    branch = helper.make_graph([product], "branch", [], out)
+    choice = helper.make_node("If", ["which"], ["z"], then_branch=branch, else_branch=branch)
+    weight = numpy_helper.from_array(np.ones((2, 3), np.float32), "weight")
+    assert products(helper.make_graph([choice], "main", [], [], [weight])) == []
 
 
 def test_scores_are_close_to_those_of_float32(graph: ModelProto, eight_bits: ModelProto) -> None:

@@ -8,20 +8,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.export import Dim
 
 from t2tdeploy.export.reshapes import simplify_reshapes
 from t2tdeploy.export.undecomposed import to_onnx
-
-
-class Calls(nn.Module):
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
+from tests.export.calls import Calls
 
 
 @pytest.mark.parametrize(
@@ -34,7 +25,7 @@ class Calls(nn.Module):
     ],
 )
 def test_sizes_are_copied_or_inferred_where_that_is_enough(function: Any, computed: int) -> None:
-    dynamic = ({0: Dim("batch"), 1: Dim("length")},)
+    dynamic = (({0: Dim("batch"), 1: Dim("length")},),)
     program = to_onnx(
         Calls(function), (torch.randn(3, 5, 8),), dynamic_shapes=dynamic, inputs=["x"], outputs=["y"], opset=18
     )

@@ -11,23 +11,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from t2tdeploy.export.undecomposed import Undecomposed, to_onnx
+from tests.export.calls import Calls
 
 ATEN = torch.ops.aten
 
 
-class Calls(nn.Module):
-    """A module of one function."""
-
-    def __init__(self, function: Any) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(x)
-
-
 def captured(function: Any) -> ExportedProgram:
-    return torch.export.export(Calls(function), (torch.randn(3, 4),), dynamic_shapes={"x": {0: Dim("rows")}})
+    return torch.export.export(Calls(function), (torch.randn(3, 4),), dynamic_shapes=(({0: Dim("rows")},),))
 
 
 def operators(program: ExportedProgram) -> list[Any]:
@@ -78,13 +68,14 @@ def test_operators_that_torch_onnx_decomposes_are_translated(dtype: torch.dtype)
     def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return x & y, x | y, x ^ y, x.to(torch.float32), x.to(dtype)
 
-    class Module(nn.Module):
-        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            return function(x, y)
-
     pair = tuple(torch.randint(0, 2, (3, 4)).to(dtype) for _ in range(2))
     program = to_onnx(
-        Module(), pair, dynamic_shapes=({0: Dim("rows")},) * 2, inputs=["x", "y"], outputs=[*"abcde"], opset=18
+        Calls(function),
+        pair,
+        dynamic_shapes=(({0: Dim("rows")},) * 2,),
+        inputs=["x", "y"],
+        outputs=[*"abcde"],
+        opset=18,
     )
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for rows in (0, 1, 5):

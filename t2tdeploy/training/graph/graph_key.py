@@ -33,7 +33,7 @@ from t2tdeploy.features import FeatureSpec
 from t2tdeploy.hparams import HParams
 
 _EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-training", "onnxruntime-training-cpu")
-_OUR_FOLDERS = ("models", "training/graph")
+_OUR_FILES = ("models/**/*.py", "training/graph/**/*.py", "export/undecomposed.py")
 # Recipe fields of HParams that no graph contains: to try another learning rate, none is built anew.
 _OUTSIDE_THE_GRAPH = frozenset(
     {"batch_size", "train_steps", "accumulate_steps", "weight_decay", "clip_grad_norm", "compile"}
@@ -215,7 +215,7 @@ def _version(distribution: str) -> str | None:
 def _our_sources() -> dict[str, str]:
     """The code that makes graphs, and the parts that models are made of."""
     root = Path(t2tdeploy.__file__).parent
-    files = (file for folder in _OUR_FOLDERS for file in sorted((root / folder).rglob("*.py")))
+    files = (file for pattern in _OUR_FILES for file in sorted(root.glob(pattern)))
     return {file.relative_to(root).as_posix(): _digest(file.read_bytes()) for file in files}
 
 

@@ -94,6 +94,7 @@ def test_our_own_sources_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     module = importlib.import_module("t2tdeploy.training.graph.graph_key")
     assert "training/graph/graph_key.py" in module._our_sources()
     assert "models/modalities.py" in module._our_sources()
+    assert "export/undecomposed.py" in module._our_sources()
     monkeypatch.setattr(module, "_our_sources", lambda: {"models/modalities.py": "changed"})
     assert key_of(nn.Linear(2, 3)) != before
 
