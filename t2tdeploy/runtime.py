@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from t2tdeploy.bundle import Bundle
+from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.features import PAD_ID
 
 IntArray = npt.NDArray[np.int64]
 
@@ -87,12 +90,18 @@ class SearchResult:
         lengths: [batch, hypotheses], tokens, EOS included.
         finished: [batch]; False: nothing ended within max_length, the rows hold unended sequences and scores are
             raw log-probabilities.
+        token_scores: [batch, hypotheses, target_length], log-probability of each token; graphs of older bundles have
+            none.
+        attention: [batch, hypotheses, target_length, source_length], the last decoder layer's when it chose each token,
+            mean over heads; graphs of older bundles have none.
     """
 
     target_ids: IntArray
     scores: npt.NDArray[np.float32]
     lengths: IntArray
     finished: npt.NDArray[np.bool_]
+    token_scores: npt.NDArray[np.float32] | None = None
+    attention: npt.NDArray[np.float32] | None = None
 
 
 class SearchStoppedError(OperationalError):
@@ -118,6 +127,9 @@ class Interrupt:
 class GraphSession:
     """A loaded graph, ready to search on the CPU. Safe to use from several threads.
 
+    Attributes:
+        controls: inputs that may be left out, see `SearchControls`; graphs of older bundles have none.
+
     Args:
         graph: an ONNX file, or its content.
         threads: that one search uses; None: `available_cpus()`.
@@ -140,6 +152,9 @@ class GraphSession:
         source = graph if isinstance(graph, bytes) else str(graph)
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
+            outputs = {one.name for one in self._session.get_outputs()}
+            self._outputs = [field.name for field in fields(SearchResult) if field.name in outputs]
         except Exception as error:  # onnxruntime's exceptions share no base class
             path = Path("model.onnx") if isinstance(graph, bytes) else graph
             raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
@@ -152,25 +167,37 @@ class GraphSession:
         beam_size: int,
         alpha: float,
         num_hypotheses: int,
+        controls: SearchControls = NO_CONTROLS,
+        min_length: IntArray | None = None,
+        prefix: IntArray | None = None,
         interrupt: Interrupt | None = None,
     ) -> SearchResult:
-        """Beam search for every row.
+        """Beam search, or sampling, for every row.
 
         Args:
             source_ids: [batch, source_length], EOS at the end of every row, PAD behind it.
             max_length: [batch], tokens of the longest target, EOS included.
             beam_size: hypotheses kept during the search.
             alpha: length penalty.
-            num_hypotheses: returned per row, at most beam_size.
+            num_hypotheses: returned per row, at most beam_size; equal to it when sampling.
+            min_length: [batch], tokens of the shortest target, EOS included.
+            prefix: [batch, prefix_length], ids that a target starts with, PAD behind them.
             interrupt: stops the search from another thread.
 
         Raises:
             SearchStoppedError: the interrupt was used.
-            OperationalError: onnxruntime failed (its own words).
+            OperationalError: onnxruntime failed (its own words), or the graph has no such control.
         """
+        wishes: dict[str, Any] = {
+            **_control_feeds(controls),
+            **({} if min_length is None else {"min_length": min_length}),
+            **({} if prefix is None or prefix.size == 0 else {"prefix": prefix}),
+        }
+        if controls.temperature > 0:
+            wishes["uniforms"] = sample_chances(source_ids, int(max_length.max()), beam_size, controls.seed)
         options: dict[str, Any] = {"beam_size": beam_size, "alpha": alpha, "num_hypotheses": num_hypotheses}
-        names = ["target_ids", "scores", "lengths", "finished"]
-        return SearchResult(*self.run(names, source_ids, max_length, **options, interrupt=interrupt))
+        values = self.run(self._outputs, source_ids, max_length, **options, wishes=wishes, interrupt=interrupt)
+        return SearchResult(**dict(zip(self._outputs, values, strict=True)))
 
     def run(
         self,
@@ -181,15 +208,23 @@ class GraphSession:
         beam_size: int,
         alpha: float,
         num_hypotheses: int,
+        wishes: Mapping[str, npt.NDArray[Any]] | None = None,
         interrupt: Interrupt | None = None,
     ) -> list[Any]:
-        """As `search`; returns these outputs of the graph."""
+        """As `search`; returns these outputs of the graph.
+
+        Args:
+            wishes: further inputs of the graph.
+        """
+        for name in sorted(set(wishes or ()) - self.controls):
+            raise OperationalError(f"the graph has no '{name}'", help="export it again with this version of t2tdeploy")
         feeds = {
             "source_ids": source_ids,
             "max_length": max_length,
             "beam_size": np.array(beam_size, dtype=np.int64),
             "alpha": np.array(alpha, dtype=np.float32),
             "num_hypotheses": np.array(num_hypotheses, dtype=np.int64),
+            **(wishes or {}),
         }
         try:
             values: list[Any] = self._session.run(outputs, feeds, interrupt.run_options if interrupt else None)
@@ -198,6 +233,30 @@ class GraphSession:
                 raise SearchStoppedError("the search was stopped") from error
             raise OperationalError(f"onnxruntime failed to run the graph: {error}") from error
         return values
+
+
+def _control_feeds(controls: SearchControls) -> dict[str, npt.NDArray[Any]]:
+    """Inputs of the graph for what is asked; what is not asked is left at the graph's default."""
+    dtypes = {"suppressed": np.int64, "no_repeat_ngram_size": np.int64, "top_k": np.int64}
+    asked = {field.name: getattr(controls, field.name) for field in fields(controls) if field.name != "seed"}
+    return {
+        name: np.array(value, dtype=dtypes.get(name, np.float32))
+        for name, value in asked.items()
+        if value != getattr(NO_CONTROLS, name)
+    }
+
+
+def sample_chances(source_ids: IntArray, steps: int, beam: int, seed: int) -> npt.NDArray[np.float32]:
+    """What decides samples, in [0, 1): [batch, beam, steps], for each row from the seed and its own ids.
+
+    Neither the other rows of a batch nor the number of steps change it.
+    """
+    rows = []
+    for row in source_ids:
+        content = np.array([seed, *row[row != PAD_ID]], dtype="<i8").tobytes()
+        key = int.from_bytes(hashlib.sha256(content).digest()[:16], "little")
+        rows.append(np.random.Generator(np.random.Philox(key=key)).random((steps, beam), dtype=np.float32).T)
+    return np.stack(rows)
 
 
 class SearchSession(GraphSession):

@@ -318,7 +318,7 @@ def _model(run: RunDirectory, checkpoint: str) -> Model:
 
 
 def _search_options(hparams: HParams, beam_size: int | None, alpha: float | None) -> Any:
-    from t2tdeploy.models.search import SearchOptions
+    from t2tdeploy.models.beam_search import SearchOptions
 
     return SearchOptions(
         beam_size=hparams.beam_size if beam_size is None else beam_size,

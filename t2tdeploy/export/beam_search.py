@@ -1,40 +1,74 @@
-"""Puts the pieces of a search into one ONNX graph: encoder, Loop over the step, choice of the results.
+"""Puts the pieces of a search into one ONNX graph: encoder, Loop over the step, Scan back to the hypotheses.
 
 Weights and the encoder's memory are captured by the Loop's body from the graph around it, so that nothing of them is
 copied per step or per beam. The layout is `growing`: caches and sequences get one position longer a step.
 
     source_ids [batch, source_length], max_length [batch], beam_size [], alpha [], num_hypotheses []
-      -> target_ids [batch, hypotheses, target_length], scores, lengths [batch, hypotheses], finished [batch]
+      and the controls of models/controls.py, each with a default
+      -> target_ids [batch, hypotheses, target_length], scores, lengths [batch, hypotheses], finished [batch],
+         token_scores [batch, hypotheses, target_length], attention [batch, hypotheses, target_length, source_length]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from t2tdeploy.errors import OperationalError
-from t2tdeploy.export.forward import IR_VERSION, OPSET_VERSION, SearchPieces, export_pieces
+from t2tdeploy.export.backtrace import BacktracePieces, backtrace_graph, export_backtrace
+from t2tdeploy.export.forward import IR_VERSION, OPSET_VERSION, RECORDS, Axes, SearchPieces, export_pieces
+from t2tdeploy.export.loop_body import LoopBody
+from t2tdeploy.export.naming import prefixed
 from t2tdeploy.export.weights import share_weights
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.model import Model
 
 LARGEST_PROTOBUF_BYTES = 2**31 - 1
 
-INPUTS: dict[str, tuple[int, tuple[str | int, ...]]] = {
+Signature = dict[str, tuple[int, Axes]]
+
+INPUTS: Signature = {
     "source_ids": (TensorProto.INT64, ("batch", "source_length")),
     "max_length": (TensorProto.INT64, ("batch",)),
     "beam_size": (TensorProto.INT64, ()),
     "alpha": (TensorProto.FLOAT, ()),
     "num_hypotheses": (TensorProto.INT64, ()),
+    "min_length": (TensorProto.INT64, ("batch_or_one",)),
+    "prefix": (TensorProto.INT64, ("batch_or_one", "prefix_length")),
+    "suppressed": (TensorProto.INT64, ("suppressed",)),
+    "repetition_penalty": (TensorProto.FLOAT, ()),
+    "no_repeat_ngram_size": (TensorProto.INT64, ()),
+    "coverage_penalty": (TensorProto.FLOAT, ()),
+    "temperature": (TensorProto.FLOAT, ()),
+    "top_k": (TensorProto.INT64, ()),
+    "top_p": (TensorProto.FLOAT, ()),
+    "uniforms": (TensorProto.FLOAT, ("batch_or_one", "beam_or_one", "steps")),
 }
-OUTPUTS: dict[str, tuple[int, tuple[str | int, ...]]] = {
+DEFAULTS: dict[str, npt.NDArray[np.generic]] = {
+    "min_length": np.zeros(1, np.int64),
+    "prefix": np.zeros((1, 0), np.int64),
+    "suppressed": np.zeros(0, np.int64),
+    "repetition_penalty": np.array(1, np.float32),
+    "no_repeat_ngram_size": np.array(0, np.int64),
+    "coverage_penalty": np.array(0, np.float32),
+    "temperature": np.array(0, np.float32),
+    "top_k": np.array(0, np.int64),
+    "top_p": np.array(1, np.float32),
+    "uniforms": np.zeros((1, 1, 0), np.float32),
+}
+"""Of the inputs that a caller may leave out: initializers of the same name."""
+
+OUTPUTS: Signature = {
     "target_ids": (TensorProto.INT64, ("batch", "hypotheses", "target_length")),
     "scores": (TensorProto.FLOAT, ("batch", "hypotheses")),
     "lengths": (TensorProto.INT64, ("batch", "hypotheses")),
     "finished": (TensorProto.BOOL, ("batch",)),
+    "token_scores": (TensorProto.FLOAT, ("batch", "hypotheses", "target_length")),
+    "attention": (TensorProto.FLOAT, ("batch", "hypotheses", "target_length", "source_length")),
 }
 
 
@@ -46,25 +80,20 @@ def export_beam_search(model: Model) -> ModelProto:
         OperationalError: the graph is too large for one file, or a state has an axis that the search does not know.
         onnx.checker.ValidationError: the assembled graph is not valid.
     """
-    return assemble(export_pieces(model))
+    return assemble(export_pieces(model), export_backtrace())
 
 
-def assemble(pieces: SearchPieces) -> ModelProto:
+def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
     """Joins the pieces. See the head of this file for the inputs and outputs."""
-    shared = {*INPUTS, *pieces.memory}
-    encoder = _prefixed(pieces.encoder.graph, "encoder", shared)
-    step = _prefixed(pieces.step.graph, "step", {*shared, *pieces.carried, *_next_names(pieces)})
-    chosen = _prefixed(pieces.results.graph, "results", {*shared, *(f"all_{name}" for name in OUTPUTS)})
-    types = {value.name: value.type.tensor_type.elem_type for value in pieces.step.graph.input}
-    start_nodes, start = _initial_values(pieces, types)
-    final = [f"{name}_final" for name in pieces.carried]
-    _rename_inputs(chosen, {f"results/{name}": f"{name}_final" for name in pieces.carried})
-    loop = helper.make_node(
-        "Loop", ["longest", "always", *start], final, name="search", body=_loop_body(pieces, step, types)
-    )
-    nodes = [*encoder.node, *start_nodes, loop, *chosen.node, *_outputs()]
-    initializers = [*_constants(), *encoder.initializer, *step.initializer, *chosen.initializer]
-    graph = helper.make_graph(nodes, "beam_search", _infos(INPUTS), _infos(OUTPUTS), initializers)
+    body = LoopBody(pieces)
+    start_nodes, start = _initial_values(pieces.carried, body.types)
+    finals = [*(f"{name}_final" for name in pieces.carried), *(f"all_{name}" for name in RECORDS)]
+    loop = helper.make_node("Loop", ["longest", "always", *start], finals, name="search", body=body.graph())
+    before = [prefixed(pieces.encoder, "encoder"), prefixed(pieces.prelude, "prelude")]
+    after = backtrace_graph(backtrace)
+    nodes = [*start_nodes, *(node for graph in before for node in graph.node), loop, *after.node]
+    weights = [tensor for graph in (*before, *body.parts, after) for tensor in graph.initializer]
+    graph = helper.make_graph(nodes, "beam_search", _infos(INPUTS), _infos(OUTPUTS), [*_constants(), *weights])
     share_weights(graph)
     result = helper.make_model(
         graph,
@@ -81,66 +110,15 @@ def assemble(pieces: SearchPieces) -> ModelProto:
     return result
 
 
-def _next_names(pieces: SearchPieces) -> list[str]:
-    return ["go_on", *(f"{name}_next" for name in pieces.carried)]
-
-
-def _prefixed(graph: GraphProto, prefix: str, keep: set[str]) -> GraphProto:
-    """A copy of `graph` whose names start with `prefix/`, except those in `keep`."""
-    copy = GraphProto()
-    copy.CopyFrom(graph)
-
-    def new(name: str) -> str:
-        return name if name in keep or not name else f"{prefix}/{name}"
-
-    _rename(copy, new)
-    return copy
-
-
-def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
-    """Renames every tensor and node, in subgraphs (If, Loop, Scan) too."""
-    for node in graph.node:
-        node.name = new(node.name)
-        node.doc_string = ""
-        del node.metadata_props[:]  # the exporter's stack traces: most of a small file
-        node.input[:] = [new(name) for name in node.input]
-        node.output[:] = [new(name) for name in node.output]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename(attribute.g, new)
-    for tensor in graph.initializer:
-        tensor.name = new(tensor.name)
-    for value in (*graph.input, *graph.output):
-        value.name = new(value.name)
-    del graph.value_info[:]
-
-
-def _rename_inputs(graph: GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-
-
-def _loop_body(pieces: SearchPieces, step: GraphProto, types: dict[str, int]) -> GraphProto:
-    """The step as a Loop body: (iteration, condition, carried) -> (go_on, carried_next)."""
-    inputs = [
-        helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
-        helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
-    ]
-    outputs = [helper.make_tensor_value_info("go_on", TensorProto.BOOL, [])]
-    for name, axes in zip(pieces.carried, pieces.carried_axes, strict=True):
-        growing = [None if axis in ("target_length", "history") else axis for axis in axes]
-        inputs.append(helper.make_tensor_value_info(name, types[name], growing))
-        outputs.append(helper.make_tensor_value_info(f"{name}_next", types[name], growing))
-    return helper.make_graph(list(step.node), "step", inputs, outputs)
-
-
 _FILL: dict[str, float | int] = {
     "beam_finished_scores": -np.inf,
+    "beam_finished_log_probs": -np.inf,
+    "beam_finished_ends": -1,
     "beam_tokens": PAD_ID,
 }
 
 
-def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[NodeProto], list[str]]:
+def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> tuple[list[NodeProto], list[str]]:
     """Nodes that make the state before the first step (models/search.py: initial_state), and its names."""
     node = helper.make_node
     nodes = [
@@ -151,9 +129,14 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
         node("ReduceMax", ["max_length"], ["longest"], keepdims=0),
         node("Range", ["zero_scalar", "beam_size", "one_scalar"], ["beam_index"]),
         node("Equal", ["beam_index", "zero_scalar"], ["is_first_beam"]),
-        node("Where", ["is_first_beam", "certain", "never"], ["first_scores"]),
+        node("Greater", ["temperature", "certain"], ["sampling"]),
+        node("Or", ["is_first_beam", "sampling"], ["starts_alive"]),
+        node("Where", ["starts_alive", "certain", "never"], ["first_scores"]),
         node("Concat", ["batch_size", "beam_count"], ["batch_beam"], axis=0),
         node("Expand", ["first_scores", "batch_beam"], ["beam_alive_scores_start"]),
+        node("Expand", ["min_length", "batch_size"], ["row_min_length"]),
+        node("Concat", ["batch_size", "one"], ["batch_one"], axis=0),
+        node("Expand", ["prefix", "batch_one"], ["row_prefix"]),
     ]
     sizes = {
         "batch": "batch_size",
@@ -164,7 +147,7 @@ def _initial_values(pieces: SearchPieces, types: dict[str, int]) -> tuple[list[N
         "history": "zero",
     }
     start = []
-    for name, axes in zip(pieces.carried, pieces.carried_axes, strict=True):
+    for name, axes in carried.items():
         start.append(f"{name}_start")
         if name == "beam_alive_scores":
             continue
@@ -193,21 +176,8 @@ def _size_of(axis: str | int, sizes: dict[str, str], nodes: list[NodeProto]) -> 
     return name
 
 
-def _outputs() -> list[NodeProto]:
-    """Cuts the K hypotheses of the search down to those asked for."""
-    cut = [
-        helper.make_node("Slice", [f"all_{name}", "zero", "asked", "one"], [name])
-        for name in ("target_ids", "scores", "lengths")
-    ]
-    return [
-        helper.make_node("Reshape", ["num_hypotheses", "one"], ["asked"]),
-        *cut,
-        helper.make_node("Identity", ["all_finished"], ["finished"]),
-    ]
-
-
 def _constants() -> list[TensorProto]:
-    values = {
+    values: dict[str, npt.NDArray[np.generic]] = {
         "zero": np.array([0]),
         "one": np.array([1]),
         "zero_scalar": np.array(0),
@@ -217,8 +187,8 @@ def _constants() -> list[TensorProto]:
         "certain": np.array(0.0, np.float32),
         "never": np.array(-np.inf, np.float32),
     }
-    return [numpy_helper.from_array(value, name) for name, value in values.items()]
+    return [numpy_helper.from_array(value, name) for name, value in {**values, **DEFAULTS}.items()]
 
 
-def _infos(tensors: dict[str, tuple[int, tuple[str | int, ...]]]) -> Sequence[ValueInfoProto]:
+def _infos(tensors: Signature) -> Sequence[ValueInfoProto]:
     return [helper.make_tensor_value_info(name, kind, list(axes)) for name, (kind, axes) in tensors.items()]

@@ -129,8 +129,17 @@ def _bitwise(name: str) -> Callable[..., Any]:
     return translation
 
 
+def _divide(x: Any, other: Any, rounding_mode: str | None = None) -> Any:
+    """aten.div.Tensor_mode of integers that are no negative ones, which torch.onnx divides as floats"""
+    if rounding_mode != "trunc" or x.dtype != ir.DataType.INT64:
+        raise NotImplementedError(f"{x.dtype}, rounding_mode = {rounding_mode}")
+    return op.Div(x, other)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.to.dtype: _to_dtype,
+    torch.ops.aten.div.Tensor_mode: _divide,
+    torch.ops.aten.div.Scalar_mode: _divide,
     torch.ops.aten.__and__.Tensor: _bitwise("And"),
     torch.ops.aten.__or__.Tensor: _bitwise("Or"),
     torch.ops.aten.__xor__.Tensor: _bitwise("Xor"),

@@ -53,11 +53,10 @@ class _Attention(nn.Module):
         logits = (query * self.scale) @ key.transpose(-1, -2)
         return torch.softmax(logits if bias is None else logits + bias, dim=-1)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
-        """-> [a, n, hidden]"""
-        weights = self.dropout(self.weights(query, key, bias))
-        result: Tensor = self.output(_merge_heads(weights @ value))
-        return result
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """-> [a, n, hidden], weights [a, heads, n, m]"""
+        weights = self.weights(query, key, bias)
+        return self.output(_merge_heads(self.dropout(weights) @ value)), weights
 
 
 class SelfAttention(_Attention):
@@ -70,7 +69,7 @@ class SelfAttention(_Attention):
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [batch, length, hidden] -> [batch, length, hidden]"""
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
-        return self.attend(query, key, value, bias)
+        return self.attend(query, key, value, bias)[0]
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One more position of all beams.
@@ -88,7 +87,7 @@ class SelfAttention(_Attention):
         """
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        return self.attend(query, keys, values, bias), keys, values
+        return self.attend(query, keys, values, bias)[0], keys, values
 
 
 class CrossAttention(_Attention):
@@ -104,8 +103,8 @@ class CrossAttention(_Attention):
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return _split_heads(key, self.heads), _split_heads(value, self.heads)
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """x [batch, n, hidden] with n target positions or n beams -> [batch, n, hidden]"""
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """x [batch, n, hidden], n target positions or beams -> the same; weights [batch, heads, n, source_length]"""
         return self.attend(_split_heads(self.query(x), self.heads), key, value, bias)
 
     def alignment(self, x: Tensor, key: Tensor, bias: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Model(nn.Module):
 
     def decode_step(
         self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor], ancestors: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         """One position of all beams.
 
         Args:
@@ -122,7 +122,8 @@ class Model(nn.Module):
                 this step adds: `beam` more entries, of which each beam has its own.
 
         Returns:
-            logits [batch, beam, vocab] and the next state.
+            logits [batch, beam, vocab]; attention [batch, beam, source_length], how much the choice of the next id
+            looks at each position of the source, 0 where the model cannot say; the next state.
         """
         (source_ids,), (prefix,) = memory, state
         prefix = torch.cat([prefix, tokens.reshape(-1, 1)], dim=1)
@@ -130,4 +131,4 @@ class Model(nn.Module):
         sources = source_ids.unsqueeze(1).expand(-1, beam, -1).flatten(0, 1)
         targets = F.pad(prefix[:, 1:], (0, 1), value=PAD_ID)  # the last is shifted out of sight
         logits = self.forward({"inputs": sources, self.target: targets})[:, -1]
-        return logits.view(batch, beam, -1), (prefix,)
+        return logits.view(batch, beam, -1), logits.new_zeros(batch, beam, source_ids.size(1)), (prefix,)

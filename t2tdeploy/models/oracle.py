@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.features import EOS_ID, PAD_ID
 
 NextLogProbs = Callable[[list[list[int]]], Sequence[Sequence[float]]]
@@ -45,23 +46,54 @@ def length_penalty(length: int, alpha: float) -> float:
     return float(((5.0 + length) / 6.0) ** alpha)
 
 
+@dataclass(frozen=True)
+class OracleInputs:
+    """What belongs to one sentence, besides its source.
+
+    Args:
+        min_length: ids that a hypothesis must have, EOS included.
+        prefix: ids that it starts with.
+        attention: as `NextLogProbs`, but the attention over the source that chooses the next id; for coverage.
+        uniforms: [beam][step], the chances of samples.
+    """
+
+    min_length: int = 0
+    prefix: tuple[int, ...] = ()
+    attention: NextLogProbs | None = None
+    uniforms: Sequence[Sequence[float]] = ()
+
+
 def oracle_search(
-    next_log_probs: NextLogProbs, *, beam_size: int, alpha: float, max_length: int, num_hypotheses: int = 1
+    next_log_probs: NextLogProbs,
+    *,
+    beam_size: int,
+    alpha: float,
+    max_length: int,
+    num_hypotheses: int = 1,
+    controls: SearchControls = NO_CONTROLS,
+    inputs: OracleInputs = OracleInputs(),
 ) -> OracleResult:
     """Beam search for one sentence."""
-    alive: list[tuple[float, list[int]]] = [(0.0, [PAD_ID])]
+    beams = beam_size if controls.temperature > 0 else 1
+    alive: list[tuple[float, list[int]]] = [(0.0, [PAD_ID])] * beams
     finished: list[tuple[float, list[int]]] = []
     for step in range(max_length):
+        if not alive:
+            break
         rows = next_log_probs([ids for _, ids in alive])
         candidates = [
             (score + log_prob, [*ids, token])
-            for (score, ids), row in zip(alive, rows, strict=True)
-            for token, log_prob in enumerate(row)
+            for beam, ((score, ids), row) in enumerate(zip(alive, rows, strict=True))
+            for log_prob, token in _choices(row, ids[1:], beam, controls, inputs)
         ]
         # sorted() is stable, so of equal candidates the one of the lower beam and id comes first.
         best = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beam_size]
         alive = [candidate for candidate in best if candidate[1][-1] != EOS_ID][:beam_size]
-        ended = [(score / length_penalty(step + 1, alpha), ids) for score, ids in best if ids[-1] == EOS_ID]
+        ended = [
+            (score / length_penalty(step + 1, alpha) + _coverage_penalty(ids, controls, inputs), ids)
+            for score, ids in best
+            if ids[-1] == EOS_ID
+        ]
         finished = sorted(finished + ended, key=lambda candidate: -candidate[0])[:beam_size]
         if _decided(alive, finished, alpha=alpha, max_length=max_length, num_hypotheses=num_hypotheses):
             break
@@ -69,6 +101,58 @@ def oracle_search(
     return OracleResult(
         tuple(OracleHypothesis(tuple(ids[1:]), score) for score, ids in chosen[:num_hypotheses]), bool(finished)
     )
+
+
+def _choices(
+    row: Sequence[float], ids: list[int], beam: int, controls: SearchControls, inputs: OracleInputs
+) -> list[tuple[float, int]]:
+    """(log-probability, id) of what may follow `ids`."""
+    step = len(ids)
+    if step < len(inputs.prefix):
+        return [(row[inputs.prefix[step]], inputs.prefix[step])]
+    allowed = [
+        (log_prob * controls.repetition_penalty if token in ids else log_prob, token)
+        for token, log_prob in enumerate(row)
+        if token not in controls.suppressed
+        and not (token == EOS_ID and step + 1 < inputs.min_length)
+        and not _repeats([*ids, token], controls.no_repeat_ngram_size)
+    ]
+    if controls.temperature > 0 and allowed:
+        return [_draw(allowed, inputs.uniforms[beam][step], controls)]
+    return allowed
+
+
+def _repeats(ids: list[int], size: int) -> bool:
+    """Whether the last `size` ids have come before."""
+    grams = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+    return size > 0 and len(grams) > 1 and grams[-1] in grams[:-1]
+
+
+def _draw(allowed: list[tuple[float, int]], uniform: float, controls: SearchControls) -> tuple[float, int]:
+    """By inversion, from the likeliest."""
+    ranked = sorted(allowed, key=lambda choice: -choice[0])[: controls.top_k or None]
+    weights = [math.exp((log_prob - ranked[0][0]) / controls.temperature) for log_prob, _ in ranked]
+    total, before, kept = sum(weights), 0.0, []
+    for weight in weights:
+        if before / total < controls.top_p:
+            kept.append(weight)
+        before += weight
+    reached = 0.0
+    for choice, weight in zip(ranked, kept, strict=False):
+        reached += weight
+        if reached > uniform * sum(kept):
+            return choice
+    return ranked[len(kept) - 1]
+
+
+def _coverage_penalty(ids: list[int], controls: SearchControls, inputs: OracleInputs) -> float:
+    """Of a finished hypothesis, PAD in front."""
+    if controls.coverage_penalty == 0:
+        return 0.0
+    assert inputs.attention is not None
+    looks = inputs.attention([ids[:length] for length in range(1, len(ids))])
+    received = [sum(look[i] for look in looks) for i in range(len(looks[0]))]
+    return controls.coverage_penalty * sum(math.log(min(max(total, 1e-6), 1.0)) for total in received)
 
 
 def _decided(

@@ -1,66 +1,59 @@
 """Beam search on tensors, in steps that evaluation runs in a Python loop and export puts into an ONNX Loop.
 
 The semantics are those of models/oracle.py, but for exact ties: ONNX's TopK takes the lower index as the oracle does,
-torch.topk takes any. K = beam; all tensors have one row per sentence; a sentence that is
-decided is frozen, so its result does not depend on the batch. Padding of sequences is PAD, of scores -inf.
+torch.topk takes any. K = beam; all tensors have one row per sentence; a sentence that is decided has no probability
+left, so nothing of it changes and its result does not depend on the batch. Padding of sequences is PAD, of scores -inf.
+
+A step writes no hypotheses: it records what each beam chose and which beam it came from, and models/backtrace.py
+follows that back when the search has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from t2tdeploy.errors import RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
+from t2tdeploy.models.controls import (
+    NEVER,
+    Controls,
+    Limits,
+    constrain,
+    coverage,
+    length_penalty,
+    sample,
+    sequences,
+)
 from t2tdeploy.models.model import Model
-
-NEVER = float("-inf")
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """How to search.
-
-    Args:
-        beam_size: hypotheses kept alive; at most half the vocabulary.
-        alpha: length penalty ((5 + n) / 6)^alpha.
-        num_hypotheses: how many to return, at most `beam_size`.
-    """
-
-    beam_size: int = 4
-    alpha: float = 0.6
-    num_hypotheses: int = 1
-
-
-class SearchResult(NamedTuple):
-    """Best hypotheses of every sentence, best first.
-
-    A row with `finished` False reached no EOS within its length: its alive sequences are returned with their raw
-    log-probabilities. Where a row has fewer finished hypotheses than asked, the rest have score -inf and length 0.
-    """
-
-    target_ids: Tensor  # [batch, hypotheses, target_length] int64: EOS included, then PAD
-    scores: Tensor  # [batch, hypotheses] float32
-    lengths: Tensor  # [batch, hypotheses] int64: EOS included
-    finished: Tensor  # [batch] bool
 
 
 class BeamState(NamedTuple):
-    """What the search carries from step to step, besides the model's own state."""
+    """What the search carries from step to step, besides the model's own state.
+
+    An end is where a finished hypothesis ended: step * beam + the beam that it ended; -1: none.
+    """
 
     step: Tensor  # [] int64, positions decoded so far
     tokens: Tensor  # [batch, beam] int64, last id of every alive sequence
     alive_scores: Tensor  # [batch, beam] raw log-probabilities, best first
-    alive_ids: Tensor  # [batch, beam, target_length]
     finished_scores: Tensor  # [batch, beam] length-normalized, best first
-    finished_ids: Tensor  # [batch, beam, target_length]
-    finished_lengths: Tensor  # [batch, beam]
-    decided: Tensor  # [batch] bool
+    finished_log_probs: Tensor  # [batch, beam] raw
+    finished_ends: Tensor  # [batch, beam] int64
     ancestors: Tensor  # [batch, beam, history] bool, which of all that was decoded each alive sequence consists of
+    history_tokens: Tensor  # [batch, history] int64
+    history_attention: Tensor  # [batch, history, source_length], that chose the id behind each of them
+
+
+class StepRecord(NamedTuple):
+    """What of a step the backtrace needs; all [batch, beam], of the sequences alive after it."""
+
+    tokens: Tensor  # int64
+    parents: Tensor  # int64, the beam that each continues
+    scores: Tensor  # raw log-probabilities
 
 
 class Candidates(NamedTuple):
@@ -71,71 +64,101 @@ class Candidates(NamedTuple):
     beams: Tensor  # [batch, 2 * beam], the alive sequence that each continues
 
 
-def initial_state(batch: int, beam: int, device: torch.device) -> BeamState:
-    """Beam 0 alive with probability 1, nothing finished."""
+def initial_state(batch: int, beam: int, source_length: int, device: torch.device, *, sampling: bool) -> BeamState:
+    """Beam 0 alive with probability 1, nothing finished. With sampling all beams are alive."""
     scores = torch.full((batch, beam), NEVER, device=device)
-    alive = scores.clone()
-    alive[:, 0] = 0.0
-    ids = torch.zeros(batch, beam, 0, dtype=torch.int64, device=device)
-    counts = torch.zeros(batch, beam, dtype=torch.int64, device=device)
-    decided = torch.zeros(batch, dtype=torch.bool, device=device)
-    step = torch.zeros((), dtype=torch.int64, device=device)
-    return BeamState(step, torch.full_like(counts, PAD_ID), alive, ids, scores, ids, counts, decided, ids.bool())
+    alive = torch.zeros_like(scores) if sampling else scores.index_fill(1, torch.tensor([0], device=device), 0.0)
+    ends = torch.full((batch, beam), -1, dtype=torch.int64, device=device)
+    return BeamState(
+        step=torch.zeros((), dtype=torch.int64, device=device),
+        tokens=torch.full_like(ends, PAD_ID),
+        alive_scores=alive,
+        finished_scores=scores,
+        finished_log_probs=scores,
+        finished_ends=ends,
+        ancestors=torch.zeros(batch, beam, 0, dtype=torch.bool, device=device),
+        history_tokens=ends[:, :0],
+        history_attention=torch.zeros(batch, 0, source_length, device=device),
+    )
 
 
-def length_penalty(length: Tensor, alpha: Tensor) -> Tensor:
-    """((5 + n) / 6)^alpha, Wu et al. 2016, equation 14."""
-    return ((5.0 + length.to(torch.float32)) / 6.0) ** alpha
+def best_ids(log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    """The best 2K ids of every beam, log_probs [batch, beam, vocab] -> scores and ids [batch, beam, 2 * beam]."""
+    top, ids = torch.topk(log_probs, 2 * log_probs.size(1), dim=-1)
+    return top, ids
 
 
-def select_candidates(logits: Tensor, alive_scores: Tensor) -> Candidates:
-    """logits [batch, beam, vocab] -> the best 2K of the K·vocab continuations.
+def sampled_ids(log_probs: Tensor, step: Tensor, controls: Controls) -> tuple[Tensor, Tensor]:
+    """As `best_ids`; the one sample of every beam comes first and has -inf behind it."""
+    score, token = sample(log_probs, step, controls)
+    others = (0, 2 * log_probs.size(1) - 1)
+    return F.pad(score.unsqueeze(2), others, value=NEVER), F.pad(token.unsqueeze(2), others, value=PAD_ID)
 
-    The best 2K of every beam hold the best 2K of all, so the second TopK sees 2K words per beam.
+
+class Choice(NamedTuple):
+    """The best 2K ids of every beam."""
+
+    scores: Tensor  # [batch, beam, 2 * beam] log-probabilities
+    ids: Tensor  # [batch, beam, 2 * beam]
+    penalties: Tensor  # [batch, beam], on the final score of what ends at this step
+
+
+def controlled(log_probs: Tensor, state: BeamState, source_ids: Tensor, controls: Controls) -> tuple[Tensor, Tensor]:
+    """Log-probabilities that `controls` leave [batch, beam, vocab]; the penalties of a Choice."""
+    allowed = constrain(log_probs, sequences(state.ancestors, state.history_tokens), state.step, controls)
+    covered = coverage(state.ancestors, state.history_attention, source_ids != PAD_ID)
+    return allowed, controls.coverage_penalty * covered
+
+
+def choose(log_probs: Tensor, state: BeamState, source_ids: Tensor, controls: Controls, constrained: Tensor) -> Choice:
+    """The ids to go on with; export makes an If of each `if`.
+
+    Args:
+        log_probs: [batch, beam, vocab]
+        state: with this step in its ancestors and history.
+        source_ids: [batch, source_length]
+        constrained: [] bool, whether this step has to look at the controls; see `Limits`.
     """
+    if not constrained:
+        return Choice(*best_ids(log_probs), torch.zeros_like(state.alive_scores))
+    allowed, penalties = controlled(log_probs, state, source_ids, controls)
+    if controls.temperature > 0:
+        return Choice(*sampled_ids(allowed, state.step, controls), penalties)
+    return Choice(*best_ids(allowed), penalties)
+
+
+def select_candidates(choice: Choice, alive_scores: Tensor) -> Candidates:
+    """The best 2K of all: the best 2K of every beam hold them."""
     beam = alive_scores.size(1)
-    top, top_tokens = torch.topk(torch.log_softmax(logits, dim=-1), 2 * beam, dim=-1)
-    scores = (top + alive_scores.unsqueeze(-1)).flatten(1)
+    scores = (choice.scores + alive_scores.unsqueeze(-1)).flatten(1)
     best, index = torch.topk(scores, 2 * beam, dim=-1)
-    beams = torch.div(index, 2 * beam, rounding_mode="floor")
-    return Candidates(best, torch.gather(top_tokens.flatten(1), 1, index), beams)
+    beams = torch.div(index, 2 * beam, rounding_mode="trunc")
+    return Candidates(best, torch.gather(choice.ids.flatten(1), 1, index), beams)
 
 
-def extend(ids: Tensor, beams: Tensor, tokens: Tensor) -> Tensor:
-    """ids [batch, beam, length] of `beams` [batch, n], `tokens` [batch, n] behind -> [batch, n, length + 1]"""
-    index = beams.unsqueeze(-1).expand(-1, -1, ids.size(2))
-    return torch.cat([torch.gather(ids, 1, index), tokens.unsqueeze(-1)], dim=2)
-
-
-def next_alive(state: BeamState, candidates: Candidates) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The best K candidates that do not end: scores, tokens, ids, and the beams they continue."""
-    beam = state.alive_scores.size(1)
+def next_alive(candidates: Candidates) -> StepRecord:
+    """The best K candidates that do not end."""
     open_scores = candidates.scores.masked_fill(candidates.tokens == EOS_ID, NEVER)
-    scores, index = torch.topk(open_scores, beam, dim=-1)
-    tokens, beams = torch.gather(candidates.tokens, 1, index), torch.gather(candidates.beams, 1, index)
-    return scores, tokens, extend(state.alive_ids, beams, tokens), beams
+    scores, index = torch.topk(open_scores, open_scores.size(1) // 2, dim=-1)
+    return StepRecord(torch.gather(candidates.tokens, 1, index), torch.gather(candidates.beams, 1, index), scores)
 
 
-def next_finished(state: BeamState, candidates: Candidates, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The best K of those finished before and the candidates that end: scores, ids, lengths."""
+def next_finished(state: BeamState, candidates: Candidates, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best K of those finished before and the candidates that end: scores, log-probabilities, ends."""
     beam = state.finished_scores.size(1)
-    length = state.step + 1
-    normalized = candidates.scores / length_penalty(length, alpha)
     ended = normalized.masked_fill(candidates.tokens != EOS_ID, NEVER)
     scores, index = torch.topk(torch.cat([state.finished_scores, ended], dim=1), beam, dim=-1)
-    before = torch.nn.functional.pad(state.finished_ids, (0, 1), value=PAD_ID)
-    ids = torch.cat([before, extend(state.alive_ids, candidates.beams, candidates.tokens)], dim=1)
-    lengths = torch.cat([state.finished_lengths, length.expand_as(candidates.tokens)], dim=1)
-    lengths = torch.gather(lengths, 1, index).masked_fill(scores == NEVER, 0)
-    return scores, torch.gather(ids, 1, index.unsqueeze(-1).expand(-1, -1, ids.size(2))), lengths
+    log_probs = torch.cat([state.finished_log_probs, candidates.scores], dim=1)
+    ends = torch.cat([state.finished_ends, candidates.beams + state.step * beam], dim=1)
+    return scores, torch.gather(log_probs, 1, index), torch.gather(ends, 1, index)
 
 
 def rows_decided(
-    alive_scores: Tensor, finished_scores: Tensor, step: Tensor, max_length: Tensor, alpha: Tensor, hypotheses: Tensor
+    alive_scores: Tensor, finished_scores: Tensor, step: Tensor, max_length: Tensor, limits: Limits
 ) -> Tensor:
-    """[batch]: nothing alive can still become one of the `hypotheses` best, or the row has reached its length."""
-    best_possible = alive_scores[:, 0] / length_penalty(max_length, alpha)
-    last_asked = torch.index_select(finished_scores, 1, hypotheses.reshape(1) - 1)[:, 0]
+    """[batch]: nothing alive can still become one of the hypotheses asked for, or the row has reached its length."""
+    best_possible = alive_scores[:, 0] / limits.longest_penalty
+    last_asked = torch.index_select(finished_scores, 1, limits.last_asked).squeeze(1)
     beaten = (best_possible <= last_asked) & (last_asked > NEVER)
     return beaten | (step >= max_length)
 
@@ -147,108 +170,59 @@ def with_themselves(ancestors: Tensor) -> Tensor:
     return torch.cat([ancestors, (index.unsqueeze(1) == index).expand(batch, beam, beam)], dim=2)
 
 
-def freeze(decided: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """Rows that were decided before the step keep `old`; sequences grow by a PAD."""
-    if old.dim() == 3:
-        old = torch.nn.functional.pad(old, (0, 1), value=PAD_ID)
-    return torch.where(decided.view(-1, *(1,) * (new.dim() - 1)), old, new)
+def look(
+    model: Model, state: BeamState, memory: Sequence[Tensor], model_state: Sequence[Tensor]
+) -> tuple[Tensor, BeamState, tuple[Tensor, ...]]:
+    """The model's step: log-probabilities [batch, beam, vocab], the state with this step in its ancestors and history,
+    the model's next state, its rows not yet reordered."""
+    ancestors = with_themselves(state.ancestors)
+    logits, attention, model_state = model.decode_step(state.tokens, state.step, memory, model_state, ancestors)
+    grown = state._replace(
+        ancestors=ancestors,
+        history_tokens=torch.cat([state.history_tokens, state.tokens], dim=1),
+        history_attention=torch.cat([state.history_attention, attention], dim=1),
+    )
+    return torch.log_softmax(logits.float(), dim=-1), grown, model_state
 
 
-class BeamStep(nn.Module):
-    """One position of the search: the model's step, then the update of the beams."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(
-        self,
-        state: BeamState,
-        max_length: Tensor,
-        alpha: Tensor,
-        hypotheses: Tensor,
-        memory: Sequence[Tensor],
-        model_state: Sequence[Tensor],
-    ) -> tuple[BeamState, tuple[Tensor, ...]]:
-        """
-        Args:
-            max_length: [batch] int64, ids a row may have, EOS included.
-            alpha: [] float32.
-            hypotheses: [] int64, how many are asked for.
-            memory, model_state: see Model.decode_step.
-        """
-        ancestors = with_themselves(state.ancestors)
-        logits, model_state = self.model.decode_step(state.tokens, state.step, memory, model_state, ancestors)
-        candidates = select_candidates(logits.float(), state.alive_scores)
-        scores, tokens, ids, beams = next_alive(state, candidates)
-        finished_scores, finished_ids, finished_lengths = next_finished(state, candidates, alpha)
-        step, was_decided = state.step + 1, state.decided
-        next_state = BeamState(
-            step=step,
-            tokens=tokens,
-            alive_scores=freeze(was_decided, state.alive_scores, scores),
-            alive_ids=freeze(was_decided, state.alive_ids, ids),
-            finished_scores=freeze(was_decided, state.finished_scores, finished_scores),
-            finished_ids=freeze(was_decided, state.finished_ids, finished_ids),
-            finished_lengths=freeze(was_decided, state.finished_lengths, finished_lengths),
-            ancestors=torch.gather(ancestors, 1, beams.unsqueeze(-1).expand(-1, -1, ancestors.size(2))),
-            decided=was_decided | rows_decided(scores, finished_scores, step, max_length, alpha, hypotheses),
-        )
-        return next_state, self._reordered(model_state, beams)
-
-    def _reordered(self, model_state: Sequence[Tensor], beams: Tensor) -> tuple[Tensor, ...]:
-        """The state of the beams that are continued; what keeps all beams' history stays as it is."""
-        batch, beam = beams.shape
-        rows = (beams + torch.arange(batch, device=beams.device).unsqueeze(1) * beam).flatten()
-        axes = self.model.state_axes().values()
-        return tuple(
-            torch.index_select(tensor, 0, rows) if names[0] == "rows" else tensor
-            for tensor, names in zip(model_state, axes, strict=True)
-        )
-
-
-def results(state: BeamState, max_length: Tensor) -> SearchResult:
-    """The K hypotheses of a search that has ended: the finished ones, or the alive ones where nothing has finished."""
-    finished = state.finished_scores[:, 0] > NEVER
-    choose = finished.unsqueeze(-1)
-    scores = torch.where(choose, state.finished_scores, state.alive_scores)
-    lengths = torch.where(choose, state.finished_lengths, max_length.unsqueeze(-1)).masked_fill(scores == NEVER, 0)
-    ids = torch.where(choose.unsqueeze(-1), state.finished_ids, state.alive_ids)
-    return SearchResult(ids.masked_fill((lengths == 0).unsqueeze(-1), PAD_ID), scores, lengths, finished)
-
-
-@torch.inference_mode()
-def beam_search(model: Model, source_ids: Tensor, max_length: Tensor, options: SearchOptions) -> SearchResult:
-    """Searches with the torch model; switches it to evaluation mode for the call.
+def update(
+    state: BeamState, choice: Choice, max_length: Tensor, alpha: Tensor, limits: Limits
+) -> tuple[Tensor, StepRecord, BeamState]:
+    """The beams after a step.
 
     Args:
-        source_ids: [batch, source_length] int64, EOS at the end, PAD behind.
-        max_length: [batch] int64, longest target of every row, EOS included, at least 1.
+        state: with this step in its ancestors and history.
 
-    Raises:
-        ValueError: num_hypotheses is not between 1 and beam_size.
-        RequestError: the beam is larger than half the target vocabulary.
+    Returns:
+        whether every row is decided [], what the step chose, and the next state.
     """
-    vocab_size = model.features[model.target].vocab_size
-    if 2 * options.beam_size > vocab_size:
-        raise RequestError(
-            "beam_size",
-            f"{options.beam_size} is more than half the target vocabulary of {vocab_size}",
-            help=f"choose at most {vocab_size // 2}",
-        )
-    if not 1 <= options.num_hypotheses <= options.beam_size:
-        raise ValueError(f"num_hypotheses = {options.num_hypotheses} is not between 1 and {options.beam_size}")
-    was_training = model.training
-    model.eval()
-    step_module, device = BeamStep(model), source_ids.device
-    alpha = torch.tensor(options.alpha, device=device)
-    hypotheses = torch.tensor(options.num_hypotheses, device=device)
-    memory = model.encode(source_ids)
-    state = initial_state(source_ids.size(0), options.beam_size, device)
-    model_state = model.initial_state(source_ids.size(0), options.beam_size, device)
-    while not bool(state.decided.all()):
-        state, model_state = step_module(state, max_length, alpha, hypotheses, memory, model_state)
-    model.train(was_training)
-    ids, scores, lengths, finished = results(state, max_length)
-    asked = slice(options.num_hypotheses)
-    return SearchResult(ids[:, asked], scores[:, asked], lengths[:, asked], finished)
+    candidates = select_candidates(choice, state.alive_scores)
+    record = next_alive(candidates)
+    step = state.step + 1
+    normalized = candidates.scores / length_penalty(step, alpha)
+    normalized = normalized + torch.gather(choice.penalties, 1, candidates.beams)
+    scores, log_probs, ends = next_finished(state, candidates, normalized)
+    decided = rows_decided(record.scores, scores, step, max_length, limits)
+    beams = record.parents.unsqueeze(-1).expand(-1, -1, state.ancestors.size(2))
+    after = state._replace(
+        step=step,
+        tokens=record.tokens,
+        alive_scores=record.scores.masked_fill(decided.unsqueeze(1), NEVER),
+        finished_scores=scores,
+        finished_log_probs=log_probs,
+        finished_ends=ends,
+        ancestors=torch.gather(state.ancestors, 1, beams),
+    )
+    return decided.all(), record, after
+
+
+def reordered(rows: Sequence[Tensor], parents: Tensor) -> tuple[Tensor, ...]:
+    """The model's state [batch * beam, …] of the beams that are continued; parents [batch, beam]."""
+    batch, beam = parents.shape
+    index = (parents + torch.arange(batch, device=parents.device).unsqueeze(1) * beam).flatten()
+    return tuple(torch.index_select(tensor, 0, index) for tensor in rows)
+
+
+def rows_of(model: Model) -> tuple[str, ...]:
+    """Names of the parts of the model's state that belong to one beam each; the others keep all beams' history."""
+    return tuple(name for name, axes in model.state_axes().items() if axes[0] == "rows")

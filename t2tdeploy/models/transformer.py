@@ -59,24 +59,27 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size=hidden_size, filter_size=filter_size, dropout=relu_dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def over_source(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-        """What follows self-attention; x [batch, n, hidden] with n target positions or n beams."""
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), key, value, bias))
-        result: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        return result
+    def over_source(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows self-attention; x [batch, n, hidden] with n target positions or n beams; also the attention."""
+        attended, weights = self.cross_attention(self.cross_norm(x), key, value, bias)
+        x = x + self.dropout(attended)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), weights
 
     def forward(self, x: Tensor, self_bias: Tensor, memory: Tensor, source_bias: Tensor) -> Tensor:
         x = x + self.dropout(self.self_attention(self.self_norm(x), self_bias))
-        return self.over_source(x, *self.cross_attention.project(memory), source_bias)
+        return self.over_source(x, *self.cross_attention.project(memory), source_bias)[0]
 
     def step(
         self, x: Tensor, cache: Sequence[Tensor], self_bias: Tensor, key: Tensor, value: Tensor, source_bias: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One position of all beams: x [batch, beam, hidden]; cache: self-attention keys and values of the history."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One position of all beams: x [batch, beam, hidden]; cache: self-attention keys and values of the history.
+
+        Returns x, the attention over the source [batch, heads, beam, source_length], the cache.
+        """
         keys, values = cache
         attended, keys, values = self.self_attention.step(self.self_norm(x), keys, values, self_bias)
-        x = self.over_source(x + self.dropout(attended), key, value, source_bias)
-        return x, keys, values
+        x, weights = self.over_source(x + self.dropout(attended), key, value, source_bias)
+        return x, weights, keys, values
 
 
 @register_model
@@ -148,7 +151,7 @@ class Transformer(Model):
 
     def decode_step(
         self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor], ancestors: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
         source_bias, *projected = memory
         x = self.dropout(self.modality("targets").bottom(tokens) + self.timing(step.reshape(1)))
         self_bias = ancestor_bias(ancestors)
@@ -156,9 +159,9 @@ class Transformer(Model):
         for i, layer in enumerate(self._decoder_layers()):
             pair = slice(2 * i, 2 * i + 2)
             key, value = projected[pair]
-            x, keys, values = layer.step(x, state[pair], self_bias, key, value, source_bias)
+            x, weights, keys, values = layer.step(x, state[pair], self_bias, key, value, source_bias)
             caches += [keys, values]
-        return self.top(self.decoder_norm(x)), tuple(caches)
+        return self.top(self.decoder_norm(x)), weights.mean(dim=1), tuple(caches)
 
     def cross_attention(self, batch: Batch) -> Tensor:
         """Weights of the last decoder layer over the source, [batch, heads, target_length, source_length]."""

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from t2tdeploy.features import PAD_ID
+from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.search import SearchOptions, beam_search
 from t2tdeploy.problems.batching import plan_evaluation
 from t2tdeploy.problems.dataset import Dataset, ProblemData
 from t2tdeploy.problems.metrics import TranslationScores, translation_scores

@@ -20,7 +20,7 @@ import torch
 
 from t2tdeploy.errors import TrainingError
 from t2tdeploy.files import atomic_file
-from t2tdeploy.models.search import SearchOptions
+from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.problems.batching import Position
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter, SilentReporter, Task

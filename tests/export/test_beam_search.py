@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from t2tdeploy.errors import OperationalError, ParityError
 from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, export_beam_search
 from t2tdeploy.export.verify import verify
+from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.search import SearchOptions, beam_search
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.runtime import GraphSession
 from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
@@ -195,8 +195,8 @@ def test_a_model_with_a_branch_in_its_step_exports(model, session):
 
     class Branching(Transformer):
         def decode_step(self, tokens, step, memory, state, ancestors):
-            logits, state = super().decode_step(tokens, step, memory, state, ancestors)
-            return torch.cond(step > 1000, lambda x: x - 1.0, lambda x: x * 1.0, (logits,)), state
+            logits, *rest = super().decode_step(tokens, step, memory, state, ancestors)
+            return torch.cond(step > 1000, lambda x: x - 1.0, lambda x: x * 1.0, (logits,)), *rest
 
     branching = Branching(HPARAMS, features(VOCAB)).eval()
     branching.load_state_dict(model.state_dict())

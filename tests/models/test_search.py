@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.export.verify import model_log_probs
+from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import exhaustive_search, oracle_search
-from t2tdeploy.models.search import SearchOptions, beam_search
 from t2tdeploy.models.transformer import Transformer
 from tests.models.tiny import HPARAMS, padded, random_sources, tiny_transformer
 

@@ -28,7 +28,7 @@ def test_cached_steps_are_the_full_forward(joint: bool):
         tokens = torch.full((5, 1), PAD_ID)
         for step in range(6):
             ancestors = torch.ones(5, 1, step + 1, dtype=torch.bool)
-            logits, state = model.decode_step(tokens, torch.tensor(step), memory, state, ancestors)
+            logits, _, state = model.decode_step(tokens, torch.tensor(step), memory, state, ancestors)
             torch.testing.assert_close(logits[:, 0], full[:, step], atol=1e-4, rtol=1e-5)
             tokens = targets[:, step : step + 1]
 
@@ -39,11 +39,11 @@ def test_beams_of_one_source_do_not_see_each_other():
     with torch.no_grad():
         memory, state = model.encode(sources), model.initial_state(2, 3, sources.device)
         themselves = torch.eye(3, dtype=torch.bool).expand(2, 3, 3)
-        together, _ = model.decode_step(tokens, torch.tensor(0), memory, state, themselves)
+        together, *_ = model.decode_step(tokens, torch.tensor(0), memory, state, themselves)
         for beam in range(3):
             single = model.initial_state(2, 1, sources.device)
             itself = torch.ones(2, 1, 1, dtype=torch.bool)
-            alone, _ = model.decode_step(tokens[:, beam : beam + 1], torch.tensor(0), memory, single, itself)
+            alone, *_ = model.decode_step(tokens[:, beam : beam + 1], torch.tensor(0), memory, single, itself)
             torch.testing.assert_close(together[:, beam : beam + 1], alone, atol=1e-4, rtol=1e-5)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from t2tdeploy.errors import TrainingError
-from t2tdeploy.models.search import SearchOptions
+from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.problems.dataset import ProblemData, open_problem
 from t2tdeploy.training.distributed import join_processes
 from t2tdeploy.training.engine import EngineState, StepMetrics

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from t2tdeploy.errors import RequestError
+from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.search import SearchOptions
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training.evaluate import evaluate, mean_losses, translate
 from t2tdeploy.training.torch_engine import evaluation_sums

@@ -1,0 +1,38 @@
+"""Names of tensors when graphs are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from onnx import GraphProto, ModelProto
+
+
+def prefixed(piece: ModelProto, prefix: str, crossing: Mapping[str, str] | None = None) -> GraphProto:
+    """A copy of the graph of `piece` whose inner names start with `prefix/`; those of inputs and outputs stay.
+
+    Args:
+        crossing: new names of inputs and outputs.
+    """
+    graph = GraphProto()
+    graph.CopyFrom(piece.graph)
+    kept = {value.name: value.name for value in (*graph.input, *graph.output)} | dict(crossing or {})
+    _rename(graph, lambda name: kept.get(name, f"{prefix}/{name}" if name else name))
+    return graph
+
+
+def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
+    """Renames every tensor and node, in subgraphs (If, Loop, Scan) too."""
+    for node in graph.node:
+        node.name = new(node.name)
+        node.doc_string = ""
+        del node.metadata_props[:]  # the exporter's stack traces: most of a small file
+        node.input[:] = [new(name) for name in node.input]
+        node.output[:] = [new(name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, new)
+    for tensor in graph.initializer:
+        tensor.name = new(tensor.name)
+    for value in (*graph.input, *graph.output):
+        value.name = new(value.name)
+    del graph.value_info[:]

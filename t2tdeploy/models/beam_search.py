@@ -1,0 +1,112 @@
+"""Beam search with the torch model, for evaluation: the same steps that export puts into one graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from t2tdeploy.errors import RequestError
+from t2tdeploy.models.backtrace import Ends, SearchResult, find_ends, to_result, trace_step
+from t2tdeploy.models.controls import Controls, limits, neutral
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.search import (
+    BeamState,
+    StepRecord,
+    choose,
+    initial_state,
+    look,
+    reordered,
+    rows_of,
+    update,
+)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search.
+
+    Args:
+        beam_size: hypotheses kept alive; at most half the vocabulary.
+        alpha: length penalty ((5 + n) / 6)^alpha.
+        num_hypotheses: how many to return, at most `beam_size`.
+    """
+
+    beam_size: int = 4
+    alpha: float = 0.6
+    num_hypotheses: int = 1
+
+
+@torch.inference_mode()
+def beam_search(
+    model: Model, source_ids: Tensor, max_length: Tensor, options: SearchOptions, controls: Controls | None = None
+) -> SearchResult:
+    """Searches with the torch model; switches it to evaluation mode for the call.
+
+    Args:
+        source_ids: [batch, source_length] int64, EOS at the end, PAD behind.
+        max_length: [batch] int64, longest target of every row, EOS included, at least 1.
+        controls: further wishes; their max_length, alpha and num_hypotheses are those given here.
+
+    Raises:
+        ValueError: num_hypotheses is not between 1 and beam_size.
+        RequestError: the beam is larger than half the target vocabulary.
+    """
+    vocab_size = model.features[model.target].vocab_size
+    if 2 * options.beam_size > vocab_size:
+        raise RequestError(
+            "beam_size",
+            f"{options.beam_size} is more than half the target vocabulary of {vocab_size}",
+            help=f"choose at most {vocab_size // 2}",
+        )
+    if not 1 <= options.num_hypotheses <= options.beam_size:
+        raise ValueError(f"num_hypotheses = {options.num_hypotheses} is not between 1 and {options.beam_size}")
+    device = source_ids.device
+    given = (
+        max_length,
+        torch.tensor(options.alpha, device=device),
+        torch.tensor(options.num_hypotheses, device=device),
+    )
+    controls = Controls(*given, *(controls or neutral(*given))[len(given) :])
+    was_training = model.training
+    model.eval()
+    state, records = _run(model, source_ids, controls, options.beam_size)
+    model.train(was_training)
+    return _follow_back(state, records, controls)
+
+
+def _run(model: Model, source_ids: Tensor, controls: Controls, beam: int) -> tuple[BeamState, list[StepRecord]]:
+    batch, source_length = source_ids.shape
+    memory = model.encode(source_ids)
+    sampling = bool(controls.temperature > 0)
+    state = initial_state(batch, beam, source_length, source_ids.device, sampling=sampling)
+    model_state = model.initial_state(batch, beam, source_ids.device)
+    found = limits(controls)
+    names, rows = tuple(model.state_axes()), rows_of(model)
+    records: list[StepRecord] = []
+    while True:
+        log_probs, state, model_state = look(model, state, memory, model_state)
+        choice = choose(log_probs, state, source_ids, controls, found.always | (state.step < found.before))
+        all_decided, record, state = update(state, choice, controls.max_length, controls.alpha, found)
+        records.append(record)
+        if bool(all_decided):
+            return state, records
+        parts = dict(zip(names, model_state, strict=True))
+        moved = reordered([parts[name] for name in rows], record.parents)
+        model_state = tuple({**parts, **dict(zip(rows, moved, strict=True))}.values())
+
+
+def _follow_back(state: BeamState, records: list[StepRecord], controls: Controls) -> SearchResult:
+    scores = torch.stack([record.scores for record in records])
+    ends = find_ends(state.finished_scores, state.finished_log_probs, state.finished_ends, scores, controls.max_length)
+    asked = int(controls.num_hypotheses)
+    ends = Ends(*(part[:, :asked] if part.dim() == 2 else part for part in ends))
+    batch, beam = state.tokens.shape
+    attention = state.history_attention.view(batch, len(records), beam, -1)
+    beams, steps = ends.beams, []
+    for i in reversed(range(len(records))):
+        beams, *found = trace_step(beams, torch.tensor(i, device=beams.device), records[i], attention[:, i], ends)
+        steps.append(found)
+    ids, log_probs, looked = (torch.stack(parts) for parts in zip(*reversed(steps), strict=True))
+    return to_result(ends, ids, log_probs, looked)
