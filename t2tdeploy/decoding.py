@@ -1,14 +1,17 @@
-"""Decoding options: their ranges, the same for hparams, bundles and requests, and what they ask of a search.
+"""Decoding options: what a request may ask for, and what that means to a search in ids.
 
 The search keeps the best 2 · beam_size continuations of a step, so a beam is also at most half the target vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+import math
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field
+
+from t2tdeploy.errors import RequestError, UnknownNameError
 
 MAX_BEAM_SIZE = 16
 MAX_ALPHA = 10.0
@@ -48,3 +51,134 @@ class SearchControls:
 
 
 NO_CONTROLS = SearchControls()
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    """How to decode; None takes the bundle's default, or leaves the option out.
+
+    Args:
+        beam_size: hypotheses kept during the search, 1 to 16 and at most half the target vocabulary.
+        alpha: length penalty ((5 + n) / 6)^alpha, 0 to 10.
+        num_hypotheses: returned per source, 1 to beam_size; None: 1.
+        extra_length: tokens that a translation may have more than its source, 1 to 1000.
+        truncate: cut a source that is too long instead of refusing it.
+        max_length: tokens that a translation may have at most, EOS included, whatever `extra_length` allows.
+        max_ratio: the same, for every token of the source.
+        min_length: tokens that a translation must have, EOS included.
+        min_ratio: the same, for every token of the source.
+        repetition_penalty: above 1 makes tokens that a translation has already less likely; see SearchControls.
+        no_repeat_ngram_size: no sequence of so many tokens comes twice.
+        coverage_penalty: for source tokens that were hardly looked at; see SearchControls.
+        suppress: pieces of the target vocabulary that are never chosen, e.g. "\u2581Hund".
+        suppress_unknown: nor is the unknown token.
+        temperature: above 0 samples instead of searching: each hypothesis is a sample of its own.
+        top_k: of samples: from the k likeliest tokens.
+        top_p: of samples: from the likeliest tokens that have this probability together.
+        seed: of samples; the same seed and source give the same samples. None: others each time.
+        alternatives: the hypotheses of a source all go on differently after its target prefix.
+        return_tokens: hypotheses come with their tokens and the log-probability of each.
+        return_attention: and with what of the source each token looked at.
+        replace_unknown: the unknown token becomes the source token that it looked at most.
+    """
+
+    beam_size: int | None = None
+    alpha: float | None = None
+    num_hypotheses: int | None = None
+    extra_length: int | None = None
+    truncate: bool = False
+    max_length: int | None = None
+    max_ratio: float | None = None
+    min_length: int | None = None
+    min_ratio: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    coverage_penalty: float | None = None
+    suppress: tuple[str, ...] = ()
+    suppress_unknown: bool = False
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    alternatives: bool = False
+    return_tokens: bool = False
+    return_attention: bool = False
+    replace_unknown: bool = False
+
+    def with_changes(self, changes: dict[str, Any]) -> Self:
+        """These options with some others, by name.
+
+        Raises:
+            UnknownNameError: there is no such option.
+        """
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in changes:
+            if name not in known:
+                raise UnknownNameError("option", name, known)
+        return type(self)(**{**known, **changes})
+
+
+BUNDLE_DEFAULTS = TranslateOptions()
+
+RANGES: dict[str, tuple[float, float]] = {
+    "max_length": (1, 100_000),
+    "max_ratio": (0.01, 100),
+    "min_length": (0, 100_000),
+    "min_ratio": (0, 100),
+    "repetition_penalty": (0.01, 100),
+    "no_repeat_ngram_size": (0, 100),
+    "coverage_penalty": (0, 10),
+    "temperature": (0, 100),
+    "top_k": (0, 1_000_000),
+    "top_p": (0.0001, 1),
+    "seed": (0, 2**63 - 1),
+}
+"""Smallest and largest value of those options whose range does not depend on the bundle."""
+
+
+class LengthLimits(NamedTuple):
+    """How many tokens a target may and must have, EOS included."""
+
+    extra_length: int
+    max_length: int | None = None
+    max_ratio: float | None = None
+    min_length: int = 0
+    min_ratio: float = 0.0
+
+    def of(self, source_length: int, prefix_length: int = 0) -> tuple[int, int]:
+        """(least, most) for a source; a prefix always has room, and a token after it."""
+        most = source_length + self.extra_length
+        if self.max_ratio is not None:
+            most = min(most, math.ceil(self.max_ratio * source_length))
+        if self.max_length is not None:
+            most = min(most, self.max_length)
+        most = max(1, most, prefix_length + 1 if prefix_length else 1)
+        return min(max(self.min_length, math.floor(self.min_ratio * source_length)), most), most
+
+
+class SearchKey(NamedTuple):
+    """Options that hold for a whole batch: only sentences with equal keys can share one."""
+
+    beam_size: int
+    alpha: float
+    num_hypotheses: int
+    lengths: LengthLimits
+    controls: SearchControls = NO_CONTROLS
+    alternatives: bool = False
+    tokens: bool = False
+    attention: bool = False
+    replace_unknown: bool = False
+
+    def cost(self, source_length: int) -> int:
+        """What a sentence of `source_length` tokens makes the search remember, in tokens: its source and its longest
+        possible translation, once per beam. All rows of a batch cost as much as its longest."""
+        return self.beam_size * (source_length + self.lengths.of(source_length)[1])
+
+
+def require_range(name: str, value: float, low: float, high: float, why: str = "") -> None:
+    """
+    Raises:
+        RequestError: naming the option; `value` is not in its range, or no number.
+    """
+    if not low <= value <= high:  # also refuses NaN
+        raise RequestError(f"options.{name}", f"{value} is not between {low:g} and {high:g}{why}")

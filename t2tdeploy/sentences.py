@@ -20,10 +20,14 @@ class Sentence:
     Args:
         ids: EOS included; EOS alone if the source is blank.
         truncated: whether the source was cut.
+        text: that the ids are of, whole.
+        prefix: ids that the target starts with.
     """
 
     ids: list[int]
     truncated: bool = False
+    text: str = ""
+    prefix: tuple[int, ...] = ()
 
     @property
     def blank(self) -> bool:
@@ -51,14 +55,14 @@ def encode_source(
         raise RequestError(field, f"not Unicode text: lone surrogate at character {error.start}") from None
     ids = encode_with_eos(tokenizer, source) if source.strip() else [EOS_ID]
     if max_length is None or len(ids) <= max_length:
-        return Sentence(ids)
+        return Sentence(ids, text=source)
     if not truncate:
         raise RequestError(
             field,
             f"{len(ids)} tokens, the model takes {max_length}",
             help="split the text, or have a server cut it (translate --truncate)",
         )
-    return Sentence([*ids[: max_length - 1], EOS_ID], truncated=True)
+    return Sentence([*ids[: max_length - 1], EOS_ID], truncated=True, text=source)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

@@ -41,6 +41,18 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` up to the first EOS; pads are skipped."""
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The piece of every id."""
+
+    def id_of(self, piece: str) -> int | None:
+        """The id of a piece; None if there is no such piece."""
+
+    def surfaces(self, text: str) -> list[str]:
+        """What of `text` each of its ids stands for; as pieces, but unknown characters as they are."""
+
+    def join(self, pieces: Sequence[str]) -> str:
+        """The text of pieces, those of no vocabulary as they are."""
+
     def to_bytes(self) -> bytes:
         """The vocabulary as a file's content; `load_tokenizer` reads it."""
 
@@ -96,8 +108,17 @@ class SentencePieceTokenizer:
         return text
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The piece of every id, for pictures and debugging."""
         return [self._processor.IdToPiece(int(token)) for token in ids]
+
+    def id_of(self, piece: str) -> int | None:
+        token = int(self._processor.PieceToId(piece))
+        return token if self._processor.IdToPiece(token) == piece else None
+
+    def surfaces(self, text: str) -> list[str]:
+        return list(self._processor.EncodeAsPieces(text))
+
+    def join(self, pieces: Sequence[str]) -> str:
+        return str(self._processor.DecodePieces(list(pieces)))
 
     def normalize(self, text: str) -> str:
         """The text as the vocabulary sees it (see `train_tokenizer`): what `decode(encode(text))` gives back."""
@@ -122,6 +143,20 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         values = bytes(token - _RESERVED for token in _visible(ids) if token >= _RESERVED)
         return values.decode("utf-8", errors="replace")
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        reserved = {PAD_ID: "<pad>", EOS_ID: "</s>", UNK_ID: "<unk>"}
+        return [reserved.get(token, f"<0x{token - _RESERVED:02X}>") for token in ids]
+
+    def id_of(self, piece: str) -> int | None:
+        every = self.pieces(range(self.vocab_size))
+        return every.index(piece) if piece in every else None
+
+    def surfaces(self, text: str) -> list[str]:
+        return self.pieces(self.encode(text))
+
+    def join(self, pieces: Sequence[str]) -> str:
+        return self.decode([token for piece in pieces if (token := self.id_of(piece)) is not None])
 
     def to_bytes(self) -> bytes:
         return _BYTES_FILE_CONTENT

@@ -2,73 +2,57 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from t2tdeploy.bundle import MANIFEST, Bundle
-from t2tdeploy.decoding import MAX_ALPHA, MAX_BEAM_SIZE, MAX_EXTRA_LENGTH
+from t2tdeploy.decoding import (
+    BUNDLE_DEFAULTS,
+    MAX_ALPHA,
+    MAX_BEAM_SIZE,
+    MAX_EXTRA_LENGTH,
+    NO_CONTROLS,
+    RANGES,
+    LengthLimits,
+    SearchControls,
+    SearchKey,
+    TranslateOptions,
+    require_range,
+)
 from t2tdeploy.errors import CorruptFileError, RequestError
-from t2tdeploy.runtime import Interrupt, SearchSession
+from t2tdeploy.features import EOS_ID, UNK_ID
+from t2tdeploy.hypotheses import BLANK, Hypothesis, Token, hypotheses_of
+from t2tdeploy.runtime import Interrupt, SearchResult, SearchSession
 from t2tdeploy.sentences import Sentence, encode_source, pad_rows
 
-
-@dataclass(frozen=True)
-class TranslateOptions:
-    """How to decode; None takes the bundle's default.
-
-    Args:
-        beam_size: hypotheses kept during the search, 1 to 16 and at most half the target vocabulary.
-        alpha: length penalty ((5 + n) / 6)^alpha, 0 to 10.
-        num_hypotheses: returned per source, 1 to beam_size; None: 1.
-        extra_length: tokens that a translation may have more than its source, 1 to 1000.
-        truncate: cut a source that is too long instead of refusing it.
-    """
-
-    beam_size: int | None = None
-    alpha: float | None = None
-    num_hypotheses: int | None = None
-    extra_length: int | None = None
-    truncate: bool = False
-
-
-BUNDLE_DEFAULTS = TranslateOptions()
+__all__ = [
+    "BLANK",
+    "BUNDLE_DEFAULTS",
+    "Hypothesis",
+    "SearchKey",
+    "TargetScore",
+    "Token",
+    "TranslateOptions",
+    "Translator",
+]
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """One translation.
+class TargetScore:
+    """How likely a model finds a given target.
 
     Args:
-        score: log-probability over the length penalty; the raw log-probability if not finished.
-        tokens: how many, EOS included.
-        finished: False: nothing ended within the length limit; the text is cut off.
+        log_prob: of all its tokens together, EOS included, natural logarithm.
+        tokens: with the log-probability of each.
     """
 
-    text: str
-    score: float
-    tokens: int
-    finished: bool
-
-
-class SearchKey(NamedTuple):
-    """Options that hold for a whole batch: only sentences with equal keys can share one."""
-
-    beam_size: int
-    alpha: float
-    num_hypotheses: int
-    extra_length: int
-
-    def cost(self, source_length: int) -> int:
-        """What a sentence of `source_length` tokens makes the search remember, in tokens: its source and its longest
-        possible translation, once per beam. All rows of a batch cost as much as its longest."""
-        return self.beam_size * (2 * source_length + self.extra_length)
-
-
-BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True)]
-"""The translation of an empty or blank source: one empty text, whatever num_hypotheses says."""
+    log_prob: float
+    tokens: tuple[Token, ...]
 
 
 class Translator:
@@ -114,18 +98,35 @@ class Translator:
         self.max_beam_size = min(max(max_beam_size, self.defaults.beam_size), self._widest_beam)
         self.max_extra_length = max(max_extra_length, self.defaults.extra_length)
 
-    def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> list[list[Hypothesis]]:
+    def warm_up(self) -> None:
+        """Runs the graph once."""
+        self.search([Sentence([UNK_ID] * 7 + [EOS_ID])], self.search_key(TranslateOptions(extra_length=1)))
+
+    def translate(
+        self,
+        sources: Sequence[str],
+        options: TranslateOptions = BUNDLE_DEFAULTS,
+        *,
+        target_prefixes: Sequence[str] | None = None,
+        **changes: Any,
+    ) -> list[list[Hypothesis]]:
         """The hypotheses of every source, best first, in the order of the sources.
 
         A blank source has one hypothesis, the empty text.
 
+        Args:
+            target_prefixes: what the translation of each source starts with; "" for nothing.
+            changes: options by name, over those of `options`: translate(sources, beam_size=2).
+
         Raises:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
+            UnknownNameError: there is no such option.
         """
         if isinstance(sources, str):
             raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
+        options = options.with_changes(changes)
         key = self.search_key(options)
-        sentences = self.encode(sources, truncate=options.truncate)
+        sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
         found: list[list[Hypothesis]] = [[]] * len(sentences)
         for indices in self._batches(sentences, key):
             hypotheses = self.search([sentences[index] for index in indices], key)
@@ -133,81 +134,228 @@ class Translator:
                 found[index] = answer
         return found
 
+    def score(self, sources: Sequence[str], targets: Sequence[str]) -> list[TargetScore]:
+        """How likely the model finds each target as the translation of its source.
+
+        Raises:
+            RequestError: the counts differ, or a text is too long or no Unicode text.
+        """
+        if len(sources) != len(targets):
+            raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
+        self._require_graph("scores", "prefix")
+        sentences = self.encode(sources)
+        longest = self.defaults.max_source_length + self.max_extra_length
+        wanted = [
+            encode_source(self._target, target, field=f"targets[{index}]", max_length=longest)
+            for index, target in enumerate(targets)
+        ]
+        sentences = [replace(one, prefix=tuple(target.ids)) for one, target in zip(sentences, wanted, strict=True)]
+        key = SearchKey(1, 0.0, 1, LengthLimits(extra_length=1), tokens=True)
+        found: list[TargetScore] = [TargetScore(0.0, ())] * len(sentences)
+        for indices in self._batches(sentences, key):
+            batch = [sentences[index] for index in indices]
+            result = self._run(batch, key, [len(one.prefix) for one in batch])
+            for row, index in enumerate(indices):
+                best = hypotheses_of(result, row, batch[row], key, self._source, self._target)[0]
+                found[index] = TargetScore(float(best.score), best.details)
+        return found
+
     def search_key(self, options: TranslateOptions) -> SearchKey:
         """`options` with the defaults filled in, checked.
 
         Raises:
-            RequestError: naming the option that is out of range.
+            RequestError: naming the option that is out of range, or that this bundle's graph does not have.
         """
         defaults = self.defaults
-        beam_size = defaults.beam_size if options.beam_size is None else options.beam_size
-        alpha = defaults.alpha if options.alpha is None else options.alpha
         num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
+        alpha = defaults.alpha if options.alpha is None else options.alpha
         extra_length = defaults.extra_length if options.extra_length is None else options.extra_length
+        require_range("alpha", alpha, 0, MAX_ALPHA)
+        require_range("num_hypotheses", num_hypotheses, 1, self.max_beam_size)
+        require_range("extra_length", extra_length, 1, self.max_extra_length)
+        for name, (low, high) in RANGES.items():
+            if (value := getattr(options, name)) is not None:
+                require_range(name, value, low, high)
+        controls = self._controls(options)
+        beam_size = self._beam_size(options, num_hypotheses, sampling=controls.temperature > 0)
+        lengths = LengthLimits(
+            extra_length,
+            options.max_length,
+            options.max_ratio,
+            options.min_length or 0,
+            options.min_ratio or 0.0,
+        )
+        if lengths.min_length or lengths.min_ratio:
+            self._require_graph("options.min_length", "min_length")
+        for name in ("alternatives", "return_tokens", "return_attention", "replace_unknown"):
+            if getattr(options, name):
+                self._require_graph(f"options.{name}", "prefix")
+        return SearchKey(
+            beam_size,
+            float(alpha),
+            num_hypotheses,
+            lengths,
+            controls,
+            alternatives=options.alternatives,
+            tokens=options.return_tokens or options.return_attention,
+            attention=options.return_attention,
+            replace_unknown=options.replace_unknown,
+        )
+
+    def _beam_size(self, options: TranslateOptions, num_hypotheses: int, *, sampling: bool) -> int:
+        if sampling and options.beam_size not in (None, num_hypotheses):
+            raise RequestError(
+                "options.beam_size",
+                f"{options.beam_size} with a temperature: each of {num_hypotheses} hypotheses is a sample of its own",
+                help="leave beam_size out, or the temperature",
+            )
+        beam_size = self.defaults.beam_size if options.beam_size is None else options.beam_size
+        beam_size = num_hypotheses if sampling else beam_size
         why = f": half of the target vocabulary of {self._target.vocab_size}"
-        _require_range(
+        require_range(
             "beam_size", beam_size, 1, self.max_beam_size, why if self.max_beam_size == self._widest_beam else ""
         )
-        _require_range("alpha", alpha, 0, MAX_ALPHA)
-        _require_range("num_hypotheses", num_hypotheses, 1, self.max_beam_size)
-        _require_range("extra_length", extra_length, 1, self.max_extra_length)
         if num_hypotheses > beam_size:
             raise RequestError(
                 "options.num_hypotheses",
                 f"{num_hypotheses} is more than beam_size = {beam_size}",
                 help="raise beam_size",
             )
-        return SearchKey(beam_size, float(alpha), num_hypotheses, extra_length)
+        return beam_size
 
-    def encode(self, sources: Sequence[str], *, truncate: bool = False) -> list[Sentence]:
+    def _controls(self, options: TranslateOptions) -> SearchControls:
+        names = ("repetition_penalty", "no_repeat_ngram_size", "coverage_penalty", "temperature", "top_k", "top_p")
+        given = {name: value for name in names if (value := getattr(options, name)) is not None}
+        for name in names:
+            if given.get(name, default := getattr(NO_CONTROLS, name)) != default:
+                self._require_graph(f"options.{name}", name)
+        suppressed = [UNK_ID] if options.suppress_unknown else []
+        for piece in options.suppress:
+            token = self._target.id_of(piece)
+            if token is None:
+                raise RequestError(
+                    "options.suppress",
+                    f"'{piece}' is no piece of the target vocabulary",
+                    help="return_tokens shows pieces; a word's first piece starts with '\u2581'",
+                )
+            suppressed.append(token)
+        if suppressed:
+            self._require_graph("options.suppress", "suppressed")
+        controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), **given)
+        if controls.temperature <= 0:
+            return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
+        return replace(controls, seed=secrets.randbits(63) if options.seed is None else options.seed)
+
+    def _require_graph(self, field: str, control: str) -> None:
+        if control not in self.session.controls:
+            raise RequestError(
+                field, "the graph of this model cannot do it", help="export the run again with this t2tdeploy"
+            )
+
+    def encode(
+        self, sources: Sequence[str], *, truncate: bool = False, target_prefixes: Sequence[str] | None = None
+    ) -> list[Sentence]:
         """Sources as the search takes them, in order.
 
         Raises:
-            RequestError: naming the first source that is too long or no Unicode text.
+            RequestError: naming the first source or prefix that is too long or no Unicode text.
         """
         limit = self.defaults.max_source_length
-        return [
+        sentences = [
             encode_source(self._source, source, field=f"sources[{index}]", max_length=limit, truncate=truncate)
             for index, source in enumerate(sources)
         ]
+        if target_prefixes is None:
+            return sentences
+        if len(target_prefixes) != len(sources):
+            raise RequestError("target_prefixes", f"{len(target_prefixes)} for {len(sources)} sources")
+        self._require_graph("target_prefixes", "prefix")
+        prefixes = [
+            encode_source(self._target, prefix, field=f"target_prefixes[{index}]", max_length=limit)
+            for index, prefix in enumerate(target_prefixes)
+        ]
+        return [
+            replace(sentence, prefix=tuple(prefix.ids[:-1]))
+            for sentence, prefix in zip(sentences, prefixes, strict=True)
+        ]
+
+    def source_pieces(self, sentence: Sentence) -> list[str]:
+        """The piece of every token of a source, which a token's attention refers to."""
+        return self._source.pieces(sentence.ids)
 
     def search(
         self, sentences: Sequence[Sentence], key: SearchKey, *, interrupt: Interrupt | None = None
     ) -> list[list[Hypothesis]]:
         """Translates `sentences` as one batch; a blank one becomes BLANK without a search.
 
-        The length limit of a translation follows from its own source, so that it does not depend on the batch.
+        The length limits of a translation follow from its own source, so that it does not depend on the batch.
 
         Raises:
             SearchStoppedError: the interrupt was used.
             OperationalError: onnxruntime failed.
         """
-        rows = [sentence.ids for sentence in sentences if not sentence.blank]
+        rows = [sentence for sentence in sentences if not sentence.blank]
         found = iter(self._search(rows, key, interrupt) if rows else [])
         return [BLANK if sentence.blank else next(found) for sentence in sentences]
 
-    def _search(self, rows: list[list[int]], key: SearchKey, interrupt: Interrupt | None) -> list[list[Hypothesis]]:
-        result = self.session.search(
-            pad_rows(rows),
-            np.array([len(ids) + key.extra_length for ids in rows], dtype=np.int64),
+    def _search(
+        self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None
+    ) -> list[list[Hypothesis]]:
+        if key.alternatives:
+            return self._alternatives(sentences, key, interrupt)
+        longest = [key.lengths.of(len(one.ids), len(one.prefix))[1] for one in sentences]
+        result = self._run(sentences, key, longest, interrupt=interrupt)
+        return [
+            hypotheses_of(result, row, sentence, key, self._source, self._target)
+            for row, sentence in enumerate(sentences)
+        ]
+
+    def _alternatives(
+        self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None
+    ) -> list[list[Hypothesis]]:
+        """The likeliest tokens after the prefixes, then for each the best translation that goes on with it."""
+        count = key.num_hypotheses
+        next_key = key._replace(beam_size=max(key.beam_size, count), alternatives=False)
+        lengths = [len(one.prefix) + 1 for one in sentences]
+        result = self._run(
+            sentences, next_key, lengths, shortest=[length + 1 for length in lengths], interrupt=interrupt
+        )
+        branches, owners = [], []
+        for row, sentence in enumerate(sentences):
+            for beam in range(count):
+                if result.lengths[row, beam]:
+                    token = int(result.target_ids[row, beam, lengths[row] - 1])
+                    branches.append(replace(sentence, prefix=(*sentence.prefix, token)))
+                    owners.append(row)
+        found = self._search(branches, next_key._replace(num_hypotheses=1, beam_size=key.beam_size), interrupt)
+        answers: list[list[Hypothesis]] = [[] for _ in sentences]
+        for row, hypotheses in zip(owners, found, strict=True):
+            answers[row] += hypotheses
+        return [sorted(each, key=lambda one: (not one.finished, -one.score)) for each in answers]
+
+    def _run(
+        self,
+        sentences: Sequence[Sentence],
+        key: SearchKey,
+        longest: Sequence[int],
+        *,
+        shortest: Sequence[int] | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> SearchResult:
+        if shortest is None and (key.lengths.min_length or key.lengths.min_ratio):
+            shortest = [key.lengths.of(len(one.ids), len(one.prefix))[0] for one in sentences]
+        prefixes = [list(one.prefix) for one in sentences]
+        return self.session.search(
+            pad_rows([one.ids for one in sentences]),
+            _integers(longest),
             beam_size=key.beam_size,
             alpha=key.alpha,
             num_hypotheses=key.num_hypotheses,
+            controls=key.controls,
+            min_length=None if shortest is None else _integers(shortest),
+            prefix=pad_rows(prefixes) if any(prefixes) else None,
             interrupt=interrupt,
         )
-        return [
-            [
-                Hypothesis(
-                    text=self._target.decode(result.target_ids[row, beam, : result.lengths[row, beam]].tolist()),
-                    score=float(result.scores[row, beam]),
-                    tokens=int(result.lengths[row, beam]),
-                    finished=bool(result.finished[row]),
-                )
-                for beam in range(key.num_hypotheses)
-                if result.lengths[row, beam] > 0  # fewer may have finished than were asked for
-            ]
-            for row in range(len(rows))
-        ]
 
     def _batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
         """Indices of the sentences, longest first, in batches within the limits."""
@@ -219,6 +367,5 @@ class Translator:
             order = order[rows:]
 
 
-def _require_range(name: str, value: float, low: float, high: float, why: str = "") -> None:
-    if not low <= value <= high:  # also refuses NaN
-        raise RequestError(f"options.{name}", f"{value} is not between {low} and {high:g}{why}")
+def _integers(values: Sequence[int]) -> npt.NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)

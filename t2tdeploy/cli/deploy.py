@@ -1,4 +1,4 @@
-"""Commands from a run to an answer: export, serve, translate."""
+"""Commands about bundles: export, serve."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter, print_result
-from t2tdeploy.cli.lines import read_lines, write_lines
+from t2tdeploy.cli.lines import read_lines
 
 if TYPE_CHECKING:
-    from t2tdeploy.errors import RequestError, UserError
     from t2tdeploy.training.run_directory import RunDirectory
-    from t2tdeploy.translator import Hypothesis
 
 
 @click.command()
@@ -133,97 +131,3 @@ def serve(bundle_dir: Path, overrides: str, as_json: bool, **given: Any) -> None
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     chosen = ServerOptions.create({name: value for name, value in given.items() if value is not None})
     run_server(bundle_dir, chosen.override(overrides), make_reporter(as_json))
-
-
-@click.command()
-@click.option("--server", required=True, help="host:port of a t2tdeploy serve.")
-@click.argument("text", nargs=-1)
-@click.option(
-    "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
-)
-@click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
-@options.search
-@click.option("--num-hypotheses", type=click.IntRange(1, 16), help="Translations per sentence [1].")
-@click.option("--extra-length", type=click.IntRange(1), help="Tokens a translation may have more than its source.")
-@click.option("--truncate", is_flag=True, help="Cut sentences that are too long instead of refusing them.")
-@click.option("--model", default="", help="Name of the model [the server's only one].")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
-)
-@options.as_json
-def translate(
-    server: str,
-    text: tuple[str, ...],
-    input_file: Path | None,
-    output_file: Path | None,
-    beam_size: int | None,
-    alpha: float | None,
-    num_hypotheses: int | None,
-    extra_length: int | None,
-    truncate: bool,
-    model: str,
-    timeout: float,
-    as_json: bool,
-) -> None:
-    """Translate with a running server: sentences as arguments, a file, or a pipe.
-
-    \b
-    Examples:
-      t2tdeploy translate --server localhost:50051 "Two dogs play in the snow."
-      t2tdeploy translate --server localhost:50051 --input in.en --output out.de
-    """
-    from t2tdeploy.errors import RequestError
-    from t2tdeploy.serving.client import Client, ClientOptions
-    from t2tdeploy.translator import TranslateOptions
-
-    if text and input_file:
-        raise click.UsageError("sentences and --input are given: choose one", ctx=click.get_current_context())
-    sources = list(text) if text else read_lines(input_file)
-    asked = TranslateOptions(
-        beam_size=beam_size,
-        alpha=alpha,
-        num_hypotheses=num_hypotheses,
-        extra_length=extra_length,
-        truncate=truncate,
-    )
-    with Client(server, ClientOptions(model=model, timeout=timeout)) as client:
-        try:
-            found = client.translate(sources, asked, reporter=None if text else make_reporter(as_json))
-        except RequestError as error:
-            raise error if text else _naming_the_line(error, input_file) from None
-    if num_hypotheses is None:
-        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=as_json)
-    else:
-        _write_hypotheses(output_file, sources, found, as_json)
-
-
-def _naming_the_line(error: RequestError, path: Path | None) -> UserError:
-    """`error` with the line of the file or pipe in place of sources[…]; any other field stays."""
-    import re
-
-    from t2tdeploy.errors import InputError
-
-    index = re.fullmatch(r"sources\[(\d+)\]", error.field)
-    if index is None:
-        return error
-    line = int(index[1]) + 1
-    reason = error.message.removeprefix(f"{error.field}: ")
-    return InputError(f"{path or 'standard input'}, line {line}: {reason}", path=path, line=line, help=error.help)
-
-
-def _write_hypotheses(path: Path | None, sources: list[str], found: list[list[Hypothesis]], as_json: bool) -> None:
-    """Several translations per sentence: score, tab, text; sentences are parted by an empty line."""
-    import json
-    from dataclasses import asdict
-
-    from t2tdeploy.cli.lines import write_text
-
-    if as_json:
-        records = [
-            {"source": source, "hypotheses": [asdict(hypothesis) for hypothesis in hypotheses]}
-            for source, hypotheses in zip(sources, found, strict=True)
-        ]
-        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-        return
-    blocks = ["".join(f"{one.score:.4f}\t{one.text}\n" for one in hypotheses) for hypotheses in found]
-    write_text(path, "\n".join(blocks))

@@ -9,8 +9,9 @@ import click
 from t2tdeploy import __version__
 from t2tdeploy.cli.console import INTERRUPTED, print_error
 from t2tdeploy.cli.data import datagen, list_names
-from t2tdeploy.cli.deploy import export, serve, translate
+from t2tdeploy.cli.deploy import export, serve
 from t2tdeploy.cli.runs import average, decode, evaluate, train
+from t2tdeploy.cli.translate import score, translate
 from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
 
 
@@ -29,7 +30,7 @@ def commands() -> None:
     """
 
 
-for command in (list_names, datagen, train, evaluate, decode, average, export, serve, translate):
+for command in (list_names, datagen, train, evaluate, decode, average, export, serve, translate, score):
     commands.add_command(command)
 
 

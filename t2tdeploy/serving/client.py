@@ -108,18 +108,24 @@ class Client:
         self._stub = TranslationServiceStub(self._channel)
 
     def translate(
-        self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS, *, reporter: Reporter | None = None
+        self,
+        sources: Sequence[str],
+        options: TranslateOptions = BUNDLE_DEFAULTS,
+        *,
+        target_prefixes: Sequence[str] | None = None,
+        reporter: Reporter | None = None,
     ) -> _Translations:
         """The hypotheses of every source, best first, in the order of the sources.
 
         Args:
+            target_prefixes: what the translation of each source starts with; "" for nothing.
             reporter: is told how many sentences are done.
 
         Raises:
             RequestError: a source or option is not valid; the field is named, e.g. sources[3].
             ServerError: the server did not answer, or with another status than OK.
         """
-        requests = list(_requests(sources, options, self._options))
+        requests = list(_requests(sources, options, target_prefixes, self._options))
         calls = _Calls()
         with (
             _progress(reporter, sources) as task,
@@ -204,7 +210,12 @@ class AsyncClient:
         self._stub = TranslationServiceStub(self._channel)
 
     async def translate(
-        self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS, *, reporter: Reporter | None = None
+        self,
+        sources: Sequence[str],
+        options: TranslateOptions = BUNDLE_DEFAULTS,
+        *,
+        target_prefixes: Sequence[str] | None = None,
+        reporter: Reporter | None = None,
     ) -> _Translations:
         """As `Client.translate`; cancelling it cancels the requests."""
         room = asyncio.Semaphore(self._options.requests_in_flight)
@@ -215,8 +226,9 @@ class AsyncClient:
             progress.advance(len(found))
             return found
 
+        requests = list(_requests(sources, options, target_prefixes, self._options))
         with _progress(reporter, sources) as progress:
-            tasks = [asyncio.create_task(ask(request)) for request in _requests(sources, options, self._options)]
+            tasks = [asyncio.create_task(ask(request)) for request in requests]
             try:
                 return [hypotheses for found in await asyncio.gather(*tasks) for hypotheses in found]
             finally:
@@ -257,15 +269,26 @@ def _progress(reporter: Reporter | None, sources: Sequence[str]) -> AbstractCont
     return (reporter or SilentReporter()).task("translating", total=len(sources), unit="sentences")
 
 
-def _requests(sources: Sequence[str], options: TranslateOptions, client: ClientOptions) -> Iterator[_Request]:
+def _requests(
+    sources: Sequence[str],
+    options: TranslateOptions,
+    target_prefixes: Sequence[str] | None,
+    client: ClientOptions,
+) -> Iterator[_Request]:
     """The requests for `sources`; all are checked before the first is sent."""
     if isinstance(sources, str):
         raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
-    whole = write_request(client.model, sources, options)
+    prefixes = target_prefixes or ()
+    if prefixes and len(prefixes) != len(sources):
+        raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
+    whole = write_request(client.model, sources, options, prefixes)
     size = client.sentences_per_request
     for first in range(0, len(sources), size):
         part = pb.TranslateRequest(
-            model=whole.model, sources=whole.sources[first : first + size], options=whole.options
+            model=whole.model,
+            sources=whole.sources[first : first + size],
+            options=whole.options,
+            target_prefixes=whole.target_prefixes[first : first + size],
         )
         yield _Request(first, part)
 
@@ -274,7 +297,7 @@ def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) 
     code, details = call.code(), call.details() or ""
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         field, _, message = details.partition(": ")
-        field = re.sub(r"^sources\[(\d+)\]", lambda match: f"sources[{int(match[1]) + first}]", field)
+        field = re.sub(r"\[(\d+)\]$", lambda match: f"[{int(match[1]) + first}]", field)
         return RequestError(field, message)
     help = {
         grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -10,13 +11,12 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Answer
 from t2tdeploy.serving.v1 import translation_pb2 as pb
-from t2tdeploy.translator import Hypothesis, TranslateOptions, Translator
+from t2tdeploy.translator import Hypothesis, Token, TranslateOptions, Translator
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
 RETRY_AFTER = "retry-after-ms"
@@ -66,17 +66,20 @@ def _field_of_invalid_text(content: bytes) -> str | None:
         fields = UnknownFieldSet(Empty.FromString(content))
     except DecodeError:
         return None
-    sources = 0
+    message = pb.TranslateRequest
+    repeated = {message.SOURCES_FIELD_NUMBER: "sources", message.TARGET_PREFIXES_FIELD_NUMBER: "target_prefixes"}
+    seen = Counter[int]()
     for field in (fields[index] for index in range(len(fields))):
+        number = field.field_number
         if isinstance(field.data, bytes):
             try:
                 field.data.decode("utf-8")
             except UnicodeDecodeError:
-                if field.field_number == pb.TranslateRequest.MODEL_FIELD_NUMBER:
+                if number == message.MODEL_FIELD_NUMBER:
                     return "model"
-                if field.field_number == pb.TranslateRequest.SOURCES_FIELD_NUMBER:
-                    return f"sources[{sources}]"
-        sources += field.field_number == pb.TranslateRequest.SOURCES_FIELD_NUMBER
+                if number in repeated:
+                    return f"{repeated[number]}[{seen[number]}]"
+        seen[number] += 1
     return None
 
 
@@ -89,44 +92,57 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
-    return TranslateOptions(**{field.name: value for field, value in message.ListFields()})
+    given = {field.name: value for field, value in message.ListFields()}
+    if "suppress" in given:
+        given["suppress"] = tuple(given["suppress"])
+    return TranslateOptions(**given)
 
 
 def write_options(options: TranslateOptions) -> pb.DecodeOptions:
     """The message of `options`; None is left out."""
-    given = {name: value for name, value in asdict(options).items() if value is not None}
+    given = {name: value for name, value in asdict(options).items() if value is not None and value != ()}
     try:
         return pb.DecodeOptions(**given)
     except (TypeError, ValueError) as error:
         raise RequestError("options", str(error)) from None
 
 
-def write_request(model: str, sources: Sequence[str], options: TranslateOptions) -> pb.TranslateRequest:
+def write_request(
+    model: str, sources: Sequence[str], options: TranslateOptions, target_prefixes: Sequence[str] = ()
+) -> pb.TranslateRequest:
     """A request to translate `sources`.
 
     Raises:
-        RequestError: a source is not Unicode text (a lone surrogate).
+        RequestError: a source or prefix is not Unicode text (a lone surrogate).
     """
-    for index, source in enumerate(sources):
-        try:
-            source.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                f"sources[{index}]", f"not Unicode text: lone surrogate at character {error.start}"
-            ) from None
-    return pb.TranslateRequest(model=model, sources=sources, options=write_options(options))
+    for name, texts in (("sources", sources), ("target_prefixes", target_prefixes)):
+        for index, text in enumerate(texts):
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise RequestError(
+                    f"{name}[{index}]", f"not Unicode text: lone surrogate at character {error.start}"
+                ) from None
+    return pb.TranslateRequest(
+        model=model, sources=sources, options=write_options(options), target_prefixes=target_prefixes
+    )
 
 
-def write_response(bundle: Bundle, sentences: Sequence[Sentence], answer: Answer) -> pb.TranslateResponse:
-    """The response to a request for `sentences`."""
+def write_response(
+    translator: Translator, sentences: Sequence[Sentence], answer: Answer, *, source_pieces: bool
+) -> pb.TranslateResponse:
+    """The response to a request for `sentences`.
+
+    Args:
+        source_pieces: whether it has them.
+    """
+    bundle = translator.bundle
     translations = [
         pb.Translation(
-            hypotheses=[
-                pb.Hypothesis(text=one.text, score=one.score, tokens=one.tokens, finished=one.finished)
-                for one in hypotheses
-            ],
+            hypotheses=[_write_hypothesis(one) for one in hypotheses],
             source_tokens=len(sentence.ids),
             truncated=sentence.truncated,
+            source_pieces=translator.source_pieces(sentence) if source_pieces else (),
         )
         for sentence, hypotheses in zip(sentences, answer.hypotheses, strict=True)
     ]
@@ -136,10 +152,24 @@ def write_response(bundle: Bundle, sentences: Sequence[Sentence], answer: Answer
     )
 
 
+def _write_hypothesis(one: Hypothesis) -> pb.Hypothesis:
+    details = [pb.Token(piece=token.piece, score=token.score, attention=token.attention) for token in one.details]
+    return pb.Hypothesis(text=one.text, score=one.score, tokens=one.tokens, finished=one.finished, details=details)
+
+
 def read_response(message: pb.TranslateResponse) -> list[list[Hypothesis]]:
     """The hypotheses of every source, in order."""
     return [
-        [Hypothesis(one.text, one.score, one.tokens, one.finished) for one in translation.hypotheses]
+        [
+            Hypothesis(
+                one.text,
+                one.score,
+                one.tokens,
+                one.finished,
+                tuple(Token(token.piece, token.score, tuple(token.attention)) for token in one.details),
+            )
+            for one in translation.hypotheses
+        ]
         for translation in message.translations
     ]
 

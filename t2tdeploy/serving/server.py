@@ -14,14 +14,12 @@ from grpc_reflection.v1alpha import reflection
 
 from t2tdeploy.bundle import Bundle, load_bundle
 from t2tdeploy.errors import OperationalError
-from t2tdeploy.features import EOS_ID, UNK_ID
 from t2tdeploy.progress import Reporter
-from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
 from t2tdeploy.serving.service import TranslationService
-from t2tdeploy.translator import TranslateOptions, Translator
+from t2tdeploy.translator import Translator
 
 _FLUSH_SECONDS = 1.0
 """For answers on their way to the client when the port closes; open health watches end with it."""
@@ -147,8 +145,7 @@ class Server:
             max_beam_size=options.max_beam_size,
             max_extra_length=options.max_extra_length,
         )
-        warm_up = Sentence([UNK_ID] * 7 + [EOS_ID])
-        translator.search([warm_up], translator.search_key(TranslateOptions(extra_length=1)))
+        translator.warm_up()
         return translator
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:

@@ -89,13 +89,19 @@ class TranslationService:
             options = read_options(request.options)
             key = translator.search_key(options)
             scheduler.require_room(len(request.sources))  # an overloaded server does not tokenize what it then refuses
-            sentences = await asyncio.to_thread(translator.encode, list(request.sources), truncate=options.truncate)
+            sentences = await asyncio.to_thread(
+                translator.encode,
+                list(request.sources),
+                truncate=options.truncate,
+                target_prefixes=list(request.target_prefixes) or None,
+            )
             tokens = sum(len(sentence.ids) for sentence in sentences)
             if tokens > self._options.max_queue_tokens:
                 limit = self._options.max_queue_tokens
                 raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
             answer = await scheduler.translate(sentences, key, deadline=deadline)
-            return write_response(self._bundle, sentences, answer).SerializeToString()
+            response = write_response(translator, sentences, answer, source_pieces=options.return_attention)
+            return response.SerializeToString()
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:

@@ -39,6 +39,7 @@ class TranslateRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    TARGET_PREFIXES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model. Empty: the server's only model."""
     @_builtins.property
@@ -49,16 +50,23 @@ class TranslateRequest(_message.Message):
     def options(self) -> Global___DecodeOptions:
         """How to decode. Fields left out take the model's defaults (Model.defaults)."""
 
+    @_builtins.property
+    def target_prefixes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the translation of each source starts with, in the target language; empty strings for nothing.
+        As many as there are sources, or none.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
         options: Global___DecodeOptions | None = ...,
+        target_prefixes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "sources", b"sources", "target_prefixes", b"target_prefixes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -73,6 +81,23 @@ class DecodeOptions(_message.Message):
     NUM_HYPOTHESES_FIELD_NUMBER: _builtins.int
     EXTRA_LENGTH_FIELD_NUMBER: _builtins.int
     TRUNCATE_FIELD_NUMBER: _builtins.int
+    MAX_LENGTH_FIELD_NUMBER: _builtins.int
+    MAX_RATIO_FIELD_NUMBER: _builtins.int
+    MIN_LENGTH_FIELD_NUMBER: _builtins.int
+    MIN_RATIO_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    NO_REPEAT_NGRAM_SIZE_FIELD_NUMBER: _builtins.int
+    COVERAGE_PENALTY_FIELD_NUMBER: _builtins.int
+    SUPPRESS_FIELD_NUMBER: _builtins.int
+    SUPPRESS_UNKNOWN_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    TOP_P_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    RETURN_TOKENS_FIELD_NUMBER: _builtins.int
+    RETURN_ATTENTION_FIELD_NUMBER: _builtins.int
+    REPLACE_UNKNOWN_FIELD_NUMBER: _builtins.int
     beam_size: _builtins.int
     """Hypotheses kept during beam search, 1 to Limits.max_beam_size."""
     alpha: _builtins.float
@@ -83,6 +108,39 @@ class DecodeOptions(_message.Message):
     """A translation may have this many tokens more than its source, 1 to Limits.max_extra_length."""
     truncate: _builtins.bool
     """Cut sources longer than Limits.max_source_tokens instead of refusing them; Translation.truncated tells."""
+    max_length: _builtins.int
+    """Tokens that a translation may have at most and must have at least, the end-of-sentence token included; as numbers
+    and as shares of the source's tokens. The tightest upper and the highest lower bound hold.
+    """
+    max_ratio: _builtins.float
+    min_length: _builtins.int
+    min_ratio: _builtins.float
+    repetition_penalty: _builtins.float
+    """Above 1: tokens that a translation has already become less likely. Default 1."""
+    no_repeat_ngram_size: _builtins.int
+    """No sequence of so many tokens comes twice in a translation. Default 0: off."""
+    coverage_penalty: _builtins.float
+    """Beta of Wu et al. 2016: a translation pays for source tokens that were hardly looked at, 0 to 10. Default 0."""
+    suppress_unknown: _builtins.bool
+    temperature: _builtins.float
+    """Above 0: no search; each of the num_hypotheses is a sample of its own, at this temperature, from the top_k likeliest
+    tokens (0: all) and of these from the likeliest that have the probability top_p together. Leave beam_size out.
+    The same seed and source give the same samples; without a seed they differ each time.
+    """
+    top_k: _builtins.int
+    top_p: _builtins.float
+    seed: _builtins.int
+    alternatives: _builtins.bool
+    """The hypotheses of a source all go on differently after its target prefix."""
+    return_tokens: _builtins.bool
+    """Fill Hypothesis.details; with attention: also Token.attention and Translation.source_pieces."""
+    return_attention: _builtins.bool
+    replace_unknown: _builtins.bool
+    """The unknown token becomes the source token that it looked at most."""
+    @_builtins.property
+    def suppress(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Pieces of the target vocabulary that are never chosen, and whether the unknown token is one of them."""
+
     def __init__(
         self,
         *,
@@ -91,29 +149,110 @@ class DecodeOptions(_message.Message):
         num_hypotheses: _builtins.int | None = ...,
         extra_length: _builtins.int | None = ...,
         truncate: _builtins.bool | None = ...,
+        max_length: _builtins.int | None = ...,
+        max_ratio: _builtins.float | None = ...,
+        min_length: _builtins.int | None = ...,
+        min_ratio: _builtins.float | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        no_repeat_ngram_size: _builtins.int | None = ...,
+        coverage_penalty: _builtins.float | None = ...,
+        suppress: _abc.Iterable[_builtins.str] | None = ...,
+        suppress_unknown: _builtins.bool | None = ...,
+        temperature: _builtins.float | None = ...,
+        top_k: _builtins.int | None = ...,
+        top_p: _builtins.float | None = ...,
+        seed: _builtins.int | None = ...,
+        alternatives: _builtins.bool | None = ...,
+        return_tokens: _builtins.bool | None = ...,
+        return_attention: _builtins.bool | None = ...,
+        replace_unknown: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_beam_size", b"_beam_size", "_extra_length", b"_extra_length", "_num_hypotheses", b"_num_hypotheses", "_truncate", b"_truncate", "alpha", b"alpha", "beam_size", b"beam_size", "extra_length", b"extra_length", "num_hypotheses", b"num_hypotheses", "truncate", b"truncate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_beam_size", b"_beam_size", "_extra_length", b"_extra_length", "_num_hypotheses", b"_num_hypotheses", "_truncate", b"_truncate", "alpha", b"alpha", "beam_size", b"beam_size", "extra_length", b"extra_length", "num_hypotheses", b"num_hypotheses", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress", b"suppress", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__alternatives: _TypeAlias = _typing.Literal["alternatives"]  # noqa: Y015
+    _WhichOneofArgType__alternatives: _TypeAlias = _typing.Literal["_alternatives", b"_alternatives"]  # noqa: Y015
     _WhichOneofReturnType__beam_size: _TypeAlias = _typing.Literal["beam_size"]  # noqa: Y015
     _WhichOneofArgType__beam_size: _TypeAlias = _typing.Literal["_beam_size", b"_beam_size"]  # noqa: Y015
+    _WhichOneofReturnType__coverage_penalty: _TypeAlias = _typing.Literal["coverage_penalty"]  # noqa: Y015
+    _WhichOneofArgType__coverage_penalty: _TypeAlias = _typing.Literal["_coverage_penalty", b"_coverage_penalty"]  # noqa: Y015
     _WhichOneofReturnType__extra_length: _TypeAlias = _typing.Literal["extra_length"]  # noqa: Y015
     _WhichOneofArgType__extra_length: _TypeAlias = _typing.Literal["_extra_length", b"_extra_length"]  # noqa: Y015
+    _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
+    _WhichOneofArgType__max_length: _TypeAlias = _typing.Literal["_max_length", b"_max_length"]  # noqa: Y015
+    _WhichOneofReturnType__max_ratio: _TypeAlias = _typing.Literal["max_ratio"]  # noqa: Y015
+    _WhichOneofArgType__max_ratio: _TypeAlias = _typing.Literal["_max_ratio", b"_max_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__min_length: _TypeAlias = _typing.Literal["min_length"]  # noqa: Y015
+    _WhichOneofArgType__min_length: _TypeAlias = _typing.Literal["_min_length", b"_min_length"]  # noqa: Y015
+    _WhichOneofReturnType__min_ratio: _TypeAlias = _typing.Literal["min_ratio"]  # noqa: Y015
+    _WhichOneofArgType__min_ratio: _TypeAlias = _typing.Literal["_min_ratio", b"_min_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["no_repeat_ngram_size"]  # noqa: Y015
+    _WhichOneofArgType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["_no_repeat_ngram_size", b"_no_repeat_ngram_size"]  # noqa: Y015
     _WhichOneofReturnType__num_hypotheses: _TypeAlias = _typing.Literal["num_hypotheses"]  # noqa: Y015
     _WhichOneofArgType__num_hypotheses: _TypeAlias = _typing.Literal["_num_hypotheses", b"_num_hypotheses"]  # noqa: Y015
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__replace_unknown: _TypeAlias = _typing.Literal["replace_unknown"]  # noqa: Y015
+    _WhichOneofArgType__replace_unknown: _TypeAlias = _typing.Literal["_replace_unknown", b"_replace_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__return_attention: _TypeAlias = _typing.Literal["return_attention"]  # noqa: Y015
+    _WhichOneofArgType__return_attention: _TypeAlias = _typing.Literal["_return_attention", b"_return_attention"]  # noqa: Y015
+    _WhichOneofReturnType__return_tokens: _TypeAlias = _typing.Literal["return_tokens"]  # noqa: Y015
+    _WhichOneofArgType__return_tokens: _TypeAlias = _typing.Literal["_return_tokens", b"_return_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__suppress_unknown: _TypeAlias = _typing.Literal["suppress_unknown"]  # noqa: Y015
+    _WhichOneofArgType__suppress_unknown: _TypeAlias = _typing.Literal["_suppress_unknown", b"_suppress_unknown"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
+    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
     _WhichOneofReturnType__truncate: _TypeAlias = _typing.Literal["truncate"]  # noqa: Y015
     _WhichOneofArgType__truncate: _TypeAlias = _typing.Literal["_truncate", b"_truncate"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alternatives) -> _WhichOneofReturnType__alternatives | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__beam_size) -> _WhichOneofReturnType__beam_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage_penalty) -> _WhichOneofReturnType__coverage_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__extra_length) -> _WhichOneofReturnType__extra_length | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_ratio) -> _WhichOneofReturnType__max_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_length) -> _WhichOneofReturnType__min_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_ratio) -> _WhichOneofReturnType__min_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__no_repeat_ngram_size) -> _WhichOneofReturnType__no_repeat_ngram_size | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_hypotheses) -> _WhichOneofReturnType__num_hypotheses | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__replace_unknown) -> _WhichOneofReturnType__replace_unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__return_attention) -> _WhichOneofReturnType__return_attention | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__return_tokens) -> _WhichOneofReturnType__return_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__suppress_unknown) -> _WhichOneofReturnType__suppress_unknown | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__truncate) -> _WhichOneofReturnType__truncate | None: ...
 
@@ -159,6 +298,7 @@ class Translation(_message.Message):
     HYPOTHESES_FIELD_NUMBER: _builtins.int
     SOURCE_TOKENS_FIELD_NUMBER: _builtins.int
     TRUNCATED_FIELD_NUMBER: _builtins.int
+    SOURCE_PIECES_FIELD_NUMBER: _builtins.int
     source_tokens: _builtins.int
     """Tokens of the source as the model saw it, the end-of-sentence token included."""
     truncated: _builtins.bool
@@ -167,16 +307,21 @@ class Translation(_message.Message):
     def hypotheses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hypothesis]:
         """Best first. An empty or blank source has one hypothesis, the empty text."""
 
+    @_builtins.property
+    def source_pieces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The source's tokens, which Token.attention refers to; only with DecodeOptions.return_attention."""
+
     def __init__(
         self,
         *,
         hypotheses: _abc.Iterable[Global___Hypothesis] | None = ...,
         source_tokens: _builtins.int = ...,
         truncated: _builtins.bool = ...,
+        source_pieces: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hypotheses", b"hypotheses", "source_tokens", b"source_tokens", "truncated", b"truncated"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hypotheses", b"hypotheses", "source_pieces", b"source_pieces", "source_tokens", b"source_tokens", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -190,6 +335,7 @@ class Hypothesis(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     score: _builtins.float
     """Log-probability divided by the length penalty; higher is better. Without the penalty if not finished."""
@@ -197,6 +343,10 @@ class Hypothesis(_message.Message):
     """Tokens, the end-of-sentence token included."""
     finished: _builtins.bool
     """False: no hypothesis of this source ended within its length limit, so the text is cut off."""
+    @_builtins.property
+    def details(self) -> _containers.RepeatedCompositeFieldContainer[Global___Token]:
+        """Every token, the end-of-sentence token included; only with DecodeOptions.return_tokens or return_attention."""
+
     def __init__(
         self,
         *,
@@ -204,14 +354,45 @@ class Hypothesis(_message.Message):
         score: _builtins.float = ...,
         tokens: _builtins.int = ...,
         finished: _builtins.bool = ...,
+        details: _abc.Iterable[Global___Token] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "score", b"score", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "finished", b"finished", "score", b"score", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hypothesis: _TypeAlias = Hypothesis  # noqa: Y015
+
+@_typing.final
+class Token(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PIECE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    ATTENTION_FIELD_NUMBER: _builtins.int
+    piece: _builtins.str
+    """Of the target vocabulary."""
+    score: _builtins.float
+    """Log-probability, given the source and the tokens before."""
+    @_builtins.property
+    def attention(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What of each source token the last decoder layer looked at when it chose this one, the mean of its heads."""
+
+    def __init__(
+        self,
+        *,
+        piece: _builtins.str = ...,
+        score: _builtins.float = ...,
+        attention: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention", b"attention", "piece", b"piece", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):

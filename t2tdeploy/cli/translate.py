@@ -1,0 +1,249 @@
+"""Commands that ask a model: translate, score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from t2tdeploy.cli import options
+from t2tdeploy.cli.console import make_reporter
+from t2tdeploy.cli.lines import read_lines, write_lines, write_text
+
+if TYPE_CHECKING:
+    from t2tdeploy.errors import RequestError, UserError
+    from t2tdeploy.hypotheses import Hypothesis
+    from t2tdeploy.translator import TargetScore
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_DECODING = (
+    click.option("--num-hypotheses", type=click.IntRange(1, 16), help="Translations per sentence [1]."),
+    click.option("--extra-length", type=click.IntRange(1), help="Tokens a translation may have more than its source."),
+    click.option("--max-length", type=click.IntRange(1), help="Tokens that a translation may have at most."),
+    click.option("--max-ratio", type=float, help="The same, for every token of the source."),
+    click.option("--min-length", type=click.IntRange(0), help="Tokens that a translation must have."),
+    click.option("--min-ratio", type=float, help="The same, for every token of the source."),
+    click.option("--repetition-penalty", type=float, help="Above 1: repeated tokens become less likely [1]."),
+    click.option("--no-repeat-ngram-size", type=click.IntRange(0), help="No so many tokens twice [0: off]."),
+    click.option("--coverage-penalty", type=float, help="For source tokens hardly looked at [0: off]."),
+    click.option("--suppress", multiple=True, help="A piece that is never chosen; may be given several times."),
+    click.option("--suppress-unknown", is_flag=True, help="Never choose the unknown token."),
+    click.option("--replace-unknown", is_flag=True, help="Put the source token looked at in place of unknown ones."),
+    click.option("--temperature", type=float, help="Above 0: samples instead of a search [0]."),
+    click.option("--top-k", type=click.IntRange(0), help="Samples from the k likeliest tokens [0: all]."),
+    click.option("--top-p", type=float, help="Samples from the likeliest tokens of this probability together [1]."),
+    click.option("--seed", type=click.IntRange(0), help="The same seed gives the same samples [another each time]."),
+    click.option("--alternatives", is_flag=True, help="Hypotheses go on differently after the target prefix."),
+    click.option("--return-tokens", is_flag=True, help="With --json: every token with its log-probability."),
+    click.option("--return-attention", is_flag=True, help="With --json: and what of the source it looked at."),
+    click.option("--truncate", is_flag=True, help="Cut sentences that are too long instead of refusing them."),
+)
+
+
+def _decoding(command: Command) -> Command:
+    """The fields of TranslateOptions."""
+    for option in reversed(_DECODING):
+        command = option(command)
+    return options.search(command)
+
+
+@click.command()
+@click.option("--server", help="host:port of a t2tdeploy serve.")
+@click.option("--bundle", "bundle_dir", type=options.directory, help="Instead of a server: a bundle on this machine.")
+@click.argument("text", nargs=-1)
+@click.option(
+    "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
+)
+@click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
+@click.option("--target-prefix", help="What every translation starts with.")
+@click.option("--target-prefixes", "prefix_file", type=options.file, help="What each starts with, a line for each.")
+@_decoding
+@click.option("--model", default="", help="Name of the server's model [its only one].")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
+)
+@options.as_json
+def translate(
+    server: str | None,
+    bundle_dir: Path | None,
+    text: tuple[str, ...],
+    input_file: Path | None,
+    output_file: Path | None,
+    target_prefix: str | None,
+    prefix_file: Path | None,
+    model: str,
+    timeout: float,
+    as_json: bool,
+    **decoding: Any,
+) -> None:
+    """Translate sentences, given as arguments, a file, or a pipe: with a running server, or with a bundle.
+
+    \b
+    Examples:
+      t2tdeploy translate --server localhost:50051 "Two dogs play in the snow."
+      t2tdeploy translate --server localhost:50051 --input in.en --output out.de
+      t2tdeploy translate --bundle bundles/ende --num-hypotheses 3 --temperature 0.8 "Two dogs play in the snow."
+    """
+    from t2tdeploy.decoding import TranslateOptions
+    from t2tdeploy.errors import RequestError
+
+    _require_one(server, bundle_dir)
+    if text and input_file:
+        raise click.UsageError("sentences and --input are given: choose one", ctx=click.get_current_context())
+    sources = list(text) if text else read_lines(input_file)
+    prefixes = _prefixes(target_prefix, prefix_file, len(sources))
+    asked = TranslateOptions(**decoding)
+    try:
+        if bundle_dir is not None:
+            from t2tdeploy.api import load
+
+            found = load(bundle_dir, warm_up=False).translate(sources, asked, target_prefixes=prefixes)
+        else:
+            found = _ask(str(server), sources, asked, prefixes, model, timeout, quiet=bool(text), as_json=as_json)
+    except RequestError as error:
+        raise error if text else _naming_the_line(error, input_file) from None
+    if asked.num_hypotheses is None and not as_json:
+        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=False)
+    elif asked.num_hypotheses is None and not (asked.return_tokens or asked.return_attention):
+        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=True)
+    else:
+        _write_hypotheses(output_file, sources, found, as_json)
+
+
+def _require_one(server: str | None, bundle_dir: Path | None) -> None:
+    if (server is None) == (bundle_dir is None):
+        both = "both given: choose one" if server else "give one of them"
+        raise click.UsageError(f"--server or --bundle: {both}", ctx=click.get_current_context())
+
+
+def _prefixes(prefix: str | None, path: Path | None, count: int) -> list[str] | None:
+    from t2tdeploy.errors import InputError
+
+    if prefix is not None and path is not None:
+        raise click.UsageError(
+            "--target-prefix and --target-prefixes are given: choose one", ctx=click.get_current_context()
+        )
+    if prefix is not None:
+        return [prefix] * count
+    if path is None:
+        return None
+    lines = read_lines(path)
+    if len(lines) != count:
+        raise InputError(f"{path} has {len(lines)} lines for {count} sentences", path=path)
+    return lines
+
+
+def _ask(
+    server: str,
+    sources: Sequence[str],
+    asked: Any,
+    prefixes: list[str] | None,
+    model: str,
+    timeout: float,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> list[list[Hypothesis]]:
+    from t2tdeploy.serving.client import Client, ClientOptions
+
+    with Client(server, ClientOptions(model=model, timeout=timeout)) as client:
+        return client.translate(
+            sources, asked, target_prefixes=prefixes, reporter=None if quiet else make_reporter(as_json)
+        )
+
+
+@click.command()
+@click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
+@click.option("--source", "source_file", type=options.file, required=True, help="Sources, a sentence a line.")
+@click.option("--target", "target_file", type=options.file, required=True, help="Their translations, a line for each.")
+@click.option("--output", "output_file", type=options.file, help="Where scores go [standard output].")
+@click.option("--return-tokens", is_flag=True, help="With --json: every token with its log-probability.")
+@options.as_json
+def score(
+    bundle_dir: Path,
+    source_file: Path,
+    target_file: Path,
+    output_file: Path | None,
+    return_tokens: bool,
+    as_json: bool,
+) -> None:
+    """Score given translations: the log-probability of each and its number of tokens, a line for each pair.
+
+    Sorts out bad pairs of a corpus, ranks translations of other systems, tells how well a model knows a domain: the
+    perplexity of all tokens goes to standard error.
+
+    \b
+    Example:
+      t2tdeploy score --bundle bundles/ende --source dev.en --target dev.de --output dev.scores
+    """
+    import json
+    import math
+
+    from t2tdeploy.api import load
+    from t2tdeploy.errors import InputError, RequestError
+
+    sources, targets = read_lines(source_file), read_lines(target_file)
+    if len(sources) != len(targets):
+        raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)
+    translator = load(bundle_dir, warm_up=False)
+    try:
+        scores = translator.score(sources, targets)
+    except RequestError as error:
+        raise _naming_the_line(error, target_file if error.field.startswith("targets") else source_file) from None
+    lines = [
+        json.dumps(_score_record(one, return_tokens), ensure_ascii=False)
+        if as_json
+        else f"{one.log_prob:.4f}\t{len(one.tokens)}"
+        for one in scores
+    ]
+    write_text(output_file, "".join(f"{line}\n" for line in lines))
+    tokens, total = sum(len(one.tokens) for one in scores), sum(one.log_prob for one in scores)
+    if tokens and not as_json:
+        words = f"{len(scores)} pairs, {tokens} tokens, perplexity {math.exp(-total / tokens):.3f}"
+        click.echo(words, err=True)
+
+
+def _score_record(one: TargetScore, tokens: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {"log_prob": one.log_prob, "tokens": len(one.tokens)}
+    if tokens:
+        record["details"] = [{"piece": token.piece, "score": token.score} for token in one.tokens]
+    return record
+
+
+def _naming_the_line(error: RequestError, path: Path | None) -> UserError:
+    """`error` with the line of the file or pipe in place of sources[…]; any other field stays."""
+    import re
+
+    from t2tdeploy.errors import InputError
+
+    index = re.fullmatch(r"(?:sources|targets)\[(\d+)\]", error.field)
+    if index is None:
+        return error
+    line = int(index[1]) + 1
+    reason = error.message.removeprefix(f"{error.field}: ")
+    return InputError(f"{path or 'standard input'}, line {line}: {reason}", path=path, line=line, help=error.help)
+
+
+def _without_nothing(hypothesis: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out details and attention that were not asked for."""
+    details = [{key: value for key, value in token.items() if value != ()} for token in hypothesis.pop("details")]
+    return {**hypothesis, "details": details} if details else hypothesis
+
+
+def _write_hypotheses(path: Path | None, sources: list[str], found: list[list[Hypothesis]], as_json: bool) -> None:
+    """Several translations per sentence: score, tab, text; sentences are parted by an empty line."""
+    import json
+    from dataclasses import asdict
+
+    if as_json:
+        records = [
+            {"source": source, "hypotheses": [_without_nothing(asdict(hypothesis)) for hypothesis in hypotheses]}
+            for source, hypotheses in zip(sources, found, strict=True)
+        ]
+        write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        return
+    blocks = ["".join(f"{one.score:.4f}\t{one.text}\n" for one in hypotheses) for hypotheses in found]
+    write_text(path, "\n".join(blocks))

@@ -1,0 +1,109 @@
+"""What a search found, as text with its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2tdeploy.decoding import SearchKey
+from t2tdeploy.features import EOS_ID, UNK_ID
+from t2tdeploy.runtime import SearchResult
+from t2tdeploy.sentences import Sentence
+from t2tdeploy.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a hypothesis.
+
+    Args:
+        piece: of the target vocabulary.
+        score: its log-probability, given the source and the tokens before it.
+        attention: what of each source token the model looked at when it chose this one; empty unless asked for.
+    """
+
+    piece: str
+    score: float
+    attention: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One translation.
+
+    Args:
+        score: log-probability over the length penalty; the raw log-probability if not finished.
+        tokens: how many, EOS included.
+        finished: False: nothing ended within the length limit; the text is cut off.
+        details: of each token, EOS included; empty unless asked for.
+    """
+
+    text: str
+    score: float
+    tokens: int
+    finished: bool
+    details: tuple[Token, ...] = ()
+
+
+BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True)]
+"""The translation of an empty or blank source: one empty text, whatever the options say."""
+
+
+def hypotheses_of(
+    result: SearchResult, row: int, sentence: Sentence, key: SearchKey, source: Tokenizer, target: Tokenizer
+) -> list[Hypothesis]:
+    """The hypotheses of one row of a search, best first."""
+    return [
+        _hypothesis(result, row, beam, sentence, key, source, target)
+        for beam in range(result.lengths.shape[1])
+        if result.lengths[row, beam] > 0  # fewer may have finished than were asked for
+    ]
+
+
+def _hypothesis(
+    result: SearchResult, row: int, beam: int, sentence: Sentence, key: SearchKey, source: Tokenizer, target: Tokenizer
+) -> Hypothesis:
+    length = int(result.lengths[row, beam])
+    ids = result.target_ids[row, beam, :length].tolist()
+    if key.replace_unknown and UNK_ID in ids and result.attention is not None:
+        looks = result.attention[row, beam, :length, : len(sentence.ids)]
+        text = _replaced(ids, looks.argmax(axis=1).tolist(), source.surfaces(sentence.text), target)
+    else:
+        text = target.decode(ids)
+    return Hypothesis(
+        text=text,
+        score=float(result.scores[row, beam]),
+        tokens=length,
+        finished=bool(result.finished[row]),
+        details=_details(result, row, beam, ids, len(sentence.ids), key.attention, target) if key.tokens else (),
+    )
+
+
+def _details(
+    result: SearchResult,
+    row: int,
+    beam: int,
+    ids: Sequence[int],
+    source_length: int,
+    attention: bool,
+    target: Tokenizer,
+) -> tuple[Token, ...]:
+    assert result.token_scores is not None  # a key with `tokens` is only made for graphs that have them
+    assert result.attention is not None
+    scores = result.token_scores[row, beam].tolist()
+    looks = np.round(result.attention[row, beam, : len(ids), :source_length].astype(np.float64), 6).tolist()
+    return tuple(
+        Token(piece, scores[i], tuple(looks[i]) if attention else ()) for i, piece in enumerate(target.pieces(ids))
+    )
+
+
+def _replaced(ids: Sequence[int], looked_at: Sequence[int], surfaces: Sequence[str], target: Tokenizer) -> str:
+    """The text, the unknown token replaced by the source token that it looked at; by nothing at the source's end."""
+    pieces = [
+        (surfaces[at] if at < len(surfaces) else "") if token == UNK_ID else piece
+        for token, at, piece in zip(ids, looked_at, target.pieces(ids), strict=True)
+        if token != EOS_ID
+    ]
+    return target.join(pieces)
