@@ -5,6 +5,8 @@
            source.vocab      the tokenizers (or one shared.vocab)
            target.vocab
            parity.json       how far the graph is from the model it was exported from
+           text.onnx         only if asked for: strings in, strings out
+           weights.bin       then, the weights of model.onnx and text.onnx
 
 Bundles are read by the t2tdeploy that wrote them and by every later one. A change that an older reader would
 misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say why.
@@ -52,7 +54,7 @@ class TensorSpec(_Record):
     """One input or output of the graph.
 
     Args:
-        dtype: numpy's name ("int64", "float32", "bool").
+        dtype: numpy's name ("int64", "float32", "bool"), or "string" for text.
         axes: a name (see features.py) for an axis of any size, a number for a fixed one; () for a scalar.
     """
 
@@ -72,6 +74,18 @@ class Variant(_Record):
     target: Literal["cpu"]
     precision: Literal["float32"]
     layout: Literal["growing"]
+
+
+class TextGraph(_Record):
+    """The graph with tokenizers inside (export/text_graph.py), around the default variant.
+
+    Args:
+        inputs, outputs: its signature; all inputs but the first have a default.
+    """
+
+    file: FileName
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 class DecodeDefaults(_Record):
@@ -96,6 +110,7 @@ class Manifest(_Record):
         name: what requests call the model.
         inputs, outputs: the signature of every variant's graph.
         tokenizers: feature ("inputs", "targets") -> vocabulary file.
+        text_graph: strings in, strings out; None: there is none.
         checksums: file -> SHA-256; `write_bundle` fills it in.
         metrics: measured quality, e.g. {"bleu": 34.2}.
         provenance: where the weights come from: revision, hparams, data hash, package versions.
@@ -110,6 +125,7 @@ class Manifest(_Record):
     decode: DecodeDefaults
     variants: dict[str, Variant]
     default_variant: str
+    text_graph: TextGraph | None = None
     checksums: dict[FileName, str] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -122,7 +138,8 @@ class Manifest(_Record):
 
     def files(self) -> set[str]:
         """The files that the bundle cannot do without."""
-        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values())}
+        text = {self.text_graph.file} if self.text_graph else set()
+        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *text}
 
 
 class Bundle:
@@ -137,6 +154,10 @@ class Bundle:
     def version(self) -> str:
         """Twelve hexadecimal digits that identify the bundle's content."""
         return self.manifest.checksums[MANIFEST][:12]
+
+    def files(self) -> set[str]:
+        """Names of all files of the bundle but the manifest."""
+        return set(self.manifest.checksums) - {MANIFEST}
 
     def tokenizer(self, feature: str) -> Tokenizer:
         """The tokenizer of `feature` ("inputs" or "targets"); features that share a file share the object.

@@ -18,6 +18,7 @@ OWNERS = {
     "grpc_health": {"serving"},
     "grpc_reflection": {"serving"},
     "onnxruntime": {"runtime", "export", "training.graph.runner"},
+    "onnxruntime_extensions": {"export"},
     "onnx": {"export", "training"},
     "onnxscript": {"export", "training"},
     "pyarrow": {"problems"},
