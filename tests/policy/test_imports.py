@@ -33,7 +33,7 @@ def loaded_by(program: str) -> set[str]:
         ("import t2tdeploy.serving.server, t2tdeploy.serving.client", TRAINING | {"click", "rich"}),
         ("import t2tdeploy.translator, t2tdeploy.runtime", TRAINING | SERVING),
         ("import t2tdeploy.registry", TRAINING | SERVING),
-        ("import t2tdeploy.export.text_bundle", {"torch", "grpc", "click"}),
+        ("import t2tdeploy.export.text_bundle, t2tdeploy.export.triton", {"torch", "grpc", "click"}),
     ],
 )
 def test_nothing_heavy_is_loaded(program: str, unwanted: set[str]) -> None:
