@@ -9,7 +9,8 @@ import click
 from t2tdeploy import __version__
 from t2tdeploy.cli.console import INTERRUPTED, print_error
 from t2tdeploy.cli.data import datagen, list_names
-from t2tdeploy.cli.deploy import export, serve
+from t2tdeploy.cli.deploy import serve
+from t2tdeploy.cli.export import export
 from t2tdeploy.cli.runs import average, decode, evaluate, train
 from t2tdeploy.cli.translate import score, translate
 from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
