@@ -473,7 +473,7 @@ class Model(_message.Message):
     """What the model does: "translate"."""
     @_builtins.property
     def defaults(self) -> Global___DecodeOptions:
-        """Values of the options that a request leaves out; all fields are set."""
+        """Values of the options that a request leaves out; what is not set is off."""
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
