@@ -1,0 +1,184 @@
+"""Laws of the search in float16: the same signature, products in float16, scores in float32, close to float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
+
+from t2tdeploy.export.half import LARGEST_HALF, PRODUCTS, halved
+from t2tdeploy.runtime import GraphSession, SearchResult
+from t2tdeploy.sentences import pad_rows
+from t2tdeploy.tokenizer import ByteTokenizer
+from tests.export.graphs import byte_graph
+from tests.models.tiny import random_sources
+
+torch.set_num_threads(1)
+SOURCES = random_sources(ByteTokenizer.vocab_size, seed=1, count=12)
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+@pytest.fixture(scope="module")
+def half() -> ModelProto:
+    return halved(byte_graph())
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from graphs(attribute.g)
+
+
+def types_of(model: ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model)
+    found = {}
+    for graph in graphs(inferred.graph):
+        values = [*graph.input, *graph.output, *graph.value_info]
+        found |= {value.name: value.type.tensor_type.elem_type for value in values}
+        found |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return found
+
+
+def search(model: ModelProto, rows: list[list[int]]) -> SearchResult:
+    limits = np.array([len(row) + 6 for row in rows])
+    session = GraphSession(model.SerializeToString(), threads=1)
+    return session.search(pad_rows(rows), limits, beam_size=4, alpha=0.6, num_hypotheses=2)
+
+
+def test_the_signature_stays(half: ModelProto) -> None:
+    assert list(half.graph.input) == list(byte_graph().graph.input)
+    assert list(half.graph.output) == list(byte_graph().graph.output)
+    assert half.opset_import == byte_graph().opset_import
+    assert half.ir_version == byte_graph().ir_version
+
+
+def test_the_graph_given_stays_as_it_is() -> None:
+    before = byte_graph().SerializeToString(deterministic=True)
+    halved(byte_graph())
+    assert byte_graph().SerializeToString(deterministic=True) == before
+
+
+def test_weights_take_half_the_space(half: ModelProto) -> None:
+    def floats(model: ModelProto) -> int:
+        large = [one for one in model.graph.initializer if one.data_type in (FLOAT, HALF) and len(one.dims) == 2]
+        return sum(numpy_helper.to_array(one).nbytes for one in large)
+
+    assert floats(half) <= 0.51 * floats(byte_graph())  # a table of positions stays float32
+
+
+def test_products_read_float16_and_decisions_float32(half: ModelProto) -> None:
+    types = types_of(half)
+    nodes = [node for graph in graphs(half.graph) for node in graph.node]
+    products = [node for node in nodes if node.op_type in PRODUCTS]
+    assert products
+    assert {types[name] for node in products for name in node.input} == {HALF}
+    kept = {"TopK", "LogSoftmax", "ReduceMax", "Log", "Exp", "ReduceSum", "Pow", "Sin", "Cos"}
+    exact = [node for node in nodes if node.op_type in kept]
+    assert {node.op_type for node in exact} >= {"TopK", "Sin"}
+    assert HALF not in {types[name] for node in exact for name in node.input}
+
+
+def test_the_loop_carries_caches_in_float16_and_scores_in_float32(half: ModelProto) -> None:
+    body = next(graph for graph in graphs(half.graph) if graph is not half.graph)
+    types = {value.name: value.type.tensor_type.elem_type for value in body.input}
+    assert {types[name] for name in types if "score" in name} == {FLOAT}
+    assert {kind for name, kind in types.items() if name.startswith("state_")} == {HALF}
+
+
+def test_scores_are_close_to_those_of_float32(half: ModelProto) -> None:
+    exact, rounded = search(byte_graph(), SOURCES), search(half, SOURCES)
+    same = [np.array_equal(one, other) for one, other in zip(exact.target_ids, rounded.target_ids, strict=True)]
+    assert np.mean(same) > 0.8
+    assert np.abs(exact.scores - rounded.scores)[same].max() < 0.02
+    assert not np.array_equal(exact.scores, rounded.scores)
+
+
+def test_a_translation_does_not_depend_on_its_batch(half: ModelProto) -> None:
+    """Padding is masked by the lowest float16 instead of -1e9: nothing of it may come through."""
+    together = search(half, SOURCES)
+    for row in range(4):
+        alone = search(half, [SOURCES[row]])
+        np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=5e-3)
+
+
+def small_model(nodes: list[onnx.NodeProto], outputs: list[str], weights: dict[str, np.ndarray]) -> ModelProto:
+    """x [2, 2] -> outputs, float32."""
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", FLOAT, [2, 2])],
+        [helper.make_tensor_value_info(name, FLOAT, ["rows", "columns"]) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def run(model: ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"x": x}))
+
+
+X = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+W = np.array([[0.5, 0.0], [1.0, 2.0]], np.float32)
+
+
+def test_state_of_a_loop_that_is_an_output_keeps_its_type() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["before", "w"], ["after"]),
+            helper.make_node("Identity", ["go_on"], ["still"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", FLOAT, [2, 2]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", FLOAT, [2, 2]),
+        ],
+    )
+    loop = helper.make_node("Loop", ["three", "", "x"], ["y"], body=body)
+    model = small_model([loop], ["y"], {"w": W, "three": np.array(3)})
+    found = halved(model)
+    assert [one.data_type for one in found.graph.initializer if one.name.startswith("w")] == [HALF]
+    np.testing.assert_allclose(run(found, X)[0], X @ W @ W @ W, rtol=1e-3)
+
+
+def test_a_branch_reads_what_became_float16_as_float32() -> None:
+    inside = helper.make_graph(
+        [helper.make_node("Exp", ["logits"], ["e"])], "then", [], [helper.make_tensor_value_info("e", FLOAT, None)]
+    )
+    other = helper.make_graph(
+        [helper.make_node("MatMul", ["logits", "w"], ["p"])], "else", [],
+        [helper.make_tensor_value_info("p", FLOAT, None)],
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("If", ["yes"], ["y"], then_branch=inside, else_branch=other),
+    ]
+    for yes, expected in ((True, np.exp(X @ W)), (False, X @ W @ W)):
+        found = halved(small_model(nodes, ["y"], {"w": W, "yes": np.array(yes)}))
+        np.testing.assert_allclose(run(found, X)[0], expected, rtol=1e-3)
+
+
+def test_a_number_beyond_float16_becomes_the_nearest_that_it_has() -> None:
+    nodes = [
+        helper.make_node("Where", ["mask", "x", "large"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "w"], ["z"]),
+        helper.make_node("Neg", ["z"], ["y"]),
+    ]
+    mask = np.array([[True, False], [False, False]])
+    found = halved(small_model(nodes, ["y"], {"w": W, "large": np.array(-1e9, np.float32), "mask": mask}))
+    constants = {one.name: numpy_helper.to_array(one) for one in found.graph.initializer}
+    assert constants["large/half"] == -LARGEST_HALF
+    np.testing.assert_allclose(run(found, X)[0], -np.array([[1, 0], [0.5, 0.5]]) @ W, rtol=1e-3)
