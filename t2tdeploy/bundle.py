@@ -2,6 +2,7 @@
 
     bundle/manifest.json     what is in the bundle, with the checksum of every file and of itself
            model.onnx        source ids in, target ids out, beam search inside
+           cpu-int8.onnx     further variants of it, which optimize adds
            source.vocab      the tokenizers (or one shared.vocab)
            target.vocab
            parity.json       how far the graph is from the model it was exported from
@@ -10,6 +11,9 @@
 
 Bundles are read by the t2tdeploy that wrote them and by every later one. A change that an older reader would
 misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say why.
+
+    1   a float32 graph for CPUs
+    2   variants in other precisions and for other machines, with what was measured of each
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, Unk
 from t2tdeploy.files import atomic_directory, sha256_of
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 _REPAIR = "copy the bundle again, or export it again"
@@ -68,12 +72,14 @@ class Variant(_Record):
 
     Args:
         layout: `growing`: the decoder's caches grow by one position per step.
+        measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
     """
 
     file: FileName
-    target: Literal["cpu"]
-    precision: Literal["float32"]
+    target: Literal["cpu", "cuda"]
+    precision: Literal["float32", "int8", "float16"]
     layout: Literal["growing"]
+    measured: dict[str, Any] | None = None
 
 
 class TextGraph(_Record):
@@ -172,16 +178,24 @@ class Bundle:
             self._tokenizers[file] = load_tokenizer(self.directory / file)
         return self._tokenizers[file]
 
+    def variant(self, name: str | None = None) -> Variant:
+        """What the manifest says of a variant (None: the default one).
+
+        Raises:
+            UnknownNameError: the bundle has no such variant.
+        """
+        name = name or self.manifest.default_variant
+        if name not in self.manifest.variants:
+            raise UnknownNameError("variant", name, self.manifest.variants)
+        return self.manifest.variants[name]
+
     def path(self, variant: str | None = None) -> Path:
         """The graph of `variant` (None: the default one).
 
         Raises:
             UnknownNameError: the bundle has no such variant.
         """
-        name = variant or self.manifest.default_variant
-        if name not in self.manifest.variants:
-            raise UnknownNameError("variant", name, self.manifest.variants)
-        return self.directory / self.manifest.variants[name].file
+        return self.directory / self.variant(variant).file
 
 
 def write_bundle(
@@ -190,7 +204,7 @@ def write_bundle(
     """Writes a bundle: `directory` appears whole or not at all.
 
     Args:
-        manifest: its checksums are ignored and filled in from `files`.
+        manifest: its checksums and format version are ignored: those of `files`, and the present version.
         files: name in the bundle -> content, or a file to copy.
         overwrite: a bundle already at `directory` gives way; anything else there does not.
 
@@ -210,7 +224,8 @@ def write_bundle(
             for name, content in files.items():
                 _put(temporary / name, content)
             checksums = {name: sha256_of(temporary / name) for name in sorted(files)}
-            record = manifest.model_copy(update={"checksums": checksums}).model_dump(mode="json")
+            written = manifest.model_copy(update={"checksums": checksums, "format_version": FORMAT_VERSION})
+            record = written.model_dump(mode="json")
             record["checksums"][MANIFEST] = _manifest_digest(record)
             text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
             (temporary / MANIFEST).write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ T2TDeployError
     ├── DownloadError         a source could not be fetched or is damaged
     ├── CorruptFileError      a checkpoint, bundle or shard whose checksum is wrong
     ├── ParityError           an exported graph that disagrees with its oracle
+    ├── QualityError          a variant of a bundle that is too far from the float32 one
     ├── TrainingError         a loss that is not finite, or memory that ran out
     └── ServerError           an answer of a server other than OK
 """
@@ -174,6 +175,10 @@ class CorruptFileError(OperationalError):
 
 class ParityError(OperationalError):
     """An exported graph disagrees with its oracle."""
+
+
+class QualityError(OperationalError):
+    """A variant of a bundle is too far from the float32 one."""
 
 
 class TrainingError(OperationalError):

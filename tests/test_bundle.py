@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, load_bundle, write_bundle
+from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, _manifest_digest, load_bundle, write_bundle
 from t2tdeploy.errors import CorruptFileError, InputError, UnknownNameError
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
@@ -84,6 +84,28 @@ def test_a_newer_format_is_refused_with_the_reason(directory: Path) -> None:
     with pytest.raises(InputError, match=f"format version {FORMAT_VERSION + 1}.*up to {FORMAT_VERSION}") as caught:
         load_bundle(directory)
     assert "upgrade" in str(caught.value.help)
+
+
+def test_a_bundle_of_the_first_format_is_read(directory: Path) -> None:
+    """As it was written when there was one variant, of which nothing was measured."""
+    record = json.loads((directory / MANIFEST).read_text())
+    del record["variants"]["cpu-float32"]["measured"]
+    record["format_version"] = 1
+    record["checksums"][MANIFEST] = _manifest_digest(record)
+    rewrite(directory, **record)
+    bundle = load_bundle(directory)
+    assert bundle.manifest.format_version == 1
+    assert bundle.variant().measured is None
+    assert bundle.variant() == bundle.variant("cpu-float32")
+
+
+def test_what_is_measured_of_a_variant_is_kept(tmp_path: Path) -> None:
+    manifest = toy_manifest()
+    variant = manifest.variants["cpu-float32"].model_copy(update={"measured": {"agreement": {"identical": 0.5}}})
+    changed = manifest.model_copy(update={"variants": {"cpu-float32": variant}, "format_version": 1})
+    written = write_bundle(tmp_path / "bundle", changed, toy_files())
+    assert written.manifest.variants == {"cpu-float32": variant}
+    assert written.manifest.format_version == FORMAT_VERSION  # of who wrote it
 
 
 def test_an_edited_manifest_is_refused(directory: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,21 @@ def print_result(result: Mapping[str, Any], *, as_json: bool) -> None:
     width = max((len(name) for name in result), default=0)
     for name, value in result.items():
         print(f"{name:<{width}}  {_text(value)}")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table for people: the first column to the left, all others to the right, `-` for None."""
+    cells = [list(columns), *(["-" if value is None else _text(value) for value in row] for row in rows)]
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    for row in cells:
+        first, *others = row
+        aligned = [f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True)]
+        print("  ".join([f"{first:<{widths[0]}}", *aligned]).rstrip())
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """What a table does not say, below it."""
+    print("", *lines, "", sep="\n")
 
 
 def print_error(error: T2TDeployError, *, as_json: bool) -> None:

@@ -7,10 +7,12 @@ import sys
 import click
 
 from t2tdeploy import __version__
+from t2tdeploy.cli.benchmark import benchmark
 from t2tdeploy.cli.console import INTERRUPTED, print_error
 from t2tdeploy.cli.data import datagen, list_names
 from t2tdeploy.cli.deploy import serve
 from t2tdeploy.cli.export import export
+from t2tdeploy.cli.optimize import optimize
 from t2tdeploy.cli.runs import average, decode, evaluate, train
 from t2tdeploy.cli.translate import score, translate
 from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
@@ -31,7 +33,9 @@ def commands() -> None:
     """
 
 
-for command in (list_names, datagen, train, evaluate, decode, average, export, serve, translate, score):
+for command in (
+    list_names, datagen, train, evaluate, decode, average, export, optimize, benchmark, serve, translate, score,
+):  # fmt: skip
     commands.add_command(command)
 
 

@@ -16,6 +16,9 @@ class ServerOptions(Settings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one and reports it")
+    variant: str | None = Field(
+        None, min_length=1, description="form of the bundle's graph that runs; none: the bundle's default_variant"
+    )
     workers: int = Field(1, ge=1, description="batches that run at once; they share the model's memory")
     threads: int | None = Field(
         None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"

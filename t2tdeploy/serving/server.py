@@ -19,6 +19,7 @@ from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
 from t2tdeploy.serving.service import TranslationService
+from t2tdeploy.targets import require_runnable
 from t2tdeploy.translator import Translator
 
 _FLUSH_SECONDS = 1.0
@@ -28,13 +29,15 @@ _FLUSH_SECONDS = 1.0
 def serve(bundle_dir: Path, options: ServerOptions, reporter: Reporter) -> None:
     """Serves a bundle until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
-    Reports the events `serving` (host, port, model, version, threads, workers), `stopping` and `stopped`.
+    Reports the events `serving` (host, port, model, version, variant, threads, workers), `stopping` and `stopped`.
 
     Raises:
         InputError, CorruptFileError: the bundle cannot be read.
-        OperationalError: the port cannot be had.
+        UnknownNameError: it has no such variant.
+        OperationalError: the port cannot be had, or the variant is made for another kind of machine.
     """
     bundle = load_bundle(bundle_dir)
+    require_runnable(bundle, options.variant)
     asyncio.run(_serve_until_signal(bundle, options, reporter))
 
 
@@ -96,6 +99,7 @@ class Server:
             port=self.port,
             model=self._bundle.manifest.name,
             version=self._bundle.version,
+            variant=self._options.variant or self._bundle.manifest.default_variant,
             threads=translator.session.threads,
             workers=self._options.workers,
         )
@@ -141,6 +145,7 @@ class Server:
         options = self._options
         translator = Translator(
             self._bundle,
+            variant=options.variant,
             threads=options.threads,
             max_beam_size=options.max_beam_size,
             max_extra_length=options.max_extra_length,

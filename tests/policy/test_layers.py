@@ -22,7 +22,7 @@ OWNERS = {
     "onnx": {"export", "training"},
     "onnxscript": {"export", "training"},
     "pyarrow": {"problems"},
-    "matplotlib": {"problems", "training"},
+    "matplotlib": {"benchmark", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
     "click": {"cli"},

@@ -78,6 +78,7 @@ def test_it_answers(environment: Path, tmp_path: Path) -> None:
         ["list", "problems"],
         ["evaluate", "--output-dir", "run"],
         ["export", "--output-dir", "run", "--bundle", "bundle"],
+        ["optimize", "--bundle", "bundle", "--output", "smaller", "--variant", "cpu-int8"],
     ],
 )
 def test_training_commands_say_what_to_install(environment: Path, tmp_path: Path, command: list[str]) -> None:

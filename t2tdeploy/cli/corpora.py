@@ -1,0 +1,117 @@
+"""Where optimize and benchmark take sentences from: files, a run's data, or the data that a bundle was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from t2tdeploy.cli.lines import read_lines
+from t2tdeploy.errors import InputError, UserError
+
+if TYPE_CHECKING:
+    from t2tdeploy.bundle import Bundle
+    from t2tdeploy.export.optimize import Corpus
+    from t2tdeploy.problems.dataset import ProblemData
+
+CALIBRATION = 128
+"""Sentences of the data to calibrate with."""
+MOST = 2000
+"""Sentences of one purpose: enough for ranges and for BLEU, and some minutes of a CPU."""
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The lines of a file that are not blank; `-` is standard input.
+
+    Raises:
+        InputError: there is none, or see `read_lines`.
+    """
+    lines = [line for line in read_lines(None if str(path) == "-" else path) if line.strip()]
+    if not lines:
+        raise InputError(f"{'standard input' if str(path) == '-' else path} holds no sentence", path=path)
+    return lines
+
+
+def data_of(bundle: Bundle, run: Path | None = None) -> ProblemData:
+    """The data of a run directory, or else those that `bundle` says it was trained on.
+
+    Raises:
+        UserError: they are not there any more, or the bundle does not say.
+    """
+    from t2tdeploy.problems.dataset import open_problem
+
+    if run is not None:
+        from t2tdeploy.training.run_directory import RunDirectory
+
+        record = RunDirectory.open(run).record
+        return open_problem(record.problem, Path(record.data_dir))
+    provenance = bundle.manifest.provenance
+    if "problem" not in provenance or "data_dir" not in provenance:
+        raise InputError(f"{bundle.directory} does not say what it was trained on", path=bundle.directory)
+    return open_problem(str(provenance["problem"]), Path(provenance["data_dir"]))
+
+
+def corpora(
+    bundle: Bundle,
+    *,
+    calibration: Path | None,
+    dev_source: Path | None,
+    dev_target: Path | None,
+    run: Path | None,
+) -> tuple[Corpus | None, Corpus]:
+    """What to calibrate with (None: nothing was found) and what to compare on.
+
+    Files win over data: the train split calibrates, the dev split compares. If all that there is is a file to calibrate
+    with, every other sentence of it is kept for the comparison.
+
+    Raises:
+        InputError: there is nothing to compare on, or the two dev files have not the same number of lines.
+    """
+    from t2tdeploy.export.optimize import Corpus
+
+    data, reason = None, ""
+    if calibration is None or dev_source is None:
+        try:
+            data = data_of(bundle, run)
+        except UserError as error:
+            if run is not None:
+                raise
+            reason = error.message
+    measured = None if calibration is None else Corpus(read_sentences(calibration)[:MOST], calibration.name)
+    if measured is None and data is not None and "train" in data.record.splits:
+        measured = _of_split(data, "train", CALIBRATION)
+    if dev_source is not None:
+        return measured, _dev_files(dev_source, dev_target)
+    if data is not None and "dev" in data.record.splits:
+        return measured, _of_split(data, "dev", MOST)
+    if measured is None or len(measured.sources) < 2:
+        raise InputError(
+            f"no sentences to compare the variants on: {reason or 'the data have no dev split'}",
+            help="name files with --dev-source (and --dev-target, for BLEU) and --calibration",
+        )
+    sources, origin = measured.sources, measured.origin
+    return Corpus(sources[::2], f"{origin}, odd lines"), Corpus(sources[1::2], f"{origin}, even lines")
+
+
+def _dev_files(source: Path, target: Path | None) -> Corpus:
+    from t2tdeploy.export.optimize import Corpus
+
+    sources = read_lines(source)
+    references = None if target is None else read_lines(target)
+    if references is not None and len(references) != len(sources):
+        raise InputError(
+            f"not the same number of lines: {source} has {len(sources)}, {target} {len(references)}", path=target,
+            help="line n of one is the translation of line n of the other",
+        )  # fmt: skip
+    return Corpus(sources[:MOST], source.name, None if references is None else references[:MOST])
+
+
+def _of_split(data: ProblemData, name: str, count: int) -> Corpus:
+    """Sentences spread over a split, with their references."""
+    import numpy as np
+
+    from t2tdeploy.export.optimize import Corpus
+
+    split = data.split(name)
+    indices = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
+    origin = f"{name} split of {data.name}"
+    return Corpus(split.texts("inputs", indices), origin, split.texts("targets", indices))

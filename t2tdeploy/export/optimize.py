@@ -1,0 +1,262 @@
+"""Variants of a bundle: make them, measure them against its float32 graph, and write those that are close enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from t2tdeploy.bundle import MANIFEST, Bundle, Variant, require_free, write_bundle
+from t2tdeploy.errors import InputError, QualityError, UnknownNameError
+from t2tdeploy.export.agreement import (
+    BATCH,
+    Answer,
+    Gate,
+    Measured,
+    Quality,
+    Speed,
+    answers_of,
+    compare,
+    rates,
+    speed_of,
+)
+from t2tdeploy.export.variants import Calibration, Recipe, get_recipe
+from t2tdeploy.machine import cpu_model
+from t2tdeploy.problems.metrics import translation_scores
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.runtime import GraphSession
+from t2tdeploy.sentences import encode_source
+from t2tdeploy.targets import RUN_HERE
+
+RUN_ON = "cpu"  # what GraphSession runs on
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Real sentences in the bundle's source language.
+
+    Args:
+        references: their translations; None: there are none.
+        origin: where they come from, for the manifest.
+    """
+
+    sources: Sequence[str]
+    origin: str
+    references: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant that is not written yet."""
+
+    recipe: Recipe
+    graph: bytes
+    measured: Measured
+
+
+def check_request(bundle: Bundle, output: Path, names: Sequence[str], *, default: str | None, overwrite: bool) -> None:
+    """Finds the faults that need no work to be found.
+
+    Raises:
+        UnknownNameError: a variant that nobody can make, or a default that the bundle will not have.
+        InputError: `output` is taken, or the bundle has no float32 graph to begin with.
+    """
+    for name in names:
+        get_recipe(name)
+    will_have = {*bundle.manifest.variants, *names}
+    if default is not None and default not in will_have:
+        raise UnknownNameError("default variant", default, will_have)
+    if names:
+        reference_of(bundle)
+    require_free(output, overwrite)
+
+
+def reference_of(bundle: Bundle) -> str:
+    """The name of the float32 variant for CPUs, from which others are made.
+
+    Raises:
+        InputError: there is none.
+    """
+    for name, variant in bundle.manifest.variants.items():
+        if (variant.target, variant.precision) == ("cpu", "float32"):
+            return name
+    raise InputError(
+        f"{bundle.directory} has no float32 variant for CPUs to make others from",
+        path=bundle.directory,
+        help="give the bundle that t2tdeploy export wrote",
+    )
+
+
+def make_variants(
+    bundle: Bundle,
+    names: Sequence[str],
+    *,
+    calibration: Corpus | None,
+    dev: Corpus,
+    gate: Gate,
+    reporter: Reporter | None = None,
+) -> dict[str, Made]:
+    """Makes the variants `names` and measures each against the bundle's float32 graph. Writes nothing.
+
+    Args:
+        calibration: what the ranges of activations are measured on; sentences that `dev` has too are left out.
+        dev: what the graphs are compared on; blank sentences are left out, long ones cut.
+
+    Raises:
+        UnknownNameError: there is no such variant.
+        InputError: no sentence is left to compare on, or to calibrate with where a variant needs it.
+    """
+    reporter = reporter or SilentReporter()
+    recipes = {name: get_recipe(name) for name in names}
+    reference = reference_of(bundle)
+    compared = _without_blanks(dev)
+    rows = _encoded(bundle, compared.sources)
+    apart = Calibration((), bundle.manifest.decode)
+    if any(recipe.calibrated for recipe in recipes.values()):
+        apart = _calibration(bundle, calibration, compared, reporter)
+    model = onnx.load(bundle.path(reference))
+    graphs: dict[str, bytes] = {}
+    for name, recipe in recipes.items():
+        reporter.message(f"making {name}")
+        graphs[name] = recipe.make(model, apart).SerializeToString()
+    sessions = {reference: GraphSession(bundle.path(reference))}
+    sessions |= {name: GraphSession(graph) for name, graph in graphs.items()}
+    decode = bundle.manifest.decode
+    answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
+    timed = {name: one for name, one in sessions.items() if name == reference or recipes[name].target in RUN_HERE}
+    speeds = _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if len(timed) > 1 else {}
+    made = {}
+    for name, recipe in recipes.items():
+        agreement = compare(answers[name], answers[reference])
+        quality = _quality(bundle, answers[name], answers[reference], compared.references)
+        measured = Measured(
+            reference=reference,
+            compared_on=compared.origin,
+            calibrated_on=calibration.origin if recipe.calibrated and calibration else None,
+            run_on=RUN_ON,
+            agreement=agreement,
+            quality=quality,
+            speed=speeds.get(name),
+            bytes=len(graphs[name]),
+            reference_bytes=bundle.path(reference).stat().st_size,
+            gate=gate,
+            failures=gate.failures(agreement, quality),
+        )
+        made[name] = Made(recipe, graphs[name], measured)
+    return made
+
+
+def write_variants(
+    bundle: Bundle,
+    output: Path,
+    made: Mapping[str, Made],
+    *,
+    default: str | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+) -> Bundle:
+    """Writes `bundle` with the variants `made` to `output`, which may be the bundle itself: whole or not at all.
+
+    Args:
+        default: which variant is run where none is named; None: the same as before.
+        force: write variants that failed their gate too; the manifest says so.
+
+    Raises:
+        QualityError: a variant failed its gate; nothing is written.
+        InputError: `output` is taken.
+        OperationalError: the disk refuses.
+    """
+    failed = [f"{name}: {failure}" for name, one in made.items() for failure in one.measured.failures]
+    if failed and not force:
+        lines = "".join(f"\n  {line}" for line in failed)
+        raise QualityError(
+            f"too far from float32, so nothing is written:{lines}",
+            help="leave the variant out, calibrate on sentences like those that it will translate, set the gate "
+            "(--min-agreement, --max-bleu-loss), or write it all the same (--force)",
+        )
+    manifest = bundle.manifest
+    variants = dict(manifest.variants)
+    replaced = {variants[name].file for name in made if name in variants}
+    files: dict[str, bytes | Path] = {
+        file: bundle.directory / file for file in manifest.checksums if file != MANIFEST and file not in replaced
+    }
+    for name, one in made.items():
+        measured = replace(one.measured, forced=bool(one.measured.failures))
+        recipe = one.recipe
+        variants[name] = Variant(
+            file=f"{name}.onnx",
+            target=recipe.target,
+            precision=recipe.precision,
+            layout=recipe.layout,
+            measured=asdict(measured),
+        )
+        files[variants[name].file] = one.graph
+    changed = manifest.model_copy(update={"variants": variants, "default_variant": default or manifest.default_variant})
+    return write_bundle(output, changed, files, overwrite=overwrite)
+
+
+def _without_blanks(corpus: Corpus) -> Corpus:
+    kept = [index for index, source in enumerate(corpus.sources) if source.strip()]
+    if not kept:
+        raise InputError(
+            f"{corpus.origin} holds no sentence to compare variants on", help="name another file: --dev-source"
+        )
+    references = corpus.references
+    return replace(
+        corpus,
+        sources=[corpus.sources[index] for index in kept],
+        references=None if references is None else [references[index] for index in kept],
+    )
+
+
+def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: Reporter) -> Calibration:
+    """The sentences of `corpus` that are not in `dev`."""
+    if corpus is None:
+        raise InputError(
+            "there are no sentences to calibrate with: the data that the bundle was trained on are not here",
+            help="name a file of source sentences, like those that will be translated: --calibration",
+        )
+    compared = set(dev.sources)
+    sources = [source for source in corpus.sources if source.strip()]
+    kept = [source for source in sources if source not in compared]
+    if len(kept) < len(sources):
+        reporter.message(
+            f"left out of calibration, because variants are compared on them: {len(sources) - len(kept)} sentences"
+        )
+    if not kept:
+        raise InputError(
+            f"no sentence of {corpus.origin} is left to calibrate with: {dev.origin} has them all",
+            help="calibrate and compare on different sentences: --calibration FILE, --dev-source FILE",
+        )
+    return Calibration(_encoded(bundle, kept), bundle.manifest.decode)
+
+
+def _encoded(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:
+    tokenizer, longest = bundle.tokenizer("inputs"), bundle.manifest.decode.max_source_length
+    return [encode_source(tokenizer, text, field="sentence", max_length=longest, truncate=True).ids for text in texts]
+
+
+def _speeds(
+    sessions: Mapping[str, GraphSession], reference: str, rounds: Mapping[str, Sequence[float]]
+) -> dict[str, Speed]:
+    threads, cpu = sessions[reference].threads, cpu_model()
+    return {
+        name: speed_of(rounds[name], rounds[reference], batch_size=BATCH, threads=threads, cpu=cpu)
+        for name in sessions
+        if name != reference
+    }
+
+
+def _quality(
+    bundle: Bundle, found: Sequence[Answer], expected: Sequence[Answer], references: Sequence[str] | None
+) -> Quality | None:
+    if references is None:
+        return None
+    tokenizer = bundle.tokenizer("targets")
+    own, other = (
+        translation_scores([tokenizer.decode(list(one.ids)) for one in answers], list(references))
+        for answers in (found, expected)
+    )
+    return Quality(own.bleu, other.bleu, own.bleu_signature)

@@ -1,0 +1,75 @@
+"""The variants that a float32 search graph can be turned into, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx import ModelProto
+
+from t2tdeploy.bundle import DecodeDefaults
+from t2tdeploy.errors import UnknownNameError
+from t2tdeploy.export.half import halved
+from t2tdeploy.export.quantize import products, quantized
+from t2tdeploy.export.ranges import measure_ranges
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the bundle translates.
+
+    Args:
+        sources: ids with EOS, of real sentences.
+        decode: how the bundle decodes.
+    """
+
+    sources: Sequence[Sequence[int]]
+    decode: DecodeDefaults
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a variant is made.
+
+    Args:
+        target, precision, layout: see `bundle.Variant`.
+        calibrated: whether `make` looks at the sentences of its Calibration; if not, they may be none.
+        make: the float32 graph, which stays as it is -> the variant's.
+    """
+
+    target: Literal["cpu", "cuda"]
+    precision: Literal["int8", "float16"]
+    layout: Literal["growing"]
+    calibrated: bool
+    make: Callable[[ModelProto, Calibration], ModelProto]
+
+
+def _int8(model: ModelProto, calibration: Calibration) -> ModelProto:
+    decode = calibration.decode
+    ranges = measure_ranges(
+        model,
+        {product.node.input[0] for product in products(model.graph)},
+        calibration.sources,
+        beam_size=decode.beam_size,
+        alpha=decode.alpha,
+        extra_length=decode.extra_length,
+    )
+    return quantized(model, ranges)
+
+
+RECIPES: dict[str, Recipe] = {
+    "cpu-int8": Recipe("cpu", "int8", "growing", calibrated=True, make=_int8),
+    "cuda-fp16": Recipe("cuda", "float16", "growing", calibrated=False, make=lambda model, _: halved(model)),
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """How the variant called `name` is made.
+
+    Raises:
+        UnknownNameError: nobody knows; the error carries all names and the nearest.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("variant", name, RECIPES)
+    return RECIPES[name]
