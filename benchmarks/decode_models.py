@@ -12,8 +12,7 @@ from ctranslate2_model import convert
 from decode_backends import BEAM
 
 from t2tdeploy.export.beam_search import export_beam_search
-from t2tdeploy.export.quantize import products, quantized
-from t2tdeploy.export.ranges import measure_ranges
+from t2tdeploy.export.quantize import quantize_search
 from t2tdeploy.features import EOS_ID, FeatureSpec, Modality
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.registry import hparams_sets
@@ -66,9 +65,8 @@ def write_files(model: Transformer, folder: Path, calibration: list[list[int]]) 
     ours = {precision: folder / f"model.{precision}.onnx" for precision in ("float32", "int8")}
     graph = export_beam_search(model)
     ours["float32"].write_bytes(graph.SerializeToString())
-    inputs = {product.node.input[0] for product in products(graph.graph)}
-    ranges = measure_ranges(graph, inputs, calibration, beam_size=BEAM, alpha=0.6, extra_length=TARGET_LENGTH)
-    ours["int8"].write_bytes(quantized(graph, ranges).SerializeToString())
+    eight_bits = quantize_search(graph, calibration, beam_size=BEAM, alpha=0.6, extra_length=TARGET_LENGTH)
+    ours["int8"].write_bytes(eight_bits.SerializeToString())
     convert(model, folder / "ctranslate2")
     return Files({
         **{("t2tdeploy", precision): path for precision, path in ours.items()},

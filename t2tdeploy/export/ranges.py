@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from t2tdeploy.export.products import widths
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.sentences import pad_rows
 
 BATCH = 16
-_EXTREMES = {"low": ("ReduceMin", min), "high": ("ReduceMax", max)}
+Array = npt.NDArray[np.float32]
+
+
+class Channels(NamedTuple):
+    """What the channels, the positions of the last axis, of a tensor did.
+
+    Args:
+        low, high: [channels], the smallest and the largest value of each.
+        moment: [channels, channels], the sum of products of every two of them over all rows.
+    """
+
+    low: Array
+    high: Array
+    moment: Array
 
 
 class Range(NamedTuple):
-    """Smallest and largest value."""
+    """Smallest and largest value; of inputs of products those of each channel too."""
 
     low: float
     high: float
+    channels: Channels | None = None
+
+
+@dataclass(frozen=True)
+class _Statistic:
+    """How two values of it become one, in the graph and between batches, and the value of nothing."""
+
+    operator: str
+    merge: Any
+    nothing: float
+
+
+_STATISTICS = {
+    "low": _Statistic("Min", np.minimum, np.inf),
+    "high": _Statistic("Max", np.maximum, -np.inf),
+    "moment": _Statistic("Sum", np.add, 0.0),
+}
 
 
 def measure_ranges(
@@ -35,46 +68,77 @@ def measure_ranges(
 
     Args:
         names: float tensors that nodes of the graph make, or of the body of its Loop.
-        sources: ids with EOS.
+        sources: ids with EOS; those of a hundred sentences are enough.
     """
     watched = ModelProto()
     watched.CopyFrom(model)
-    found = [*_watch(watched.graph, set(names))]
+    known = widths(model.graph)
+    outputs = _watch_all(watched.graph, {name: known.get(name, 1) for name in names})
     session = GraphSession(watched.SerializeToString())
-    outputs = {_output(name, extreme): merge for name in found for extreme, (_, merge) in _EXTREMES.items()}
-    seen: dict[str, list[float]] = {output: [] for output in outputs}
+    seen: dict[str, Array] = {}
     rows = sorted(sources, key=len)
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
         limits = np.array([len(ids) + extra_length for ids in batch])
         values = session.run([*outputs], pad_rows(batch), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=1)
-        for output, value in zip(outputs, values, strict=True):
-            seen[output].append(float(value))
-    extremes = {output: merge(seen[output]) for output, merge in outputs.items()}
-    return {name: Range(*(extremes[_output(name, extreme)] for extreme in _EXTREMES)) for name in found}
+        for (output, statistic), value in zip(outputs.items(), values, strict=True):
+            seen[output] = statistic.merge(seen[output], value) if output in seen else value
+    found: dict[str, Range] = {}
+    for name in dict.fromkeys(output.rpartition("/")[0] for output in outputs):
+        channels = Channels(*(seen[f"{name}/{kind}"] for kind in _STATISTICS))
+        low, high = float(channels.low.min()), float(channels.high.max())
+        found[name] = Range(low, high, channels if name in known else None)
+    return found
 
 
-def _watch(graph: GraphProto, names: set[str], depth: int = 0) -> Iterator[str]:
-    """Adds the extremes of those tensors that `graph` makes, and of those of its Loops, to its outputs."""
+def _watch_all(graph: GraphProto, sizes: Mapping[str, int]) -> dict[str, _Statistic]:
+    """Makes outputs NAME/STATISTIC of `graph`; returns them."""
+    outputs = {}
+    for name, kind, value in list(_watch(graph, sizes)):
+        output = f"{name}/{kind}"
+        graph.node.append(helper.make_node("Identity", [value], [output]))
+        graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, None))
+        outputs[output] = _STATISTICS[kind]
+        shape = [sizes[name]] * (2 if kind == "moment" else 1)
+        nothing = np.full(shape, _STATISTICS[kind].nothing, np.float32)
+        graph.initializer.append(numpy_helper.from_array(nothing, f"{output}/nothing"))
+    for name, size in sizes.items():
+        graph.initializer.append(numpy_helper.from_array(np.array([-1, size]), f"{name}/rows_shape"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0]), "over_rows"))
+    return outputs
+
+
+def _watch(graph: GraphProto, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
+    """Adds the statistics of tensors that `graph` and its Loops make: name, statistic, the tensor with its value."""
     for node in list(graph.node):
-        for name in names.intersection(node.output):
-            _add_extremes(graph, name, [name, name], depth)
-            yield name
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH and node.op_type == "Loop":
-                for name in _watch(attribute.g, names, depth + 1):
-                    stacked = [f"{_output(name, extreme, depth + 1)}/stacked" for extreme in _EXTREMES]
-                    node.output.extend(stacked)  # what a body adds to its outputs, the Loop stacks
-                    _add_extremes(graph, name, stacked, depth)
-                    yield name
+        for name in sorted(sizes.keys() & {*node.output}):
+            graph.node.extend(_statistics(name))
+            yield from ((name, kind, f"{name}/{kind}/once") for kind in _STATISTICS)
+        if node.op_type == "Loop":
+            body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+            for name, kind, value in list(_watch(body, sizes)):
+                yield name, kind, _accumulate(node, body, f"{name}/{kind}", kind, value)
 
 
-def _output(name: str, extreme: str, depth: int = 0) -> str:
-    return f"{name}/{extreme}/{depth}"
+def _statistics(name: str) -> list[NodeProto]:
+    """Of the rows of one tensor: all its axes but the last one are rows."""
+    rows, flipped = f"{name}/rows", f"{name}/rows_flipped"
+    return [
+        helper.make_node("Reshape", [name, f"{name}/rows_shape"], [rows]),
+        helper.make_node("Transpose", [rows], [flipped], perm=[1, 0]),
+        helper.make_node("ReduceMin", [rows, "over_rows"], [f"{name}/low/once"], keepdims=0),
+        helper.make_node("ReduceMax", [rows, "over_rows"], [f"{name}/high/once"], keepdims=0),
+        helper.make_node("MatMul", [flipped, rows], [f"{name}/moment/once"]),
+    ]
 
 
-def _add_extremes(graph: GraphProto, name: str, of: Sequence[str], depth: int) -> None:
-    for source, (extreme, (operator, _)) in zip(of, _EXTREMES.items(), strict=True):
-        output = _output(name, extreme, depth)
-        graph.node.append(helper.make_node(operator, [source], [output], keepdims=0))
-        graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+def _accumulate(loop: NodeProto, body: GraphProto, output: str, kind: str, value: str) -> str:
+    """Carries a statistic through the iterations of a Loop; returns the Loop's output that has it in the end."""
+    carried = len(loop.input) - 2  # without the trip count and the condition
+    before, after, result = f"{value}/before", f"{value}/after", f"{value}/all"
+    body.node.append(helper.make_node(_STATISTICS[kind].operator, [before, value], [after]))
+    body.input.append(helper.make_tensor_value_info(before, TensorProto.FLOAT, None))
+    body.output.insert(1 + carried, helper.make_tensor_value_info(after, TensorProto.FLOAT, None))
+    loop.input.append(f"{output}/nothing")
+    loop.output.insert(carried, result)
+    return result
