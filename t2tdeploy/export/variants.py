@@ -11,8 +11,7 @@ from onnx import ModelProto
 from t2tdeploy.bundle import DecodeDefaults
 from t2tdeploy.errors import UnknownNameError
 from t2tdeploy.export.half import halved
-from t2tdeploy.export.quantize import products, quantized
-from t2tdeploy.export.ranges import measure_ranges
+from t2tdeploy.export.quantize import quantize_search
 
 
 @dataclass(frozen=True)
@@ -47,15 +46,13 @@ class Recipe:
 
 def _int8(model: ModelProto, calibration: Calibration) -> ModelProto:
     decode = calibration.decode
-    ranges = measure_ranges(
+    return quantize_search(
         model,
-        {product.node.input[0] for product in products(model.graph)},
         calibration.sources,
         beam_size=decode.beam_size,
         alpha=decode.alpha,
         extra_length=decode.extra_length,
     )
-    return quantized(model, ranges)
 
 
 RECIPES: dict[str, Recipe] = {
