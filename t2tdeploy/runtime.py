@@ -80,6 +80,20 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""What of onnxruntime runs the variants of a target."""
+
+
+def available_targets() -> list[str]:
+    """The targets that the onnxruntime installed here was built for; a GPU may still be missing.
+
+    Raises:
+        OperationalError: onnxruntime is not installed.
+    """
+    built = import_onnxruntime().get_available_providers()
+    return [target for target, provider in PROVIDERS.items() if provider in built]
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """Hypotheses of a batch, best first.
@@ -125,7 +139,7 @@ class Interrupt:
 
 
 class GraphSession:
-    """A loaded graph, ready to search on the CPU. Safe to use from several threads.
+    """A loaded graph, ready to search. Safe to use from several threads.
 
     Attributes:
         controls: inputs that may be left out, see `SearchControls`; graphs of older bundles have none.
@@ -133,13 +147,14 @@ class GraphSession:
     Args:
         graph: an ONNX file, or its content.
         threads: that one search uses; None: `available_cpus()`.
+        target: a key of `PROVIDERS`; what the provider cannot run, the CPU does.
 
     Raises:
         CorruptFileError: onnxruntime cannot load the graph (its own words).
-        OperationalError: onnxruntime is not installed.
+        OperationalError: onnxruntime is not installed, or does not reach the target.
     """
 
-    def __init__(self, graph: Path | bytes, *, threads: int | None = None) -> None:
+    def __init__(self, graph: Path | bytes, *, threads: int | None = None, target: str = "cpu") -> None:
         onnxruntime = import_onnxruntime()
         self.threads = threads or available_cpus()
         options = onnxruntime.SessionOptions()
@@ -150,14 +165,23 @@ class GraphSession:
         # wait for. Threads that sleep cost some microseconds per operator to wake.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = graph if isinstance(graph, bytes) else str(graph)
+        if target != "cpu" and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
+        wanted = list(dict.fromkeys([PROVIDERS[target], PROVIDERS["cpu"]]))
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, providers=wanted)
             self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
             outputs = {one.name for one in self._session.get_outputs()}
             self._outputs = [field.name for field in fields(SearchResult) if field.name in outputs]
         except Exception as error:  # onnxruntime's exceptions share no base class
             path = Path("model.onnx") if isinstance(graph, bytes) else graph
             raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
+        got = self._session.get_providers()
+        if wanted[0] not in got:  # onnxruntime goes on without
+            raise OperationalError(
+                f"onnxruntime cannot use {wanted[0]}, only {', '.join(got)}",
+                help="install onnxruntime-gpu in the place of onnxruntime ('t2tdeploy[serve-gpu]'), check nvidia-smi",
+            )
 
     def search(
         self,
@@ -263,4 +287,4 @@ class SearchSession(GraphSession):
     """The graph of a bundle's variant (None: its default)."""
 
     def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
-        super().__init__(bundle.path(variant), threads=threads)
+        super().__init__(bundle.path(variant), threads=threads, target=bundle.variant(variant).target)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import OperationalError
-
-RUN_HERE = frozenset({"cpu"})  # what runtime.GraphSession makes sessions for
+from t2tdeploy.runtime import available_targets
 
 
 def runnable(bundle: Bundle) -> list[str]:
     """The names of the variants that this machine runs, in the manifest's order."""
-    return [name for name, variant in bundle.manifest.variants.items() if variant.target in RUN_HERE]
+    targets = available_targets()
+    return [name for name, variant in bundle.manifest.variants.items() if variant.target in targets]
 
 
 def require_runnable(bundle: Bundle, name: str | None) -> None:
@@ -18,13 +18,13 @@ def require_runnable(bundle: Bundle, name: str | None) -> None:
 
     Raises:
         UnknownNameError: the bundle has no such variant.
-        OperationalError: it is made for another kind of machine.
+        OperationalError: it is made for another kind of machine, or onnxruntime is not installed.
     """
-    target = bundle.variant(name).target
-    if target not in RUN_HERE:
+    target, targets = bundle.variant(name).target, available_targets()
+    if target not in targets:
         here = runnable(bundle)
         raise OperationalError(
             f"variant '{name or bundle.manifest.default_variant}' is made for {target}; "
-            f"this t2tdeploy runs graphs on {', '.join(sorted(RUN_HERE))}",
+            f"the onnxruntime installed here runs graphs on {', '.join(targets)}",
             help=f"choose one with --variant: {', '.join(here)}" if here else None,
         )

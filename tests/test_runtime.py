@@ -8,7 +8,14 @@ import pytest
 
 from t2tdeploy.bundle import load_bundle, write_bundle
 from t2tdeploy.errors import CorruptFileError, OperationalError
-from t2tdeploy.runtime import Interrupt, SearchSession, SearchStoppedError, available_cpus
+from t2tdeploy.runtime import (
+    GraphSession,
+    Interrupt,
+    SearchSession,
+    SearchStoppedError,
+    available_cpus,
+    available_targets,
+)
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
 SOURCE = np.array([[5, 6, 1], [7, 1, 0]], dtype=np.int64)
@@ -104,3 +111,14 @@ def test_reading_a_bundle_needs_no_onnxruntime(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code, str(bundle.directory)], check=True)
     load_bundle(bundle.directory)
+
+
+def test_a_target_that_onnxruntime_does_not_reach_is_refused(tmp_path: Path) -> None:
+    if "cuda" in available_targets():
+        pytest.skip("this onnxruntime was built for CUDA")
+    bundle = write_toy_bundle(tmp_path / "toy")
+    with (
+        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.raises(OperationalError, match="onnxruntime cannot use CUDAExecutionProvider, only CPU"),
+    ):
+        GraphSession(bundle.path(), target="cuda")

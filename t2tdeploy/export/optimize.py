@@ -28,7 +28,6 @@ from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.sentences import encode_source
-from t2tdeploy.targets import RUN_HERE
 
 RUN_ON = "cpu"  # what GraphSession runs on
 
@@ -125,7 +124,7 @@ def make_variants(
     sessions |= {name: GraphSession(graph) for name, graph in graphs.items()}
     decode = bundle.manifest.decode
     answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
-    timed = {name: one for name, one in sessions.items() if name == reference or recipes[name].target in RUN_HERE}
+    timed = {name: one for name, one in sessions.items() if name == reference or recipes[name].target == RUN_ON}
     speeds = _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if len(timed) > 1 else {}
     made = {}
     for name, recipe in recipes.items():
