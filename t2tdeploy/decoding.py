@@ -128,7 +128,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "repetition_penalty": (0.01, 100),
     "no_repeat_ngram_size": (0, 100),
     "coverage_penalty": (0, 10),
-    "temperature": (0, 100),
+    "temperature": (0, 100),  # and 0 or at least MIN_TEMPERATURE
     "top_k": (0, 1_000_000),
     "top_p": (0.0001, 1),
     "seed": (0, 2**63 - 1),
@@ -136,8 +136,13 @@ RANGES: dict[str, tuple[float, float]] = {
 """Smallest and largest value of those options whose range does not depend on the bundle."""
 
 
+MIN_TEMPERATURE = 0.001
+MAX_SUPPRESSED = 1000
+"""Pieces of one request."""
+
+
 class LengthLimits(NamedTuple):
-    """How many tokens a target may and must have, EOS included."""
+    """How many tokens a target may and must have, EOS included; where both cannot be, what it may have holds."""
 
     extra_length: int
     max_length: int | None = None
@@ -149,11 +154,12 @@ class LengthLimits(NamedTuple):
         """(least, most) for a source; a prefix always has room, and a token after it."""
         most = source_length + self.extra_length
         if self.max_ratio is not None:
-            most = min(most, math.ceil(self.max_ratio * source_length))
+            most = min(most, math.floor(round(self.max_ratio * source_length, 6)))
         if self.max_length is not None:
             most = min(most, self.max_length)
         most = max(1, most, prefix_length + 1 if prefix_length else 1)
-        return min(max(self.min_length, math.floor(self.min_ratio * source_length)), most), most
+        least = max(self.min_length, math.ceil(round(self.min_ratio * source_length, 6)))
+        return min(least, most), most
 
 
 class SearchKey(NamedTuple):
@@ -169,16 +175,28 @@ class SearchKey(NamedTuple):
     attention: bool = False
     replace_unknown: bool = False
 
-    def cost(self, source_length: int) -> int:
-        """What a sentence of `source_length` tokens makes the search remember, in tokens: its source and its longest
-        possible translation, once per beam. All rows of a batch cost as much as its longest."""
-        return self.beam_size * (source_length + self.lengths.of(source_length)[1])
+    def cost(self, source_length: int, prefix_length: int = 0) -> int:
+        """What a sentence makes the search remember, in tokens: its source and its longest possible translation, once
+        per beam. All rows of a batch cost as much as the dearest."""
+        return self.beam_size * (source_length + self.lengths.of(source_length, prefix_length)[1])
 
 
-def require_range(name: str, value: float, low: float, high: float, why: str = "") -> None:
+WHOLE = frozenset(
+    {
+        *("beam_size", "num_hypotheses", "extra_length", "max_length", "min_length"),
+        *("no_repeat_ngram_size", "top_k", "seed"),
+    }
+)
+"""Options that are whole numbers."""
+
+
+def require_range(name: str, value: Any, low: float, high: float, why: str = "") -> None:
     """
     Raises:
-        RequestError: naming the option; `value` is not in its range, or no number.
+        RequestError: naming the option; `value` is not in its range, or no number of its kind.
     """
+    kinds = (int,) if name in WHOLE else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise RequestError(f"options.{name}", f"{value!r} is not a {'whole ' if name in WHOLE else ''}number")
     if not low <= value <= high:  # also refuses NaN
         raise RequestError(f"options.{name}", f"{value} is not between {low:g} and {high:g}{why}")

@@ -13,6 +13,9 @@ from t2tdeploy.runtime import SearchResult
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.tokenizer import Tokenizer
 
+WORD_MARK = "\u2581"
+"""SentencePiece's blank at the start of a word."""
+
 
 @dataclass(frozen=True)
 class Token:
@@ -47,19 +50,36 @@ class Hypothesis:
     details: tuple[Token, ...] = ()
 
 
+@dataclass(frozen=True)
+class TargetScore:
+    """How likely a model finds a given target.
+
+    Args:
+        log_prob: of all its tokens together, EOS included, natural logarithm.
+        tokens: with the log-probability of each.
+    """
+
+    log_prob: float
+    tokens: tuple[Token, ...]
+
+
 BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True)]
 """The translation of an empty or blank source: one empty text, whatever the options say."""
+
+NOTHING_ALLOWED = [Hypothesis(text="", score=float(np.finfo(np.float32).min), tokens=0, finished=False)]
+"""The translation of a source for which the options forbid every token."""
 
 
 def hypotheses_of(
     result: SearchResult, row: int, sentence: Sentence, key: SearchKey, source: Tokenizer, target: Tokenizer
 ) -> list[Hypothesis]:
-    """The hypotheses of one row of a search, best first."""
-    return [
+    """The hypotheses of one row of a search, best first; NOTHING_ALLOWED if there are none."""
+    found = [
         _hypothesis(result, row, beam, sentence, key, source, target)
         for beam in range(result.lengths.shape[1])
         if result.lengths[row, beam] > 0  # fewer may have finished than were asked for
     ]
+    return found or NOTHING_ALLOWED
 
 
 def _hypothesis(
@@ -69,7 +89,8 @@ def _hypothesis(
     ids = result.target_ids[row, beam, :length].tolist()
     if key.replace_unknown and UNK_ID in ids and result.attention is not None:
         looks = result.attention[row, beam, :length, : len(sentence.ids)]
-        text = _replaced(ids, looks.argmax(axis=1).tolist(), source.surfaces(sentence.text), target)
+        at = [int(one.argmax()) if one.any() else None for one in looks]  # none: a model that does not say
+        text = _replaced(ids, at, source.surfaces(sentence.text)[: len(sentence.ids) - 1], target)
     else:
         text = target.decode(ids)
     return Hypothesis(
@@ -99,11 +120,15 @@ def _details(
     )
 
 
-def _replaced(ids: Sequence[int], looked_at: Sequence[int], surfaces: Sequence[str], target: Tokenizer) -> str:
+def _replaced(ids: Sequence[int], looked_at: Sequence[int | None], surfaces: Sequence[str], target: Tokenizer) -> str:
     """The text, the unknown token replaced by the source token that it looked at; by nothing at the source's end."""
-    pieces = [
-        (surfaces[at] if at < len(surfaces) else "") if token == UNK_ID else piece
-        for token, at, piece in zip(ids, looked_at, target.pieces(ids), strict=True)
-        if token != EOS_ID
-    ]
+    pieces: list[str] = []
+    for token, at, piece in zip(ids, looked_at, target.pieces(ids), strict=True):
+        if token == EOS_ID:
+            break
+        if token != UNK_ID or at is None:
+            pieces.append(piece)
+        elif at < len(surfaces):  # a word's mark apart from what the target vocabulary does not know
+            mark = surfaces[at].startswith(WORD_MARK)
+            pieces += [*[WORD_MARK] * mark, surfaces[at][mark:]]
     return target.join(pieces)

@@ -37,7 +37,13 @@ class Sentence:
 
 
 def encode_source(
-    tokenizer: Tokenizer, source: str, *, field: str, max_length: int | None, truncate: bool = False
+    tokenizer: Tokenizer,
+    source: str,
+    *,
+    field: str,
+    max_length: int | None,
+    truncate: bool = False,
+    help: str = "split the text, or have a server cut it (translate --truncate)",
 ) -> Sentence:
     """A source as ids.
 
@@ -45,6 +51,7 @@ def encode_source(
         field: what an error calls the source, e.g. "sources[3]".
         max_length: tokens that the model takes, EOS included; None: any number.
         truncate: cut a longer source instead of refusing it.
+        help: what an error advises where it is too long.
 
     Raises:
         RequestError: the source is too long, or no Unicode text.
@@ -60,7 +67,7 @@ def encode_source(
         raise RequestError(
             field,
             f"{len(ids)} tokens, the model takes {max_length}",
-            help="split the text, or have a server cut it (translate --truncate)",
+            help=help,
         )
     return Sentence([*ids[: max_length - 1], EOS_ID], truncated=True, text=source)
 

@@ -133,6 +133,9 @@ class ByteTokenizer:
 
     vocab_size = 256 + _RESERVED
 
+    def __init__(self) -> None:
+        self._ids = {piece: token for token, piece in enumerate(self.pieces(range(self.vocab_size)))}
+
     @property
     def hash(self) -> str:
         return hashlib.sha256(_BYTES_FILE_CONTENT).hexdigest()
@@ -149,8 +152,7 @@ class ByteTokenizer:
         return [reserved.get(token, f"<0x{token - _RESERVED:02X}>") for token in ids]
 
     def id_of(self, piece: str) -> int | None:
-        every = self.pieces(range(self.vocab_size))
-        return every.index(piece) if piece in every else None
+        return self._ids.get(piece)
 
     def surfaces(self, text: str) -> list[str]:
         return self.pieces(self.encode(text))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from t2tdeploy.decoding import (
     MAX_ALPHA,
     MAX_BEAM_SIZE,
     MAX_EXTRA_LENGTH,
+    MAX_SUPPRESSED,
+    MIN_TEMPERATURE,
     NO_CONTROLS,
     RANGES,
     LengthLimits,
@@ -25,8 +27,8 @@ from t2tdeploy.decoding import (
     require_range,
 )
 from t2tdeploy.errors import CorruptFileError, RequestError
-from t2tdeploy.features import EOS_ID, UNK_ID
-from t2tdeploy.hypotheses import BLANK, Hypothesis, Token, hypotheses_of
+from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
+from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import Interrupt, SearchResult, SearchSession
 from t2tdeploy.sentences import Sentence, encode_source, pad_rows
 
@@ -40,19 +42,6 @@ __all__ = [
     "TranslateOptions",
     "Translator",
 ]
-
-
-@dataclass(frozen=True)
-class TargetScore:
-    """How likely a model finds a given target.
-
-    Args:
-        log_prob: of all its tokens together, EOS included, natural logarithm.
-        tokens: with the log-probability of each.
-    """
-
-    log_prob: float
-    tokens: tuple[Token, ...]
 
 
 class Translator:
@@ -122,8 +111,7 @@ class Translator:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
             UnknownNameError: there is no such option.
         """
-        if isinstance(sources, str):
-            raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
+        _require_list("sources", sources)
         options = options.with_changes(changes)
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
@@ -140,13 +128,15 @@ class Translator:
         Raises:
             RequestError: the counts differ, or a text is too long or no Unicode text.
         """
+        _require_list("sources", sources)
+        _require_list("targets", targets)
         if len(sources) != len(targets):
             raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
         self._require_graph("scores", "prefix")
         sentences = self.encode(sources)
         longest = self.defaults.max_source_length + self.max_extra_length
         wanted = [
-            encode_source(self._target, target, field=f"targets[{index}]", max_length=longest)
+            encode_source(self._target, target, field=f"targets[{index}]", max_length=longest, help="split the pair")
             for index, target in enumerate(targets)
         ]
         sentences = [replace(one, prefix=tuple(target.ids)) for one, target in zip(sentences, wanted, strict=True)]
@@ -176,7 +166,15 @@ class Translator:
         for name, (low, high) in RANGES.items():
             if (value := getattr(options, name)) is not None:
                 require_range(name, value, low, high)
+        if options.min_length and options.max_length and options.min_length > options.max_length:
+            raise RequestError(
+                "options.min_length", f"{options.min_length} is more than max_length = {options.max_length}"
+            )
         controls = self._controls(options)
+        if options.alternatives and controls.temperature > 0:
+            raise RequestError(
+                "options.alternatives", "samples are no alternatives", help="leave it out, or the temperature"
+            )
         beam_size = self._beam_size(options, num_hypotheses, sampling=controls.temperature > 0)
         lengths = LengthLimits(
             extra_length,
@@ -229,6 +227,15 @@ class Translator:
         for name in names:
             if given.get(name, default := getattr(NO_CONTROLS, name)) != default:
                 self._require_graph(f"options.{name}", name)
+        if 0 < given.get("temperature", 0) < MIN_TEMPERATURE:
+            raise RequestError(
+                "options.temperature", f"{options.temperature} is neither 0 nor at least {MIN_TEMPERATURE:g}"
+            )
+        _require_list("options.suppress", options.suppress)
+        if len(options.suppress) > MAX_SUPPRESSED:
+            raise RequestError(
+                "options.suppress", f"{len(options.suppress)} pieces, at most {MAX_SUPPRESSED} are taken"
+            )
         suppressed = [UNK_ID] if options.suppress_unknown else []
         for piece in options.suppress:
             token = self._target.id_of(piece)
@@ -240,7 +247,8 @@ class Translator:
                 )
             suppressed.append(token)
         if suppressed:
-            self._require_graph("options.suppress", "suppressed")
+            field = "options.suppress" if options.suppress else "options.suppress_unknown"
+            self._require_graph(field, "suppressed")
         controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), **given)
         if controls.temperature <= 0:
             return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
@@ -265,13 +273,16 @@ class Translator:
             encode_source(self._source, source, field=f"sources[{index}]", max_length=limit, truncate=truncate)
             for index, source in enumerate(sources)
         ]
-        if target_prefixes is None:
+        if not target_prefixes:
             return sentences
+        _require_list("target_prefixes", target_prefixes)
         if len(target_prefixes) != len(sources):
             raise RequestError("target_prefixes", f"{len(target_prefixes)} for {len(sources)} sources")
         self._require_graph("target_prefixes", "prefix")
         prefixes = [
-            encode_source(self._target, prefix, field=f"target_prefixes[{index}]", max_length=limit)
+            encode_source(
+                self._target, prefix, field=f"target_prefixes[{index}]", max_length=limit, help="shorten the prefix"
+            )
             for index, prefix in enumerate(target_prefixes)
         ]
         return [
@@ -314,12 +325,10 @@ class Translator:
         self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None
     ) -> list[list[Hypothesis]]:
         """The likeliest tokens after the prefixes, then for each the best translation that goes on with it."""
-        count = key.num_hypotheses
-        next_key = key._replace(beam_size=max(key.beam_size, count), alternatives=False)
-        lengths = [len(one.prefix) + 1 for one in sentences]
-        result = self._run(
-            sentences, next_key, lengths, shortest=[length + 1 for length in lengths], interrupt=interrupt
-        )
+        count, lengths = key.num_hypotheses, [len(one.prefix) + 1 for one in sentences]
+        free = key.controls  # PAD in a prefix would leave the place free
+        first = key._replace(controls=replace(free, suppressed=tuple(sorted({*free.suppressed, PAD_ID}))))
+        result = self._run(sentences, first, lengths, shortest=[length + 1 for length in lengths], interrupt=interrupt)
         branches, owners = [], []
         for row, sentence in enumerate(sentences):
             for beam in range(count):
@@ -327,7 +336,10 @@ class Translator:
                     token = int(result.target_ids[row, beam, lengths[row] - 1])
                     branches.append(replace(sentence, prefix=(*sentence.prefix, token)))
                     owners.append(row)
-        found = self._search(branches, next_key._replace(num_hypotheses=1, beam_size=key.beam_size), interrupt)
+        then = key._replace(num_hypotheses=1, alternatives=False)
+        found: list[list[Hypothesis]] = []
+        for start in range(0, len(branches), len(sentences)):  # as many at a time as the batch was made for
+            found += self._search(branches[start : start + len(sentences)], then, interrupt)
         answers: list[list[Hypothesis]] = [[] for _ in sentences]
         for row, hypotheses in zip(owners, found, strict=True):
             answers[row] += hypotheses
@@ -358,10 +370,11 @@ class Translator:
         )
 
     def _batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
-        """Indices of the sentences, longest first, in batches within the limits."""
-        order = sorted(range(len(sentences)), key=lambda index: -len(sentences[index].ids))
+        """Indices of the sentences, dearest first, in batches within the limits."""
+        costs = [key.cost(len(one.ids), len(one.prefix)) for one in sentences]
+        order = sorted(range(len(sentences)), key=lambda index: -costs[index])
         while order:
-            cost = key.cost(len(sentences[order[0]].ids))
+            cost = costs[order[0]]
             rows = max(1, min(self._max_batch_size, self._max_batch_tokens // cost))
             yield order[:rows]
             order = order[rows:]
@@ -369,3 +382,8 @@ class Translator:
 
 def _integers(values: Sequence[int]) -> npt.NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
+
+
+def _require_list(field: str, texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise RequestError(field, "one string, where a list of strings is expected", help="put it into a list")

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import math
+import string
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import t2tdeploy
-from t2tdeploy.bundle import DecodeDefaults
+from t2tdeploy.bundle import DecodeDefaults, load_bundle, write_bundle
 from t2tdeploy.errors import InputError, RequestError, UnknownNameError
-from t2tdeploy.export.package import export_bundle
+from t2tdeploy.serving.client import Client, ClientOptions
 from t2tdeploy.tokenizer import ByteTokenizer
-from t2tdeploy.translator import BLANK, Translator
-from tests.models.tiny import tiny_transformer
-from tests.serving.toy_bundle import write_toy_bundle
+from t2tdeploy.translator import BLANK, TranslateOptions, Translator
+from tests.export.graphs import byte_graph
+from tests.serving.running import running
+from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
 SOURCES = ["ab", "", "Käse", "two dogs"]
+PAIRS = ClientOptions(sentences_per_request=2)
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tokenizer = ByteTokenizer()
     path = tmp_path_factory.mktemp("bundles") / "bytes"
-    export_bundle(
-        tiny_transformer(tokenizer.vocab_size, seed=3),
-        path,
-        name="bytes",
-        tokenizers={"inputs": tokenizer, "targets": tokenizer},
-        decode=DecodeDefaults(beam_size=4, alpha=0.6, extra_length=6, max_source_length=40),
-        sentences=["ab", "Käse"],
-        provenance={},
-    )
+    decode = DecodeDefaults(beam_size=4, alpha=0.6, extra_length=6, max_source_length=40)
+    manifest = toy_manifest(name="bytes").model_copy(update={"decode": decode})
+    graph = {"model.onnx": byte_graph().SerializeToString()}
+    write_bundle(path, manifest, {**toy_files(), **graph})
     return path
 
 
@@ -64,6 +64,13 @@ def test_an_unknown_option_is_answered_with_the_nearest(bundle: Translator) -> N
         ({"temperature": 1.0, "beam_size": 4}, "options.beam_size: 4 with a temperature"),
         ({"max_length": 0}, "options.max_length: 0"),
         ({"seed": -1}, "options.seed: -1"),
+        ({"beam_size": 2.5}, "options.beam_size: 2.5 is not a whole number"),
+        ({"beam_size": "4"}, "options.beam_size: '4' is not a whole number"),
+        ({"suppress": "ab"}, "options.suppress: one string"),
+        ({"suppress": ("<0x41>",) * 1001}, "options.suppress: 1001 pieces, at most 1000"),
+        ({"temperature": 1e-50}, "options.temperature: 1e-50 is neither 0 nor"),
+        ({"temperature": 1.0, "alternatives": True}, "options.alternatives: samples"),
+        ({"min_length": 10, "max_length": 3}, "options.min_length: 10 is more than max_length = 3"),
     ],
 )
 def test_options_out_of_range_are_named(bundle: Translator, options: dict, message: str) -> None:
@@ -75,7 +82,9 @@ def test_lengths_keep_their_limits(bundle: Translator) -> None:
     for hypotheses in bundle.translate(SOURCES, max_length=3, num_hypotheses=4):
         assert all(one.tokens <= 3 for one in hypotheses)
     for source, hypotheses in zip(SOURCES, bundle.translate(SOURCES, min_ratio=1.5), strict=True):
-        assert not source or hypotheses[0].tokens >= math.floor(1.5 * (len(source.encode()) + 1))
+        assert not source or hypotheses[0].tokens >= 1.5 * (len(source.encode()) + 1)
+    for source, hypotheses in zip(SOURCES, bundle.translate(SOURCES, max_ratio=1.5), strict=True):
+        assert not source or hypotheses[0].tokens <= 1.5 * (len(source.encode()) + 1)
 
 
 def test_a_prefix_starts_the_translation(bundle: Translator) -> None:
@@ -84,6 +93,21 @@ def test_a_prefix_starts_the_translation(bundle: Translator) -> None:
         assert hypotheses[0].text.startswith(prefix)
     with pytest.raises(RequestError, match="target_prefixes: 1 for 4 sources"):
         bundle.translate(SOURCES, target_prefixes=["x"])
+
+
+def test_a_beam_of_one_is_greedy(bundle: Translator) -> None:
+    (found,) = bundle.translate(["ab"], beam_size=1, return_tokens=True)
+    prefix: list[str] = []
+    for token in found[0].details:
+        every = bundle.translate(["ab"], beam_size=1, max_length=len(prefix) + 1, return_tokens=True)
+        assert [one.piece for one in every[0][0].details] == [*prefix, token.piece]
+        prefix.append(token.piece)
+
+
+def test_a_source_for_which_nothing_is_allowed_has_an_empty_translation(bundle: Translator) -> None:
+    (found,) = bundle.translate(["ab"], no_repeat_ngram_size=1, min_length=300, max_length=300, extra_length=600)
+    assert [(one.text, one.tokens, one.finished) for one in found] == [("", 0, False)]
+    assert math.isfinite(found[0].score)
 
 
 def test_alternatives_go_on_differently_after_the_prefix(bundle: Translator) -> None:
@@ -102,13 +126,16 @@ def test_a_seed_makes_samples_reproducible(bundle: Translator) -> None:
 
 
 def test_scores_are_those_of_the_search(bundle: Translator) -> None:
+    """Of letters alone, so that the text of a hypothesis has its tokens."""
+    letters = {f"<0x{ord(letter):02X}>" for letter in string.ascii_letters}
+    others = tuple(piece for piece in ByteTokenizer().pieces(range(ByteTokenizer.vocab_size)) if piece not in letters)
     sources = ["ab", "Käse"]
-    found = bundle.translate(sources, alpha=0.0, return_tokens=True, min_length=2)
-    finished = [(source, each[0]) for source, each in zip(sources, found, strict=True) if each[0].finished]
-    scores = bundle.score([source for source, _ in finished], [one.text for _, one in finished])
-    for (_, hypothesis), score in zip(finished, scores, strict=True):
-        if len(score.tokens) == hypothesis.tokens:  # bytes that are no text come back as others
-            assert score.log_prob == pytest.approx(hypothesis.score, abs=1e-3)
+    found = [each[0] for each in bundle.translate(sources, suppress=others, return_tokens=True)]
+    for hypothesis, score in zip(found, bundle.score(sources, [one.text for one in found]), strict=True):
+        assert {token.piece for token in hypothesis.details} <= letters
+        assert [token.piece for token in score.tokens[:-1]] == [token.piece for token in hypothesis.details]
+        expected = [token.score for token in hypothesis.details]
+        assert [token.score for token in score.tokens[:-1]] == pytest.approx(expected, abs=1e-4)
     texts = bundle.score(["ab"], ["xyz"])[0]
     assert [token.piece for token in texts.tokens] == ["<0x78>", "<0x79>", "<0x7A>", "</s>"]
     assert texts.log_prob == pytest.approx(sum(token.score for token in texts.tokens), abs=1e-4)
@@ -144,3 +171,91 @@ def test_a_graph_without_controls_says_so(tmp_path: Path) -> None:
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a bundle"):
         t2tdeploy.load(tmp_path)
+
+
+EVERYTHING = TranslateOptions(
+    beam_size=3,
+    num_hypotheses=2,
+    max_length=9,
+    min_ratio=0.5,
+    repetition_penalty=1.3,
+    no_repeat_ngram_size=2,
+    coverage_penalty=0.2,
+    suppress=("<0x41>", "<0x42>"),
+    suppress_unknown=True,
+    return_attention=True,
+    replace_unknown=True,
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [EVERYTHING, TranslateOptions(temperature=0.9, top_k=20, top_p=0.9, seed=5, num_hypotheses=3), TranslateOptions()],
+)
+def test_a_served_answer_is_the_local_one(bundle: Translator, directory: Path, options: TranslateOptions) -> None:
+    prefixes = ["x", "", "", "yz"]
+    expected = bundle.translate(SOURCES, options, target_prefixes=prefixes)
+    with running(load_bundle(directory)) as server, Client(f"127.0.0.1:{server.port}", PAIRS) as client:
+        found = client.translate(SOURCES, options, target_prefixes=prefixes)
+        with pytest.raises(RequestError, match=r"target_prefixes\[3\]: 41 tokens"):
+            client.translate(SOURCES, options, target_prefixes=["", "", "", "x" * 40])
+    for one, other in zip(found, expected, strict=True):
+        assert [hypothesis.text for hypothesis in one] == [hypothesis.text for hypothesis in other]
+        for mine, theirs in zip(one, other, strict=True):
+            assert mine.score == pytest.approx(theirs.score, abs=1e-4)
+            assert [token.piece for token in mine.details] == [token.piece for token in theirs.details]
+            for token, same in zip(mine.details, theirs.details, strict=True):
+                assert token.attention == pytest.approx(same.attention, abs=1e-4)
+
+
+def test_an_answer_too_large_for_a_server_is_refused(directory: Path) -> None:
+    options = TranslateOptions(return_attention=True, beam_size=16, num_hypotheses=16, extra_length=256)
+    with (
+        running(load_bundle(directory)) as server,
+        Client(f"127.0.0.1:{server.port}") as client,
+        pytest.raises(RequestError, match=r"options\.return_attention: up to"),
+    ):
+        client.translate(["x" * 39] * 32, options)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "t2tdeploy", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_the_command_line_translates_and_scores_with_a_bundle(
+    bundle: Translator, directory: Path, tmp_path: Path
+) -> None:
+    done = command("translate", "--bundle", str(directory), "--max-length", "4", "--return-tokens", "--json", "ab")
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = bundle.translate(["ab"], max_length=4, return_tokens=True)[0][0]
+    assert [token["piece"] for token in record["hypotheses"][0]["details"]] == [one.piece for one in expected.details]
+    (tmp_path / "source").write_text("ab\nKäse\n")
+    (tmp_path / "target").write_text("xyz\nq\n")
+    pair = ["--source", str(tmp_path / "source"), "--target", str(tmp_path / "target")]
+    done = command("score", "--bundle", str(directory), *pair)
+    assert done.returncode == 0, done.stderr
+    scores = bundle.score(["ab", "Käse"], ["xyz", "q"])
+    assert done.stdout == "".join(f"{one.log_prob:.4f}\t{len(one.tokens)}\n" for one in scores)
+    assert "2 pairs, 6 tokens, perplexity" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["translate", "ab"], "--server or --bundle: give one of them"),
+        (["translate", "--bundle", "{bundle}", "--return-tokens", "ab"], "--return-tokens needs --json"),
+        (["translate", "--bundle", "{bundle}", "--target-prefix", "a", "--target-prefixes", "f", "ab"], "choose one"),
+        (
+            ["translate", "--bundle", "{bundle}", "--temperature", "-1", "ab"],
+            "options.temperature: -1.0 is not between",
+        ),
+    ],
+)
+def test_mistakes_at_the_command_line_exit_with_2(directory: Path, arguments: list[str], words: str) -> None:
+    done = command(*(argument.format(bundle=directory) for argument in arguments))
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

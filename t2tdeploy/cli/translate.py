@@ -91,6 +91,9 @@ def translate(
     from t2tdeploy.errors import RequestError
 
     _require_one(server, bundle_dir)
+    for name in ("return_tokens", "return_attention"):
+        if decoding[name] and not as_json:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --json", ctx=click.get_current_context())
     if text and input_file:
         raise click.UsageError("sentences and --input are given: choose one", ctx=click.get_current_context())
     sources = list(text) if text else read_lines(input_file)
@@ -185,6 +188,8 @@ def score(
     from t2tdeploy.api import load
     from t2tdeploy.errors import InputError, RequestError
 
+    if return_tokens and not as_json:
+        raise click.UsageError("--return-tokens needs --json", ctx=click.get_current_context())
     sources, targets = read_lines(source_file), read_lines(target_file)
     if len(sources) != len(targets):
         raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)

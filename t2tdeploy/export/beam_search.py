@@ -130,6 +130,7 @@ def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> tuple[li
         node("Range", ["zero_scalar", "beam_size", "one_scalar"], ["beam_index"]),
         node("Equal", ["beam_index", "zero_scalar"], ["is_first_beam"]),
         node("Greater", ["temperature", "certain"], ["sampling"]),
+        node("Greater", ["no_repeat_ngram_size", "zero_scalar"], ["repeating"]),
         node("Or", ["is_first_beam", "sampling"], ["starts_alive"]),
         node("Where", ["starts_alive", "certain", "never"], ["first_scores"]),
         node("Concat", ["batch_size", "beam_count"], ["batch_beam"], axis=0),
@@ -184,6 +185,7 @@ def _constants() -> list[TensorProto]:
         "one_scalar": np.array(1),
         "scalar_shape": np.array([], np.int64),
         "always": np.array(True),
+        "unbanned": np.array(False),
         "certain": np.array(0.0, np.float32),
         "never": np.array(-np.inf, np.float32),
     }

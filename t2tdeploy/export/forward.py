@@ -21,6 +21,7 @@ from t2tdeploy.models.search import (
     BeamState,
     Choice,
     StepRecord,
+    banned_ids,
     best_ids,
     controlled,
     initial_state,
@@ -75,6 +76,9 @@ GROWN = {
 }
 """What the model's step makes longer. The histories are not touched again in this step."""
 
+GROWN_IDS = (GROWN["ancestors"], GROWN["history_tokens"])
+NGRAMS = ("no_repeat_ngram_size",)
+
 LIMITS = tuple(f"limit_{name}" for name in Limits._fields)
 CHOSEN = ("chosen_scores", "chosen_ids")
 RECORDS = tuple(f"step_{name}" for name in StepRecord._fields)
@@ -90,7 +94,8 @@ class SearchPieces:
         look: beam_STATE, `LIMITS`, memory, the model's state -> constrained, log_probs, `GROWN`, NAME_next of the
             model's state or, where it is to be reordered, NAME_grown.
         best: log_probs -> `CHOSEN`.
-        controlled: log_probs, state with `GROWN`, source_ids, controls -> allowed, penalties.
+        banned: log_probs, beam_ancestors_grown, beam_history_tokens_next, no_repeat_ngram_size -> banned.
+        controlled: log_probs, banned, state with `GROWN`, source_ids, controls -> allowed, penalties.
         sampled: log_probs, beam_step, controls -> `CHOSEN`.
         update: state with `GROWN`, `CHOSEN`, penalties, controls, `LIMITS`, NAME_grown -> go_on, `RECORDS`,
             beam_STATE_next, NAME_next of what was NAME_grown.
@@ -102,6 +107,7 @@ class SearchPieces:
     prelude: onnx.ModelProto
     look: onnx.ModelProto
     best: onnx.ModelProto
+    banned: onnx.ModelProto
     controlled: onnx.ModelProto
     sampled: onnx.ModelProto
     update: onnx.ModelProto
@@ -148,7 +154,8 @@ def export_pieces(model: Model) -> SearchPieces:
             model,
         ),
         best=trace(best_ids, [scores], CHOSEN),
-        controlled=trace(_controlled, [scores, grown, source, controls], ["allowed", "penalties"]),
+        banned=trace(banned_ids, [scores, *_named(grown, GROWN_IDS), *_named(controls, NGRAMS)], ["banned"]),
+        controlled=trace(_controlled, [scores, _banned(), grown, source, controls], ["allowed", "penalties"]),
         sampled=trace(_sampled, [scores, _scalar("beam_step", STEPS), controls], CHOSEN),
         update=trace(
             _update,
@@ -173,8 +180,10 @@ def _look(model: Model) -> Callable[..., tuple[Tensor, ...]]:
     return function
 
 
-def _controlled(log_probs: Tensor, state: list[Tensor], source: Tensor, controls: list[Tensor]) -> tuple[Tensor, ...]:
-    return controlled(log_probs, BeamState(*state), source, Controls(*controls))
+def _controlled(
+    log_probs: Tensor, banned: Tensor, state: list[Tensor], source: Tensor, controls: list[Tensor]
+) -> tuple[Tensor, ...]:
+    return controlled(log_probs, banned, BeamState(*state), source, Controls(*controls))
 
 
 def _sampled(log_probs: Tensor, step: Tensor, controls: list[Tensor]) -> tuple[Tensor, ...]:
@@ -243,6 +252,14 @@ def _choice() -> list[Example]:
         Example("chosen_ids", log_probs.long(), shape),
         Example("penalties", log_probs[:, :, 0].clone(), ("batch", "beam")),
     ]
+
+
+def _banned() -> Example:
+    return Example("banned", torch.zeros(BATCH, BEAM, VOCAB, dtype=torch.bool), ("batch", "beam", "vocab"))
+
+
+def _named(examples: Sequence[Example], names: Sequence[str]) -> list[Example]:
+    return [next(example for example in examples if example.name == name) for name in names]
 
 
 def _scalar(name: str, value: bool | int) -> Example:

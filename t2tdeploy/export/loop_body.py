@@ -16,6 +16,8 @@ from t2tdeploy.export.naming import prefixed
 
 _CHOICE = dict(zip((*CHOSEN, "penalties"), (TensorProto.FLOAT, TensorProto.INT64, TensorProto.FLOAT), strict=True))
 
+_BAN = [TensorProto.BOOL]
+
 
 class LoopBody:
     """See the head of this file.
@@ -29,11 +31,20 @@ class LoopBody:
         self._carried = pieces.carried
         self._look = prefixed(pieces.look, "look")
         self._best = prefixed(pieces.best, "best", _named("plain"))
+        self._banned = prefixed(pieces.banned, "banned", {"banned": "ngrams_banned"})
         self._controlled = prefixed(pieces.controlled, "controlled", {"penalties": "controlled_penalties"})
         self._best_allowed = prefixed(pieces.best, "best_allowed", {"log_probs": "allowed", **_named("best")})
         self._sampled = prefixed(pieces.sampled, "sampled", {"log_probs": "allowed", **_named("sampled")})
         self._update = prefixed(pieces.update, "update")
-        self.parts = (self._look, self._best, self._controlled, self._best_allowed, self._sampled, self._update)
+        self.parts = (
+            self._look,
+            self._best,
+            self._banned,
+            self._controlled,
+            self._best_allowed,
+            self._sampled,
+            self._update,
+        )
         self.types = {value.name: value.type.tensor_type.elem_type for part in self.parts for value in part.input}
 
     def graph(self) -> GraphProto:
@@ -56,7 +67,13 @@ class LoopBody:
             [f"controlled_{name}" for name in CHOSEN],
             (self._sampled.node, [*_named("sampled").values()]),
             (self._best_allowed.node, [*_named("best").values()]),
+            [*_CHOICE.values()][: len(CHOSEN)],
         )
+        nothing = [
+            helper.make_node("Shape", ["log_probs"], ["banned_shape"]),
+            helper.make_node("Expand", ["unbanned", "banned_shape"], ["nothing_banned"]),
+        ]
+        ban = _if("repeating", ["banned"], (self._banned.node, ["ngrams_banned"]), (nothing, ["nothing_banned"]), _BAN)
         no_penalties = [
             helper.make_node("Shape", ["beam_alive_scores"], ["penalties_shape"]),
             helper.make_node("ConstantOfShape", ["penalties_shape"], ["no_penalties"]),
@@ -64,8 +81,9 @@ class LoopBody:
         return _if(
             "constrained",
             [*_CHOICE],
-            ([*self._controlled.node, draw], [f"controlled_{name}" for name in _CHOICE]),
+            ([ban, *self._controlled.node, draw], [f"controlled_{name}" for name in _CHOICE]),
             ([*self._best.node, *no_penalties], [*_named("plain").values(), "no_penalties"]),
+            [*_CHOICE.values()],
         )
 
 
@@ -79,17 +97,15 @@ def _if(
     outputs: Sequence[str],
     then: tuple[Sequence[NodeProto], Sequence[str]],
     otherwise: tuple[Sequence[NodeProto], Sequence[str]],
+    kinds: Sequence[int],
 ) -> NodeProto:
-    """An If of two branches, each its nodes and the names of its results."""
+    """An If of two branches, each its nodes and the names of its results, which are of these `kinds`."""
     branches: dict[str, Any] = {
         f"{name}_branch": helper.make_graph(
             list(nodes),
             f"{condition}_{name}",
             [],
-            [
-                helper.make_tensor_value_info(result, kind, None)
-                for result, kind in zip(results, _CHOICE.values(), strict=False)
-            ],
+            [helper.make_tensor_value_info(result, kind, None) for result, kind in zip(results, kinds, strict=True)],
         )
         for name, (nodes, results) in (("then", then), ("else", otherwise))
     }

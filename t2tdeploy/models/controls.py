@@ -115,6 +115,11 @@ def among(ids: Tensor, chosen: Tensor, vocab_size: int) -> Tensor:
     return found.scatter(2, index, 1.0)[:, :, :vocab_size] > 0
 
 
+def ends_ngram_again(ids: Tensor, size: Tensor, vocab_size: int) -> Tensor:
+    """Which words would end an n-gram that ids [batch, beam, n] have already -> [batch, beam, vocab] bool"""
+    return among(ids, repeats_ngram(ids, size), vocab_size)
+
+
 def repeats_ngram(ids: Tensor, size: Tensor) -> Tensor:
     """Where the `size - 1` ids before a position are those at the end: ids [batch, beam, n] -> [batch, beam, n] bool
 
@@ -128,15 +133,20 @@ def repeats_ngram(ids: Tensor, size: Tensor) -> Tensor:
     return (equal & (positions < size - 1)).sum(3) == size - 1
 
 
-def constrain(log_probs: Tensor, ids: Tensor, step: Tensor, controls: Controls) -> Tensor:
-    """log_probs [batch, beam, vocab] of the ids that may follow ids [batch, beam, target_length]."""
+def constrain(log_probs: Tensor, ids: Tensor, banned: Tensor, step: Tensor, controls: Controls) -> Tensor:
+    """log_probs [batch, beam, vocab] of the ids that may follow ids [batch, beam, target_length].
+
+    Args:
+        banned: [batch, beam, vocab] bool, see `ends_ngram_again`.
+    """
     vocab_size = log_probs.size(2)
     words = torch.arange(vocab_size, device=log_probs.device)
     repeated = among(ids, torch.ones_like(ids, dtype=torch.bool), vocab_size)
     penalized = torch.where(repeated, log_probs * controls.repetition_penalty, log_probs)
-    forbidden = among(ids, repeats_ngram(ids, controls.no_repeat_ngram_size), vocab_size)
-    forbidden = forbidden & (controls.no_repeat_ngram_size > 0)
-    forbidden = forbidden | ((words.unsqueeze(1) == controls.suppressed).sum(1) > 0)
+    suppressed = torch.zeros(vocab_size, device=log_probs.device).scatter(
+        0, controls.suppressed, torch.ones_like(controls.suppressed, dtype=torch.float32)
+    )
+    forbidden = banned | (suppressed > 0)
     too_short = (step + 1 < controls.min_length)[:, None, None]
     forbidden = forbidden | (too_short & (words == EOS_ID))
     allowed = torch.where(forbidden, NEVER, penalized)

@@ -1,9 +1,10 @@
 """Beam search as a plain Python loop over plain lists: slow, obvious, and what every faster form is tested against.
 
-The semantics are Tensor2Tensor's (utils/beam_search.py) with three differences. The length limit is each sentence's
-own, where Tensor2Tensor's follows the longest of the batch. A sentence is decided by itself, not when all are. With
-fewer hypotheses asked than beams it is decided as soon as the last one asked for can no longer change (Tensor2Tensor
-knows the first and the last of the beam). The last two save steps and change no result.
+The semantics are Tensor2Tensor's (utils/beam_search.py, and its greedy inference for a beam of one: the likeliest
+token, until that ends) with three differences. The length limit is each sentence's own, where Tensor2Tensor's follows
+the longest of the batch. A sentence is decided by itself, not when all are. With fewer hypotheses asked than beams it
+is decided as soon as the last one asked for can no longer change (Tensor2Tensor knows the first and the last of the
+beam). The last two save steps and change no result.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def oracle_search(
             for log_prob, token in _choices(row, ids[1:], beam, controls, inputs)
         ]
         # sorted() is stable, so of equal candidates the one of the lower beam and id comes first.
-        best = sorted(candidates, key=lambda candidate: -candidate[0])[: 2 * beam_size]
+        kept = 2 * beam_size if beam_size > 1 else 1
+        best = sorted(candidates, key=lambda candidate: -candidate[0])[:kept]
         alive = [candidate for candidate in best if candidate[1][-1] != EOS_ID][:beam_size]
         ended = [
             (score / length_penalty(step + 1, alpha) + _coverage_penalty(ids, controls, inputs), ids)

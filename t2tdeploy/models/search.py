@@ -24,6 +24,7 @@ from t2tdeploy.models.controls import (
     Limits,
     constrain,
     coverage,
+    ends_ngram_again,
     length_penalty,
     sample,
     sequences,
@@ -57,11 +58,11 @@ class StepRecord(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The best 2K continuations of every sentence, best first."""
+    """The best continuations of every sentence, best first."""
 
-    scores: Tensor  # [batch, 2 * beam] raw log-probabilities
-    tokens: Tensor  # [batch, 2 * beam]
-    beams: Tensor  # [batch, 2 * beam], the alive sequence that each continues
+    scores: Tensor  # [batch, width] raw log-probabilities
+    tokens: Tensor  # [batch, width]
+    beams: Tensor  # [batch, width], the alive sequence that each continues
 
 
 def initial_state(batch: int, beam: int, source_length: int, device: torch.device, *, sampling: bool) -> BeamState:
@@ -82,30 +83,42 @@ def initial_state(batch: int, beam: int, source_length: int, device: torch.devic
     )
 
 
+def width(beam: int) -> int:
+    """Continuations to look at: 2K, of which at most K end; the best alone if there is one beam."""
+    return 2 * beam - 1 // beam
+
+
 def best_ids(log_probs: Tensor) -> tuple[Tensor, Tensor]:
-    """The best 2K ids of every beam, log_probs [batch, beam, vocab] -> scores and ids [batch, beam, 2 * beam]."""
-    top, ids = torch.topk(log_probs, 2 * log_probs.size(1), dim=-1)
+    """The best ids of every beam, log_probs [batch, beam, vocab] -> scores and ids [batch, beam, width]."""
+    top, ids = torch.topk(log_probs, width(log_probs.size(1)), dim=-1)
     return top, ids
 
 
 def sampled_ids(log_probs: Tensor, step: Tensor, controls: Controls) -> tuple[Tensor, Tensor]:
     """As `best_ids`; the one sample of every beam comes first and has -inf behind it."""
     score, token = sample(log_probs, step, controls)
-    others = (0, 2 * log_probs.size(1) - 1)
+    others = (0, width(log_probs.size(1)) - 1)
     return F.pad(score.unsqueeze(2), others, value=NEVER), F.pad(token.unsqueeze(2), others, value=PAD_ID)
 
 
 class Choice(NamedTuple):
-    """The best 2K ids of every beam."""
+    """The best ids of every beam; `width` is that of the function."""
 
-    scores: Tensor  # [batch, beam, 2 * beam] log-probabilities
-    ids: Tensor  # [batch, beam, 2 * beam]
+    scores: Tensor  # [batch, beam, width] log-probabilities
+    ids: Tensor  # [batch, beam, width]
     penalties: Tensor  # [batch, beam], on the final score of what ends at this step
 
 
-def controlled(log_probs: Tensor, state: BeamState, source_ids: Tensor, controls: Controls) -> tuple[Tensor, Tensor]:
+def banned_ids(log_probs: Tensor, ancestors: Tensor, history_tokens: Tensor, size: Tensor) -> Tensor:
+    """[batch, beam, vocab] bool: what would repeat an n-gram of `size` [] ids."""
+    return ends_ngram_again(sequences(ancestors, history_tokens), size, log_probs.size(2))
+
+
+def controlled(
+    log_probs: Tensor, banned: Tensor, state: BeamState, source_ids: Tensor, controls: Controls
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities that `controls` leave [batch, beam, vocab]; the penalties of a Choice."""
-    allowed = constrain(log_probs, sequences(state.ancestors, state.history_tokens), state.step, controls)
+    allowed = constrain(log_probs, sequences(state.ancestors, state.history_tokens), banned, state.step, controls)
     covered = coverage(state.ancestors, state.history_attention, source_ids != PAD_ID)
     return allowed, controls.coverage_penalty * covered
 
@@ -121,25 +134,27 @@ def choose(log_probs: Tensor, state: BeamState, source_ids: Tensor, controls: Co
     """
     if not constrained:
         return Choice(*best_ids(log_probs), torch.zeros_like(state.alive_scores))
-    allowed, penalties = controlled(log_probs, state, source_ids, controls)
+    banned = torch.zeros_like(log_probs, dtype=torch.bool)
+    if controls.no_repeat_ngram_size > 0:
+        banned = banned_ids(log_probs, state.ancestors, state.history_tokens, controls.no_repeat_ngram_size)
+    allowed, penalties = controlled(log_probs, banned, state, source_ids, controls)
     if controls.temperature > 0:
         return Choice(*sampled_ids(allowed, state.step, controls), penalties)
     return Choice(*best_ids(allowed), penalties)
 
 
 def select_candidates(choice: Choice, alive_scores: Tensor) -> Candidates:
-    """The best 2K of all: the best 2K of every beam hold them."""
-    beam = alive_scores.size(1)
-    scores = (choice.scores + alive_scores.unsqueeze(-1)).flatten(1)
-    best, index = torch.topk(scores, 2 * beam, dim=-1)
-    beams = torch.div(index, 2 * beam, rounding_mode="trunc")
+    """The best of all: the best of every beam hold them."""
+    count = choice.scores.size(2)
+    best, index = torch.topk((choice.scores + alive_scores.unsqueeze(-1)).flatten(1), count, dim=-1)
+    beams = torch.div(index, count, rounding_mode="trunc")
     return Candidates(best, torch.gather(choice.ids.flatten(1), 1, index), beams)
 
 
-def next_alive(candidates: Candidates) -> StepRecord:
+def next_alive(candidates: Candidates, beam: int) -> StepRecord:
     """The best K candidates that do not end."""
     open_scores = candidates.scores.masked_fill(candidates.tokens == EOS_ID, NEVER)
-    scores, index = torch.topk(open_scores, open_scores.size(1) // 2, dim=-1)
+    scores, index = torch.topk(open_scores, beam, dim=-1)
     return StepRecord(torch.gather(candidates.tokens, 1, index), torch.gather(candidates.beams, 1, index), scores)
 
 
@@ -197,7 +212,7 @@ def update(
         whether every row is decided [], what the step chose, and the next state.
     """
     candidates = select_candidates(choice, state.alive_scores)
-    record = next_alive(candidates)
+    record = next_alive(candidates, state.alive_scores.size(1))
     step = state.step + 1
     normalized = candidates.scores / length_penalty(step, alpha)
     normalized = normalized + torch.gather(choice.penalties, 1, candidates.beams)

@@ -100,7 +100,10 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
 
 def write_options(options: TranslateOptions) -> pb.DecodeOptions:
     """The message of `options`; None is left out."""
-    given = {name: value for name, value in asdict(options).items() if value is not None and value != ()}
+    # False is not written: an older side, which does not know the option, would refuse it.
+    given = {
+        name: value for name, value in asdict(options).items() if not (value is None or value is False or value == ())
+    }
     try:
         return pb.DecodeOptions(**given)
     except (TypeError, ValueError) as error:

@@ -125,9 +125,15 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences]
-        lengths = [len(sentence.ids) for sentence in sentences]
         items = [
-            Item(one, length, key.cost(length), key, deadline) for one, length in zip(waiting, lengths, strict=True)
+            Item(
+                one,
+                len(one.sentence.ids) + len(one.sentence.prefix),
+                key.cost(len(one.sentence.ids), len(one.sentence.prefix)),
+                key,
+                deadline,
+            )
+            for one in waiting
         ]
         accepted = loop.time()
         try:

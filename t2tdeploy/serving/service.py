@@ -7,14 +7,17 @@ import contextlib
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from t2tdeploy.bundle import Bundle
+from t2tdeploy.decoding import SearchKey
 from t2tdeploy.errors import RequestError, UnknownNameError
+from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.messages import (
     RETRY_AFTER,
     SERVICE,
@@ -27,6 +30,9 @@ from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import OverloadedError, Scheduler, UnavailableError
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import Translator
+
+MAX_DETAILS = 4_000_000
+"""Log-probabilities and attention weights of one answer."""
 
 logger = logging.getLogger("t2tdeploy.serving")
 
@@ -95,13 +101,17 @@ class TranslationService:
                 truncate=options.truncate,
                 target_prefixes=list(request.target_prefixes) or None,
             )
-            tokens = sum(len(sentence.ids) for sentence in sentences)
+            tokens = sum(len(sentence.ids) + len(sentence.prefix) for sentence in sentences)
             if tokens > self._options.max_queue_tokens:
                 limit = self._options.max_queue_tokens
                 raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
+            _require_small_answer(sentences, key)
             answer = await scheduler.translate(sentences, key, deadline=deadline)
-            response = write_response(translator, sentences, answer, source_pieces=options.return_attention)
-            return response.SerializeToString()
+            write = partial(write_response, source_pieces=options.return_attention)
+            if not key.tokens:
+                return write(translator, sentences, answer).SerializeToString()
+            response = await asyncio.to_thread(write, translator, sentences, answer)  # long: the event loop goes on
+            return await asyncio.to_thread(response.SerializeToString)
         finally:
             self._in_flight -= 1
             if self._in_flight == 0:
@@ -154,6 +164,28 @@ class TranslationService:
             return response
 
         return answer
+
+
+def _require_small_answer(sentences: Sequence[Sentence], key: SearchKey) -> None:
+    """
+    Raises:
+        RequestError: the tokens or attention asked for could be more than a server should hold.
+    """
+    if not key.tokens:
+        return
+    numbers = sum(
+        key.num_hypotheses
+        * key.lengths.of(len(one.ids), len(one.prefix))[1]
+        * (1 + (len(one.ids) if key.attention else 0))
+        for one in sentences
+    )
+    if numbers > MAX_DETAILS:
+        name = "return_attention" if key.attention else "return_tokens"
+        raise RequestError(
+            f"options.{name}",
+            f"up to {numbers} numbers in one answer, the server gives {MAX_DETAILS}",
+            help="send fewer sources at once, or lower num_hypotheses or max_length",
+        )
 
 
 def _status(error: Exception) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:

@@ -28,7 +28,22 @@ def quoted() -> list[str]:
     assert allocator["float32"]["speedup"] == allocator["bfloat16"]["speedup"]
     averaged, best = (run["evaluate"][checkpoint] for checkpoint in ("averaged", "best"))
     steps = [result("train_engines")["sizes"][size]["ratios"] for size in ("tiny", "base")]
+    decode = result("decode_vs_ctranslate2")
+    ratios, trained = decode["base"]["ratios"]["2"], decode["trained"]
+    sizes = decode["base"]["file_mib"]
+    bleu = [
+        trained["bleu"][f"{name}, 2 threads"] for name in ("t2tdeploy float32", "t2tdeploy int8", "ctranslate2 int8")
+    ]
     return [
+        *(
+            "| {:.2f} / {:.2f} / {:.2f} times as many |".format(
+                *(ratios[of][size]["median"] for size in ("1", "16", "64"))
+            )
+            for of in ("int8", "float32")
+        ),
+        "| {:.2f} / {:.2f} times as many |".format(*(of["test"]["median"] for of in trained["ratios"].values())),
+        "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
+        f"| {100 * sizes['t2tdeploy int8'] / sizes['t2tdeploy float32']:.0f} % of float32 |",
         "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
         "| {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
         f"| {run['served_test_bleu']:.2f}, as `evaluate` says |",
@@ -44,7 +59,7 @@ def quoted() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("index", range(12))
+@pytest.mark.parametrize("index", range(17))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
