@@ -58,7 +58,7 @@ def test_the_oldest_supported_runtime_gives_the_same_answers(older_runtime: Path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    version, target_ids, scores, lengths, finished = json.loads(done.stdout)
+    version, target_ids, scores, lengths, finished, token_scores, attention = json.loads(done.stdout)
     assert version == OLDEST.partition("==")[2]
     here = GraphSession(graph.SerializeToString(), threads=1).search(
         padded(rows).numpy(), limits, beam_size=4, alpha=0.6, num_hypotheses=2
@@ -67,3 +67,5 @@ def test_the_oldest_supported_runtime_gives_the_same_answers(older_runtime: Path
     assert lengths == here.lengths.tolist()
     assert finished == here.finished.tolist()
     np.testing.assert_allclose(np.array(scores), here.scores, atol=1e-4)
+    np.testing.assert_allclose(np.array(token_scores), here.token_scores, atol=1e-4)
+    np.testing.assert_allclose(np.array(attention), here.attention, atol=1e-4)

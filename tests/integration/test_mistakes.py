@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from t2tdeploy.bundle import FORMAT_VERSION
 from tests.integration.conftest import PROBLEM, Command, Fails, Road
 
 USR = """
@@ -237,7 +238,13 @@ def test_a_flipped_bit(fails: Fails, bundle: Path):
 def test_a_bundle_of_a_newer_version(fails: Fails, bundle: Path):
     manifest = bundle / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
-    fails(2, ["serve", "--bundle", bundle], "bundle format version 99", "reads up to 1", "help: upgrade t2tdeploy")
+    fails(
+        2,
+        ["serve", "--bundle", bundle],
+        "bundle format version 99",
+        f"reads up to {FORMAT_VERSION}",
+        "help: upgrade t2tdeploy",
+    )
 
 
 def test_a_port_in_use_and_options_of_the_server(road: Road, fails: Fails):
