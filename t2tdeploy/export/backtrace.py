@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import onnx
 import torch
@@ -34,6 +35,7 @@ class BacktracePieces:
     result: onnx.ModelProto
 
 
+@cache
 def export_backtrace() -> BacktracePieces:
     """The same for every model."""
     ids, scores, found = ("batch", "beam"), torch.zeros(BATCH, BEAM), ("batch", "hypotheses")
@@ -87,11 +89,15 @@ def export_backtrace() -> BacktracePieces:
     )  # fmt: skip
 
 
-def backtrace_graph(pieces: BacktracePieces) -> GraphProto:
-    """Nodes and constants of what follows the Loop: where hypotheses end, the Scan back from there, the outputs."""
+def backtrace_graph(pieces: BacktracePieces, limits: str = "max_length") -> GraphProto:
+    """Nodes and constants of what follows the Loop: where hypotheses end, the Scan back from there, the outputs.
+
+    Args:
+        limits: name of the rows' max_length.
+    """
     node = helper.make_node
     ends, step, result = (
-        prefixed(pieces.ends, "ends"),
+        prefixed(pieces.ends, "ends", {"max_length": limits}),
         prefixed(pieces.step, "backtrace"),
         prefixed(pieces.result, "result"),
     )

@@ -101,13 +101,22 @@ def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
     )
-    if result.ByteSize() > LARGEST_PROTOBUF_BYTES:
-        raise OperationalError(
-            f"the graph has {result.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
-            help="train a smaller model",
-        )
+    require_one_file(result)
     onnx.checker.check_model(result, full_check=True)
     return result
+
+
+def require_one_file(model: ModelProto) -> None:
+    """Checks the size of a graph.
+
+    Raises:
+        OperationalError: it is too large for one file.
+    """
+    if model.ByteSize() > LARGEST_PROTOBUF_BYTES:
+        raise OperationalError(
+            f"the graph has {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
+            help="train a smaller model",
+        )
 
 
 _FILL: dict[str, float | int] = {

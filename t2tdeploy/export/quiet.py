@@ -7,16 +7,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+LOGGERS = ("torch.onnx", "onnx_ir")
+
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Hides the exporter's log lines and warnings; real failures are exceptions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in LOGGERS}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

@@ -68,7 +68,8 @@ class Candidates(NamedTuple):
 def initial_state(batch: int, beam: int, source_length: int, device: torch.device, *, sampling: bool) -> BeamState:
     """Beam 0 alive with probability 1, nothing finished. With sampling all beams are alive."""
     scores = torch.full((batch, beam), NEVER, device=device)
-    alive = torch.zeros_like(scores) if sampling else scores.index_fill(1, torch.tensor([0], device=device), 0.0)
+    first = torch.arange(beam, device=device) == 0
+    alive = torch.zeros_like(scores) if sampling else torch.where(first, 0.0, scores)
     ends = torch.full((batch, beam), -1, dtype=torch.int64, device=device)
     return BeamState(
         step=torch.zeros((), dtype=torch.int64, device=device),

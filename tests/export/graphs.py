@@ -6,12 +6,40 @@ from functools import cache
 
 import onnx
 
+from t2tdeploy.decoding import SearchControls
 from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.static_search import export_static_search
+from t2tdeploy.models.static import StaticSearch
+from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.tokenizer import ByteTokenizer
 from tests.models.tiny import tiny_transformer
+
+STATIC_VOCAB = 40
+STATIC = StaticSearch(beam_size=4, alpha=0.6, num_hypotheses=2, extra_length=6)
+CONTROLLED = StaticSearch(
+    beam_size=4,
+    alpha=0.6,
+    num_hypotheses=2,
+    extra_length=6,
+    controls=SearchControls(suppressed=(7, 9), repetition_penalty=1.3, no_repeat_ngram_size=2, coverage_penalty=0.2),
+    min_length=4,
+    prefix=(5,),
+)
 
 
 @cache
 def byte_graph() -> onnx.ModelProto:
     """Of a tiny model of bytes. Copy it before you change it."""
     return export_beam_search(tiny_transformer(ByteTokenizer.vocab_size, seed=3))
+
+
+@cache
+def static_model() -> Transformer:
+    """Of one layer each, because its search is exported twice."""
+    return tiny_transformer(STATIC_VOCAB, seed=11, layers=1)
+
+
+@cache
+def static_graph(search: StaticSearch = STATIC) -> onnx.ModelProto:
+    """The search of `static_model` with fixed sizes. Copy it before you change it."""
+    return export_static_search(static_model(), search)

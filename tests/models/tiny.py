@@ -20,9 +20,10 @@ def features(vocab_size: int, *, joint: bool = True) -> dict[str, FeatureSpec]:
     }
 
 
-def tiny_transformer(vocab_size: int, seed: int = 0, *, joint: bool = True) -> Transformer:
+def tiny_transformer(vocab_size: int, seed: int = 0, *, joint: bool = True, layers: int = 2) -> Transformer:
     torch.manual_seed(seed)
-    model = Transformer(HPARAMS, features(vocab_size, joint=joint)).eval()
+    hparams = HPARAMS.replace(num_encoder_layers=layers, num_decoder_layers=layers)
+    model = Transformer(hparams, features(vocab_size, joint=joint)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:

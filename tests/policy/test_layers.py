@@ -25,6 +25,8 @@ OWNERS = {
     "matplotlib": {"benchmark", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
+    "tensorrt": {"export"},
+    "tensorrt_rtx": {"export"},
     "click": {"cli"},
     "rich": {"cli"},
 }
