@@ -47,12 +47,12 @@ class T2TDeploy:
 class CTranslate2:
     """`model` is what ctranslate2_model.convert wrote; its ids are words of that name."""
 
-    def __init__(self, model: Path, precision: str, threads: int, alpha: float) -> None:
+    def __init__(self, model: Path, precision: str, threads: int, alpha: float, device: str = "cpu") -> None:
         import ctranslate2
         from ctranslate2_model import EOS, START
 
         self._translator = ctranslate2.Translator(
-            str(model), device="cpu", compute_type=precision, intra_threads=threads, inter_threads=1
+            str(model), device=device, compute_type=precision, intra_threads=threads, inter_threads=1
         )
         self._names = {0: START, 1: EOS}
         self._ids = {START: 0, EOS: 1}

@@ -1,4 +1,5 @@
-"""All that wants a CUDA GPU, in one call: tests marked `gpu`, speed of the engines, the real run. Needs no network.
+"""All that wants a CUDA GPU, in one call: tests marked `gpu`, speed of the engines, the real run, TensorRT. Needs no
+network.
 
     python benchmarks/gpu/run.py --source-dir FOLDER_WITH_MULTI30K
     python benchmarks/gpu/run.py --reduced        # the same code on a CPU, in a minute; its numbers mean nothing
@@ -42,7 +43,7 @@ print(json.dumps({
     "gpu_memory_gib": round(gpu.total_memory / 2**30) if cuda else None,
     "cuda_version": torch.version.cuda,
     "packages": {n: v for n, v in sorted(names.items()) if n in ("torch", "triton", "onnx", "onnxscript")
-                 or n.startswith("onnxruntime")},
+                 or n.startswith(("onnxruntime", "tensorrt"))},
 }))
 """
 MULTI30K_RUNS = (("ort", "bfloat16"), ("torch", "bfloat16"), ("ort", "float32"))
@@ -68,7 +69,9 @@ def options() -> Options:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--source-dir", type=Path, help="raw files of Multi30k, as published")
     parser.add_argument("--data-dir", type=Path, help="what `t2tdeploy datagen` made of them")
-    parser.add_argument("--sections", default="tests,engines,multi30k", help="which; those of earlier calls stay")
+    parser.add_argument(
+        "--sections", default="tests,engines,multi30k,tensorrt", help="which; those of earlier calls stay"
+    )
     parser.add_argument("--sizes", default="base,big", help="for the engines")
     parser.add_argument("--precisions", default="bfloat16,float32", help="for the engines")
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of a section")
@@ -84,6 +87,13 @@ def run_engines(section: Section, **arguments: Any) -> None:
     import engine_section
 
     engine_section.run_engines(section, **arguments)
+
+
+def run_tensorrt(section: Section, folder: Path) -> None:
+    """See tensorrt_section.py, of which the same is true."""
+    import tensorrt_section
+
+    tensorrt_section.run_tensorrt(section, folder)
 
 
 def planned(chosen: Options, folder: Path) -> dict[str, Callable[[Section], None]]:
@@ -104,6 +114,8 @@ def planned(chosen: Options, folder: Path) -> dict[str, Callable[[Section], None
                 source_dir=chosen.source_dir,
                 data_dir=chosen.data_dir,
             )
+    if "tensorrt" in chosen.sections:
+        plan["TensorRT"] = partial(run_tensorrt, folder=folder)
     return plan
 
 
