@@ -26,7 +26,7 @@ from typing import Any
 
 import onnx
 
-from t2tdeploy.errors import CorruptFileError, OperationalError, RequestError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, RequestError
 from t2tdeploy.export.tensorrt_operators import require_supported
 from t2tdeploy.files import atomic_file, sha256_of, write_json
 
@@ -171,11 +171,13 @@ def build_engine(graph: Path, folder: Path, profile: Profile, *, seconds: float 
         seconds: after which the build is given up.
 
     Raises:
-        InputError: the graph has operators that TensorRT does not have; the message names them.
+        InputError: there is no such file, or the graph has operators that TensorRT does not have, which are named.
         CorruptFileError: it is no ONNX file.
         OperationalError: TensorRT is not installed, refused the graph, crashed or took too long; the message ends with
             the last lines that it wrote.
     """
+    if not graph.is_file():
+        raise InputError(f"{graph} is not a file", path=graph, help="give the graph that export_variant made")
     platform = this_platform()
     digest = sha256_of(graph)
     path = folder / f"{engine_key(digest, platform, profile)}.engine"

@@ -61,7 +61,7 @@ class StaticSearch:
         prefix: ids that every target starts with.
 
     Raises:
-        RequestError: num_hypotheses is more than beam_size, or sampling is asked for.
+        RequestError: num_hypotheses is more than beam_size, extra_length less than 1, or sampling is asked for.
     """
 
     beam_size: int
@@ -79,6 +79,8 @@ class StaticSearch:
                 f"{self.num_hypotheses} is not between 1 and the beam_size of {self.beam_size}",
                 help=f"choose at most {self.beam_size}",
             )
+        if self.extra_length < 1:
+            raise RequestError("extra_length", f"{self.extra_length} is less than 1", help="50 is usual")
         if self.controls.temperature > 0:
             raise RequestError(
                 "temperature",
@@ -269,9 +271,9 @@ def in_order(state: StaticState) -> tuple[StepRecord, Tensor]:
     Returns:
         records [steps, batch, beam] and attention [batch, history, source_length].
     """
-    _, steps, beam = state.records.tokens.shape
+    batch, steps, beam = state.records.tokens.shape
     positions = torch.arange(steps, device=state.beam.step.device)
     index = torch.clamp(positions + steps - state.beam.step, max=steps - 1)
     records = StepRecord(*(torch.index_select(part, 1, index).transpose(0, 1) for part in state.records))
-    attention = state.beam.history_attention.unflatten(1, (steps, beam))
+    attention = state.beam.history_attention.view(batch, steps, beam, -1)
     return records, torch.index_select(attention, 1, index).flatten(1, 2)

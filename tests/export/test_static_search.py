@@ -190,6 +190,7 @@ def test_a_state_that_grows_by_position_is_refused():
     ("wishes", "message"),
     [
         ({"num_hypotheses": 5}, "num_hypotheses: 5 is not between 1 and the beam_size of 4"),
+        ({"extra_length": 0}, "extra_length: 0 is less than 1"),
         ({"controls": SearchControls(temperature=0.7)}, "temperature: 0.7: a search of fixed sizes does not sample"),
         ({"controls": SearchControls(suppressed=(40,))}, "suppressed: 40 is not an id of the target vocabulary, 0 to"),
         ({"prefix": (-1,)}, "prefix: -1 is not an id of the target vocabulary"),

@@ -101,6 +101,11 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path):
         build_engine(tmp_path / "graph.onnx", tmp_path / "engines", PROFILE)
 
 
+def test_a_graph_that_is_not_there_is_named(tmp_path: Path):
+    with pytest.raises(InputError, match=r"nothing.onnx is not a file"):
+        build_engine(tmp_path / "nothing.onnx", tmp_path / "engines", PROFILE)
+
+
 def builder(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Puts `script` in the place of Python, as what runs the builder."""
     program = folder / "python"
