@@ -247,6 +247,7 @@ def test_the_command_line_translates_and_scores_with_a_bundle(
     [
         (["translate", "ab"], "--server or --bundle: give one of them"),
         (["translate", "--bundle", "{bundle}", "--return-tokens", "ab"], "--return-tokens needs --json"),
+        (["translate", "--bundle", "{bundle}", "--model", "m", "ab"], "--model names a server's model"),
         (["translate", "--bundle", "{bundle}", "--target-prefix", "a", "--target-prefixes", "f", "ab"], "choose one"),
         (
             ["translate", "--bundle", "{bundle}", "--temperature", "-1", "ab"],

@@ -22,6 +22,7 @@ EXAMPLES = [
     errors.DownloadError("https://example.org/a", "404", help="try later"),
     errors.CorruptFileError(Path("model.onnx"), "its checksum does not match"),
     errors.ParityError("they differ"),
+    errors.QualityError("they differ too much"),
     errors.TrainingError("the loss is nan"),
     errors.DifferentiationError("it has no gradient", operator="aten.svd.default", module_path="encoder.0"),
     errors.ServerError("UNAVAILABLE", "stopping", help="wait"),

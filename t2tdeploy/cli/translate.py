@@ -91,6 +91,8 @@ def translate(
     from t2tdeploy.errors import RequestError
 
     _require_one(server, bundle_dir)
+    if bundle_dir is not None and model:
+        raise click.UsageError("--model names a server's model: leave it out", ctx=click.get_current_context())
     for name in ("return_tokens", "return_attention"):
         if decoding[name] and not as_json:
             raise click.UsageError(f"--{name.replace('_', '-')} needs --json", ctx=click.get_current_context())
