@@ -7,7 +7,7 @@
            target.vocab
            parity.json       how far the graph is from the model it was exported from
            text.onnx         only if asked for: strings in, strings out
-           weights.bin       then, the weights of model.onnx and text.onnx
+           model.weights     then, the weights of model.onnx and text.onnx
 
 Bundles are read by the t2tdeploy that wrote them and by every later one. A change that an older reader would
 misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say why.
@@ -72,6 +72,7 @@ class Variant(_Record):
 
     Args:
         layout: `growing`: the decoder's caches grow by one position per step.
+        weights: file that holds the graph's weights; None: the graph holds them.
         measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
     """
 
@@ -79,11 +80,12 @@ class Variant(_Record):
     target: Literal["cpu", "cuda"]
     precision: Literal["float32", "int8", "float16"]
     layout: Literal["growing"]
+    weights: FileName | None = None
     measured: dict[str, Any] | None = None
 
 
 class TextGraph(_Record):
-    """The graph with tokenizers inside (export/text_graph.py), around the default variant.
+    """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
 
     Args:
         inputs, outputs: its signature; all inputs but the first have a default.
@@ -145,7 +147,8 @@ class Manifest(_Record):
     def files(self) -> set[str]:
         """The files that the bundle cannot do without."""
         text = {self.text_graph.file} if self.text_graph else set()
-        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *text}
+        weights = {variant.weights for variant in self.variants.values() if variant.weights}
+        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *weights, *text}
 
 
 class Bundle:
@@ -188,6 +191,15 @@ class Bundle:
         if name not in self.manifest.variants:
             raise UnknownNameError("variant", name, self.manifest.variants)
         return self.manifest.variants[name]
+
+    def size(self, variant: str | None = None) -> int:
+        """Bytes of a variant's graph and weights (None: of the default one).
+
+        Raises:
+            UnknownNameError: the bundle has no such variant.
+        """
+        chosen = self.variant(variant)
+        return sum((self.directory / file).stat().st_size for file in (chosen.file, chosen.weights) if file)
 
     def path(self, variant: str | None = None) -> Path:
         """The graph of `variant` (None: the default one).

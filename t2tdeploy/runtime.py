@@ -80,6 +80,18 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def session_options(threads: int) -> Any:
+    """onnxruntime's options of a session that answers requests."""
+    options = import_onnxruntime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that spin for work burn CPU between requests and, where CPUs are shared, take it from the thread they
+    # wait for. Threads that sleep cost some microseconds per operator to wake.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """What of onnxruntime runs the variants of a target."""
 
@@ -157,13 +169,7 @@ class GraphSession:
     def __init__(self, graph: Path | bytes, *, threads: int | None = None, target: str = "cpu") -> None:
         onnxruntime = import_onnxruntime()
         self.threads = threads or available_cpus()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Threads that spin for work burn CPU between requests and, where CPUs are shared, take it from the thread they
-        # wait for. Threads that sleep cost some microseconds per operator to wake.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(self.threads)
         source = graph if isinstance(graph, bytes) else str(graph)
         if target != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed

@@ -257,7 +257,7 @@ def _footprint(bundle: Bundle, one: _Contestant) -> Footprint:
     return Footprint(
         variant=one.job.variant,
         threads=one.job.threads,
-        file_bytes=bundle.path(one.job.variant).stat().st_size,
+        file_bytes=bundle.size(one.job.variant),
         load_seconds=round(one.loaded.load_seconds, 3) if one.loaded else None,
         loaded_bytes=one.loaded.resident_bytes if one.loaded else None,
         peak_bytes=one.peak_bytes,

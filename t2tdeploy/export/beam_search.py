@@ -93,7 +93,19 @@ def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
     after = backtrace_graph(backtrace)
     nodes = [*start_nodes, *(node for graph in before for node in graph.node), loop, *after.node]
     weights = [tensor for graph in (*before, *body.parts, after) for tensor in graph.initializer]
-    graph = helper.make_graph(nodes, "beam_search", _infos(INPUTS), _infos(OUTPUTS), [*_constants(), *weights])
+    return checked_model("beam_search", nodes, INPUTS, [*_constants(), *weights])
+
+
+def checked_model(
+    name: str, nodes: Sequence[NodeProto], inputs: Signature, initializers: Sequence[TensorProto]
+) -> ModelProto:
+    """A search's graph with `OUTPUTS`, each weight once.
+
+    Raises:
+        OperationalError: it is too large for one file.
+        onnx.checker.ValidationError: it is not valid.
+    """
+    graph = helper.make_graph(nodes, name, _infos(inputs), _infos(OUTPUTS), initializers)
     share_weights(graph)
     result = helper.make_model(
         graph,
@@ -101,22 +113,13 @@ def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
     )
-    require_one_file(result)
-    onnx.checker.check_model(result, full_check=True)
-    return result
-
-
-def require_one_file(model: ModelProto) -> None:
-    """Checks the size of a graph.
-
-    Raises:
-        OperationalError: it is too large for one file.
-    """
-    if model.ByteSize() > LARGEST_PROTOBUF_BYTES:
+    if result.ByteSize() > LARGEST_PROTOBUF_BYTES:
         raise OperationalError(
-            f"the graph has {model.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
+            f"the graph has {result.ByteSize() / 2**30:.1f} GiB; one ONNX file holds 2 GiB",
             help="train a smaller model",
         )
+    onnx.checker.check_model(result, full_check=True)
+    return result
 
 
 _FILL: dict[str, float | int] = {

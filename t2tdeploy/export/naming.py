@@ -20,6 +20,18 @@ def prefixed(piece: ModelProto, prefix: str, crossing: Mapping[str, str] | None 
     return graph
 
 
+def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Gives tensors of `graph` other names, where subgraphs read them too. Graph inputs and outputs stay."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                rename_tensors(attribute.g, names)
+                for value in (*attribute.g.input, *attribute.g.output):
+                    value.name = names.get(value.name, value.name)
+
+
 def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:
     """Renames every tensor and node, in subgraphs (If, Loop, Scan) too."""
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""What graphs around a search are made with: nodes and their constants, other names, inputs that have a default."""
+"""What graphs around a search are made with: nodes and their constants, inputs that have a default."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from t2tdeploy.bundle import DecodeDefaults, TensorSpec
 from t2tdeploy.errors import OperationalError
+from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.features import PAD_ID
 
 Array = npt.NDArray[Any]
@@ -75,18 +76,6 @@ def gather_rows(nodes: Nodes, ids: str, starts: str, sizes: str, *, end: int | N
         otherwise = nodes.op("Where", nodes.op("Equal", column, count), nodes.op("Add", behind, 1), behind)
     place = nodes.op("Where", nodes.op("Less", column, count), nodes.op("Add", rows, column), otherwise)
     nodes.op("Gather", bank, place, output=output)
-
-
-def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Gives tensors of `graph` other names, where subgraphs read them too. Graph inputs and outputs stay."""
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                rename_tensors(attribute.g, names)
-                for value in (*attribute.g.input, *attribute.g.output):
-                    value.name = names.get(value.name, value.name)
 
 
 def option_inputs(search: ModelProto) -> list[ValueInfoProto]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from t2tdeploy.bundle import MANIFEST, Bundle, Variant, require_free, write_bundle
+from t2tdeploy.bundle import Bundle, Variant, require_free, write_bundle
 from t2tdeploy.errors import InputError, QualityError, UnknownNameError
 from t2tdeploy.export.agreement import (
     BATCH,
@@ -139,7 +139,7 @@ def make_variants(
             quality=quality,
             speed=speeds.get(name),
             bytes=len(graphs[name]),
-            reference_bytes=bundle.path(reference).stat().st_size,
+            reference_bytes=bundle.size(reference),
             gate=gate,
             failures=gate.failures(agreement, quality),
         )
@@ -178,9 +178,7 @@ def write_variants(
     manifest = bundle.manifest
     variants = dict(manifest.variants)
     replaced = {variants[name].file for name in made if name in variants}
-    files: dict[str, bytes | Path] = {
-        file: bundle.directory / file for file in manifest.checksums if file != MANIFEST and file not in replaced
-    }
+    files: dict[str, bytes | Path] = {file: bundle.directory / file for file in bundle.files() - replaced}
     for name, one in made.items():
         measured = replace(one.measured, forced=bool(one.measured.failures))
         recipe = one.recipe

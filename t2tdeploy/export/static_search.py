@@ -13,18 +13,15 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-import onnx
 import torch
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from t2tdeploy.bundle import DecodeDefaults
 from t2tdeploy.export.backtrace import backtrace_graph, export_backtrace
-from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, Signature, require_one_file
+from t2tdeploy.export.beam_search import INPUTS, Signature, checked_model
 from t2tdeploy.export.forward import (
     BATCH,
-    IR_VERSION,
-    OPSET_VERSION,
     RECORDS,
     SOURCE_LENGTH,
     STATE_AXES,
@@ -35,7 +32,6 @@ from t2tdeploy.export.forward import (
 from t2tdeploy.export.half import halved
 from t2tdeploy.export.naming import prefixed
 from t2tdeploy.export.tensorrt_operators import require_supported
-from t2tdeploy.export.weights import share_weights
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import BeamState, StepRecord
 from t2tdeploy.models.static import (
@@ -160,24 +156,9 @@ def _assemble(
         body=_body(body, carried),
     )
     handed_on = [node("Identity", [f"{name}_last"], [f"{name}_final"]) for name in FINISHED]
-    pieces = (before, body, behind, backtrace)
-    graph = helper.make_graph(
-        [*sizes, *before.node, loop, *behind.node, *handed_on, *backtrace.node],
-        "static_beam_search",
-        _infos(STATIC_INPUTS),
-        _infos(OUTPUTS),
-        [*_constants(search), *(tensor for piece in pieces for tensor in piece.initializer)],
-    )
-    share_weights(graph)
-    result = helper.make_model(
-        graph,
-        producer_name="t2tdeploy",
-        ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET_VERSION)],
-    )
-    require_one_file(result)
-    onnx.checker.check_model(result, full_check=True)
-    return result
+    nodes = [*sizes, *before.node, loop, *behind.node, *handed_on, *backtrace.node]
+    weights = [tensor for piece in (before, body, behind, backtrace) for tensor in piece.initializer]
+    return checked_model("static_beam_search", nodes, STATIC_INPUTS, [*_constants(search), *weights])
 
 
 def _body(step: GraphProto, carried: dict[str, Axes]) -> GraphProto:
@@ -203,7 +184,3 @@ def _constants(search: StaticSearch) -> list[TensorProto]:
         "one_scalar": np.array(1),
     }
     return [numpy_helper.from_array(value, name) for name, value in values.items()]
-
-
-def _infos(tensors: Signature) -> list[onnx.ValueInfoProto]:
-    return [helper.make_tensor_value_info(name, kind, list(axes)) for name, (kind, axes) in tensors.items()]

@@ -18,11 +18,10 @@ from t2tdeploy.export.nodes import specs
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.files import atomic_file
 from t2tdeploy.progress import Reporter, SilentReporter
-from t2tdeploy.runtime import available_cpus, import_onnxruntime
+from t2tdeploy.runtime import available_cpus, import_onnxruntime, session_options
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 
 TEXT_FILE = "text.onnx"
-WEIGHTS_FILE = "weights.bin"
 SCORE_TOLERANCE = 1e-4
 
 PROBES = (
@@ -54,10 +53,7 @@ class TextSession:
 
     def __init__(self, graph: Path | bytes, *, threads: int | None = None) -> None:
         onnxruntime = import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as runtime.py
+        options = session_options(threads or available_cpus())
         options.register_custom_ops_library(extensions_library())
         source = graph if isinstance(graph, bytes) else str(graph)
         try:
@@ -199,10 +195,13 @@ def add_text_graph(
     folder = bundle.path().parent.relative_to(bundle.directory)
     record = TextGraph(file=str(folder / TEXT_FILE), inputs=specs(text.graph.input), outputs=specs(text.graph.output))
     files: dict[str, bytes | Path] = {name: bundle.directory / name for name in bundle.files()}
-    files[str(folder / WEIGHTS_FILE)] = move_weights([search, text], WEIGHTS_FILE)
+    weights = f"{bundle.path().stem}.weights"  # each variant its own: another's graph may read one already
+    files[str(folder / weights)] = move_weights([search, text], weights)
     files[str(folder / bundle.path().name)] = search.SerializeToString()
     files[record.file] = text.SerializeToString()
-    manifest = bundle.manifest.model_copy(update={"text_graph": record})
+    shared = bundle.variant().model_copy(update={"weights": str(folder / weights)})
+    variants = {**bundle.manifest.variants, bundle.manifest.default_variant: shared}
+    manifest = bundle.manifest.model_copy(update={"text_graph": record, "variants": variants})
     return write_bundle(directory, manifest, files, overwrite=overwrite)
 
 

@@ -11,6 +11,8 @@ import hashlib
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from t2tdeploy.export.naming import rename_tensors
+
 _SMALL = 1024  # elements; smaller constants are not worth a name of another place
 
 
@@ -35,21 +37,13 @@ def share_weights(graph: GraphProto) -> None:
         first[_digest(array)] = tensor.name
         kept.append(tensor)
     nodes = [*transposes, *graph.node]
-    _rename(nodes, replaced)
     del graph.initializer[:]
     graph.initializer.extend(kept)
     del graph.node[:]
     graph.node.extend(nodes)
+    rename_tensors(graph, replaced)
 
 
 def _digest(array: np.ndarray) -> str:
     content = np.ascontiguousarray(array)
     return hashlib.sha256(content.tobytes() + str((content.dtype, content.shape)).encode()).hexdigest()
-
-
-def _rename(nodes: list[NodeProto], names: dict[str, str]) -> None:
-    for node in nodes:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename(list(attribute.g.node), names)

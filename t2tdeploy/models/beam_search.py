@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from t2tdeploy.errors import RequestError
 from t2tdeploy.models.backtrace import Ends, SearchResult, find_ends, to_result, trace_step
 from t2tdeploy.models.controls import Controls, limits, neutral
 from t2tdeploy.models.model import Model
@@ -15,10 +14,10 @@ from t2tdeploy.models.search import (
     BeamState,
     StepRecord,
     choose,
+    follow,
     initial_state,
     look,
-    reordered,
-    rows_of,
+    require_beam,
     update,
 )
 
@@ -53,13 +52,7 @@ def beam_search(
         ValueError: num_hypotheses is not between 1 and beam_size.
         RequestError: the beam is larger than half the target vocabulary.
     """
-    vocab_size = model.features[model.target].vocab_size
-    if 2 * options.beam_size > vocab_size:
-        raise RequestError(
-            "beam_size",
-            f"{options.beam_size} is more than half the target vocabulary of {vocab_size}",
-            help=f"choose at most {vocab_size // 2}",
-        )
+    require_beam(model, options.beam_size)
     if not 1 <= options.num_hypotheses <= options.beam_size:
         raise ValueError(f"num_hypotheses = {options.num_hypotheses} is not between 1 and {options.beam_size}")
     device = source_ids.device
@@ -83,7 +76,6 @@ def _run(model: Model, source_ids: Tensor, controls: Controls, beam: int) -> tup
     state = initial_state(batch, beam, source_length, source_ids.device, sampling=sampling)
     model_state = model.initial_state(batch, beam, source_ids.device)
     found = limits(controls)
-    names, rows = tuple(model.state_axes()), rows_of(model)
     records: list[StepRecord] = []
     while True:
         log_probs, state, model_state = look(model, state, memory, model_state)
@@ -92,9 +84,7 @@ def _run(model: Model, source_ids: Tensor, controls: Controls, beam: int) -> tup
         records.append(record)
         if bool(all_decided):
             return state, records
-        parts = dict(zip(names, model_state, strict=True))
-        moved = reordered([parts[name] for name in rows], record.parents)
-        model_state = tuple({**parts, **dict(zip(rows, moved, strict=True))}.values())
+        model_state = follow(model, model_state, record.parents)
 
 
 def _follow_back(state: BeamState, records: list[StepRecord], controls: Controls) -> SearchResult:

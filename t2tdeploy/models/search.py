@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from t2tdeploy.errors import RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.models.controls import (
     NEVER,
@@ -230,6 +231,28 @@ def update(
         ancestors=torch.gather(state.ancestors, 1, beams),
     )
     return decided.all(), record, after
+
+
+def require_beam(model: Model, beam: int) -> None:
+    """
+    Raises:
+        RequestError: the beam is larger than half the target vocabulary.
+    """
+    vocab_size = model.features[model.target].vocab_size
+    if 2 * beam > vocab_size:
+        raise RequestError(
+            "beam_size",
+            f"{beam} is more than half the target vocabulary of {vocab_size}",
+            help=f"choose at most {vocab_size // 2}",
+        )
+
+
+def follow(model: Model, model_state: Sequence[Tensor], parents: Tensor) -> tuple[Tensor, ...]:
+    """The model's state after a step, that of the beams which are continued; parents [batch, beam]."""
+    rows = rows_of(model)
+    parts = dict(zip(model.state_axes(), model_state, strict=True))
+    moved = reordered([parts[name] for name in rows], parents)
+    return tuple({**parts, **dict(zip(rows, moved, strict=True))}.values())
 
 
 def reordered(rows: Sequence[Tensor], parents: Tensor) -> tuple[Tensor, ...]:

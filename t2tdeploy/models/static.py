@@ -39,10 +39,10 @@ from t2tdeploy.models.search import (
     Choice,
     StepRecord,
     best_ids,
+    follow,
     initial_state,
     look,
-    reordered,
-    rows_of,
+    require_beam,
     update,
 )
 
@@ -118,13 +118,8 @@ def require_static(model: Model, search: StaticSearch) -> None:
                 "needs a decoding state of fixed size",
                 help="give the model a decode_step that keeps its state along the axis history, as Transformer does",
             )
+    require_beam(model, search.beam_size)
     vocab_size = model.features[model.target].vocab_size
-    if 2 * search.beam_size > vocab_size:
-        raise RequestError(
-            "beam_size",
-            f"{search.beam_size} is more than half the target vocabulary of {vocab_size}",
-            help=f"choose at most {vocab_size // 2}",
-        )
     for field, ids in (("suppressed", search.controls.suppressed), ("prefix", search.prefix)):
         for unknown in (token for token in ids if not 0 <= token < vocab_size):
             raise RequestError(field, f"{unknown} is not an id of the target vocabulary, 0 to {vocab_size - 1}")
@@ -195,15 +190,12 @@ def static_step(
     found = static_limits(search, max_length)
     alpha = torch.full((), search.alpha, device=max_length.device)
     all_decided, record, after = update(now, choice, max_length, alpha, found)
-    parts = dict(zip(axes, grown, strict=True))
-    rows = rows_of(model)
-    moved = reordered([parts[name] for name in rows], record.parents)
     return all_decided, StaticState(
         beam=after,
         records=StepRecord(
             *(torch.cat([old[:, 1:], new.unsqueeze(1)], dim=1) for old, new in zip(state.records, record, strict=True))
         ),
-        model=tuple({**parts, **dict(zip(rows, moved, strict=True))}.values()),
+        model=follow(model, grown, record.parents),
     )
 
 

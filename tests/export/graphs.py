@@ -27,6 +27,21 @@ CONTROLLED = StaticSearch(
 )
 
 
+TINY_VOCAB = 40
+
+
+@cache
+def tiny_model() -> Transformer:
+    """Two layers each, one vocabulary of `TINY_VOCAB`."""
+    return tiny_transformer(TINY_VOCAB, seed=11)
+
+
+@cache
+def tiny_graph() -> onnx.ModelProto:
+    """The search of `tiny_model`. Copy it before you change it."""
+    return export_beam_search(tiny_model())
+
+
 @cache
 def byte_graph() -> onnx.ModelProto:
     """Of a tiny model of bytes. Copy it before you change it."""

@@ -18,20 +18,21 @@ from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.runtime import GraphSession
+from tests.export.graphs import TINY_VOCAB as VOCAB
+from tests.export.graphs import tiny_graph, tiny_model
 from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
 
 torch.set_num_threads(1)
-VOCAB = 40
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    return tiny_transformer(VOCAB, seed=11)
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def graph(model: Transformer) -> onnx.ModelProto:
-    return export_beam_search(model)
+def graph() -> onnx.ModelProto:
+    return tiny_graph()
 
 
 @pytest.fixture(scope="module")

@@ -11,27 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
-from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.export.verify import model_log_probs
 from t2tdeploy.features import EOS_ID, UNK_ID
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.oracle import NextLogProbs, OracleInputs, oracle_search
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.runtime import GraphSession, SearchResult, sample_chances
-from tests.models.tiny import padded, random_sources, tiny_transformer
+from tests.export.graphs import TINY_VOCAB as VOCAB
+from tests.export.graphs import tiny_graph, tiny_model
+from tests.models.tiny import padded, random_sources
 
 torch.set_num_threads(1)
-VOCAB = 40
 
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    return tiny_transformer(VOCAB, seed=11)
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")
-def session(model: Transformer) -> GraphSession:
-    return GraphSession(export_beam_search(model).SerializeToString(), threads=1)
+def session() -> GraphSession:
+    return GraphSession(tiny_graph().SerializeToString(), threads=1)
 
 
 def attention_of(model: Transformer, source: Sequence[int]) -> NextLogProbs:

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.runtime import GraphSession
-from tests.models.tiny import padded, random_sources, tiny_transformer
+from tests.export.graphs import tiny_graph
+from tests.models.tiny import padded, random_sources
 
 OLDEST = "onnxruntime==1.19.2"
 RUN = """
@@ -38,7 +38,7 @@ def older_runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_oldest_supported_runtime_gives_the_same_answers(older_runtime: Path, tmp_path: Path):
-    graph = export_beam_search(tiny_transformer(40, seed=11))
+    graph = tiny_graph()
     onnx.save(graph, tmp_path / "model.onnx")
     rows = random_sources(40, seed=2, count=6)
     limits = np.array([len(row) + 5 for row in rows])

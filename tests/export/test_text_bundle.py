@@ -9,9 +9,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from t2tdeploy import bundle as bundle_module
-from t2tdeploy.bundle import MANIFEST, Bundle, load_bundle
+from t2tdeploy.bundle import MANIFEST, Bundle, load_bundle, write_bundle
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, ParityError
 from t2tdeploy.export import text_bundle
 from t2tdeploy.export.text_bundle import PROBES, TextSession, add_text_graph, extensions_library, write_text_graph
@@ -38,7 +39,7 @@ def size_of_weights(bundle: Bundle) -> int:
 def test_ids_and_text_share_their_weights_and_answer_alike(plain: Bundle, tmp_path: Path) -> None:
     before = Translator(plain, threads=1)
     both = add_text_graph(plain, tmp_path / "both")
-    assert both.files() == {*plain.files(), "text.onnx", "weights.bin"}
+    assert both.files() == {*plain.files(), "text.onnx", "model.weights"}
     # The tokenizer's and the decoder's operator have a copy of the vocabulary each; all else there is once.
     copies = 2 * len(plain.tokenizer("inputs").to_bytes())
     assert size_of(both) < size_of(plain) + copies + size_of_weights(plain) / 2
@@ -47,6 +48,31 @@ def test_ids_and_text_share_their_weights_and_answer_alike(plain: Bundle, tmp_pa
     assert Translator(both, threads=1).translate(SOURCES, asked) == expected
     session = TextSession(both.directory / "text.onnx", threads=1)
     assert session.translate(SOURCES, TranslateOptions(num_hypotheses=2)) == expected
+
+
+def test_the_size_of_a_variant_is_that_of_its_graph_and_its_weights(plain: Bundle, tmp_path: Path) -> None:
+    both = add_text_graph(plain, tmp_path / "both")
+    assert both.path().stat().st_size < plain.size() / 2
+    assert plain.size() < both.size() < 1.5 * plain.size()
+
+
+def test_a_text_graph_of_another_variant_leaves_the_first_as_it_is(plain: Bundle, tmp_path: Path) -> None:
+    other = onnx.load(plain.path())
+    largest = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.CopyFrom(numpy_helper.from_array(0.5 * numpy_helper.to_array(largest), largest.name))
+    variants = {**plain.manifest.variants, "other": plain.variant().model_copy(update={"file": "other.onnx"})}
+    files: dict[str, bytes | Path] = {name: plain.directory / name for name in plain.files()}
+    files["other.onnx"] = other.SerializeToString()
+    two = write_bundle(tmp_path / "two", plain.manifest.model_copy(update={"variants": variants}), files)
+    once = add_text_graph(two, tmp_path / "once")
+    turned = once.manifest.model_copy(update={"default_variant": "other"})
+    turned = write_bundle(tmp_path / "turned", turned, {name: once.directory / name for name in once.files()})
+    twice = add_text_graph(turned, tmp_path / "twice")
+    for name in variants:
+        expected, found = (onnx.load(bundle.path(name)).graph.initializer for bundle in (two, twice))
+        assert [numpy_helper.to_array(one).tolist() for one in found] == [
+            numpy_helper.to_array(one).tolist() for one in expected
+        ]
 
 
 def test_the_manifest_says_what_the_text_graph_takes_and_gives(plain: Bundle, tmp_path: Path) -> None:
@@ -69,7 +95,7 @@ def test_a_bundle_takes_a_text_graph_where_it_is_any_number_of_times(plain: Bund
     assert [path.name for path in plain.directory.parent.iterdir()] == [plain.directory.name]
 
 
-@pytest.mark.parametrize("file", ["text.onnx", "weights.bin"])
+@pytest.mark.parametrize("file", ["text.onnx", "model.weights"])
 def test_damage_to_its_files_is_found(plain: Bundle, tmp_path: Path, file: str) -> None:
     path = add_text_graph(plain, tmp_path / "both").directory / file
     content = bytearray(path.read_bytes())
