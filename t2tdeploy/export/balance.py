@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, NodeProto, numpy_helper
 
+from t2tdeploy.export.naming import scopes
 from t2tdeploy.export.products import Product
 from t2tdeploy.export.ranges import Channels, Range
 
@@ -46,15 +47,6 @@ def balance(
                 ranges[name] = _divided(channels, factors[name])
                 _divide(graph, node, factors[name])
     return ranges, factors
-
-
-def scopes(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and all graphs within its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from scopes(attribute.g)
 
 
 def _reads(graph: GraphProto) -> Iterator[str]:

@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from t2tdeploy.export.naming import names_read
+
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_HALF = 65504.0
 
@@ -171,7 +173,7 @@ class _Rewriter:
                 ordered += [node, *self._casts.get((id(scope), id(node)), ())]
             del scope.graph.value_info[:], scope.graph.node[:]
             scope.graph.node.extend(ordered)
-        used = _read(self._root.graph)
+        used = names_read(self._root.graph)
         for scope in scopes:
             kept = [tensor for tensor in scope.graph.initializer if tensor.name in used]
             del scope.graph.initializer[:]
@@ -246,10 +248,3 @@ def _values(graph: GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 def _body(loop: NodeProto) -> GraphProto:
     return next(attribute.g for attribute in loop.attribute if attribute.name == "body")
-
-
-def _read(graph: GraphProto) -> set[str]:
-    """Names that nodes read, in subgraphs too, and outputs."""
-    names = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-    return names.union(*map(_read, bodies))

@@ -1,8 +1,8 @@
-"""Names of tensors when graphs are joined."""
+"""Names of tensors: who reads them, and others when graphs are joined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from onnx import GraphProto, ModelProto
 
@@ -18,6 +18,24 @@ def prefixed(piece: ModelProto, prefix: str, crossing: Mapping[str, str] | None 
     kept = {value.name: value.name for value in (*graph.input, *graph.output)} | dict(crossing or {})
     _rename(graph, lambda name: kept.get(name, f"{prefix}/{name}" if name else name))
     return graph
+
+
+def scopes(graph: GraphProto) -> Iterator[GraphProto]:
+    """The graph and all graphs within its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from scopes(attribute.g)
+
+
+def names_read(graph: GraphProto) -> set[str]:
+    """Names that nodes read, in subgraphs too, and outputs."""
+    return {
+        name
+        for scope in scopes(graph)
+        for name in (*(value.name for value in scope.output), *(name for node in scope.node for name in node.input))
+    }
 
 
 def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:

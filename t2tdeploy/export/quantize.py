@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from t2tdeploy.export.balance import Vector, balance, scopes
+from t2tdeploy.export.balance import Vector, balance
+from t2tdeploy.export.naming import names_read, scopes
 from t2tdeploy.export.products import Product, products
 from t2tdeploy.export.ranges import Range, measure_ranges
 from t2tdeploy.export.rounding import DAMPING, LARGEST_WEIGHT, Matrix, positive, quantize_weight
@@ -231,20 +232,11 @@ def _affine(values: Range) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint
 
 def _remove_unused(graph: GraphProto) -> None:
     """Removes float weights that nothing reads any more, and the Transposes that were made for products."""
-    used = _used(graph)
+    used = names_read(graph)
     for scope in scopes(graph):
         for node in [node for node in scope.node if node.op_type == "Transpose" and node.output[0] not in used]:
             scope.node.remove(node)
-    used = _used(graph)
+    used = names_read(graph)
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-def _used(graph: GraphProto) -> set[str]:
-    """Names that nodes read, in subgraphs too, and outputs."""
-    return {
-        name
-        for scope in scopes(graph)
-        for name in (*(value.name for value in scope.output), *(name for node in scope.node for name in node.input))
-    }

@@ -130,7 +130,7 @@ def _bitwise(name: str) -> Callable[..., Any]:
 
 
 def _divide(x: Any, other: Any, rounding_mode: str | None = None) -> Any:
-    """aten.div.Tensor_mode of integers that are no negative ones, which torch.onnx divides as floats"""
+    """aten.div with a rounding_mode, of int64, which torch.onnx divides as floats; others go the long way."""
     if rounding_mode != "trunc" or x.dtype != ir.DataType.INT64:
         raise NotImplementedError(f"{x.dtype}, rounding_mode = {rounding_mode}")
     return op.Div(x, other)

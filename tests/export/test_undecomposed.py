@@ -85,6 +85,14 @@ def test_operators_that_torch_onnx_decomposes_are_translated(dtype: torch.dtype)
             torch.testing.assert_close(torch.from_numpy(ours), expected)
 
 
+@pytest.mark.parametrize("divisor", [2.5, 3, torch.tensor(2.5), torch.tensor(3), torch.tensor(3, dtype=torch.int32)])
+def test_divisions_that_round_are_torchs(divisor: Any) -> None:
+    module, given = Calls(lambda x: torch.div((4 * x).long(), divisor, rounding_mode="trunc")), 3 * torch.randn(5, 7)
+    program = to_onnx(module, (given,), dynamic_shapes=None, inputs=["x"], outputs=["y"], opset=18)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    assert session.run(None, {"x": given.numpy()})[0].tolist() == module(given).tolist()
+
+
 def test_what_has_no_translation_and_no_decomposition_listed_exports_all_the_same() -> None:
     module = nn.BatchNorm1d(4).eval()
     program = to_onnx(
