@@ -246,6 +246,16 @@ def write_bundle(
     return load_bundle(directory)
 
 
+def read_manifest(directory: Path) -> Manifest:
+    """What a bundle says of itself; nothing is checked against it, see `load_bundle`.
+
+    Raises:
+        InputError: there is no bundle, or one written by a newer t2tdeploy.
+        CorruptFileError: the manifest cannot be read.
+    """
+    return _read_manifest(directory)[0]
+
+
 def load_bundle(directory: Path) -> Bundle:
     """Reads a bundle and checks every file against its checksum.
 
@@ -253,23 +263,7 @@ def load_bundle(directory: Path) -> Bundle:
         InputError: there is no bundle, or one written by a newer t2tdeploy.
         CorruptFileError: a file is missing, cut short or changed; the error names it.
     """
-    path = directory / MANIFEST
-    if not path.is_file():
-        raise InputError(
-            f"{directory} is not a bundle: it has no {MANIFEST}",
-            path=path,
-            help="give the folder that t2tdeploy export wrote",
-        )
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptFileError(path, f"not JSON ({error})", help=_REPAIR) from error
-    _require_readable_version(path, record)
-    try:
-        manifest = Manifest.model_validate(record)
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise CorruptFileError(path, faults, help=_REPAIR) from error
+    manifest, record = _read_manifest(directory)
     _verify(directory, manifest, record)
     return Bundle(directory, manifest)
 
@@ -302,6 +296,27 @@ def _put(path: Path, content: bytes | Path) -> None:
         path.write_bytes(content)
     else:
         shutil.copyfile(content, path)
+
+
+def _read_manifest(directory: Path) -> tuple[Manifest, dict[str, Any]]:
+    path = directory / MANIFEST
+    if not path.is_file():
+        raise InputError(
+            f"{directory} is not a bundle: it has no {MANIFEST}",
+            path=path,
+            help="give the folder that t2tdeploy export wrote",
+        )
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptFileError(path, f"not JSON ({error})", help=_REPAIR) from error
+    _require_readable_version(path, record)
+    try:
+        manifest = Manifest.model_validate(record)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise CorruptFileError(path, faults, help=_REPAIR) from error
+    return manifest, record
 
 
 def _require_readable_version(path: Path, record: Any) -> None:

@@ -22,7 +22,8 @@ import grpc
 
 from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
-from t2tdeploy.serving.messages import RETRY_AFTER, ModelInfo, read_models, read_response, write_request
+from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
@@ -39,7 +40,8 @@ class ClientOptions:
     """How a client asks.
 
     Args:
-        model: name of the model; empty: the server's only one.
+        model: name of the model, or an alias; empty: the server's only one.
+        model_version: its number or content; empty: the newest.
         timeout: seconds that one request may take, retries included.
         retries: times that one request is tried again when the server is full, starting or stopping.
         sentences_per_request: a longer list becomes several requests.
@@ -47,6 +49,7 @@ class ClientOptions:
     """
 
     model: str = ""
+    model_version: str = ""
     timeout: float = 60.0
     retries: int = 5
     sentences_per_request: int = 32
@@ -281,11 +284,12 @@ def _requests(
     prefixes = target_prefixes or ()
     if prefixes and len(prefixes) != len(sources):
         raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
-    whole = write_request(client.model, sources, options, prefixes)
+    whole = write_request(client.model, sources, options, prefixes, client.model_version)
     size = client.sentences_per_request
     for first in range(0, len(sources), size):
         part = pb.TranslateRequest(
             model=whole.model,
+            model_version=whole.model_version,
             sources=whole.sources[first : first + size],
             options=whole.options,
             target_prefixes=whole.target_prefixes[first : first + size],

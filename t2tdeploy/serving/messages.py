@@ -12,15 +12,13 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.errors import RequestError
-from t2tdeploy.sentences import Sentence
+from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
-from t2tdeploy.serving.scheduler import Answer
+from t2tdeploy.serving.served_model import ServedModel
 from t2tdeploy.serving.v1 import translation_pb2 as pb
-from t2tdeploy.translator import Hypothesis, Token, TranslateOptions, Translator
+from t2tdeploy.translator import Hypothesis, Token, TranslateOptions
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
-RETRY_AFTER = "retry-after-ms"
-"""Trailing metadata of RESOURCE_EXHAUSTED: milliseconds, a whole number."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class ModelInfo:
 
     Args:
         version: identifies the content of its bundle.
+        number: of the version, as its folder in the server's repository is called.
         defaults: of the options that a request leaves out.
         max_sentences: of one request.
         max_source_tokens: of one source, EOS included.
@@ -37,6 +36,7 @@ class ModelInfo:
 
     name: str
     version: str
+    number: int
     task: str
     defaults: TranslateOptions
     max_sentences: int
@@ -67,6 +67,7 @@ def _field_of_invalid_text(content: bytes) -> str | None:
     except DecodeError:
         return None
     message = pb.TranslateRequest
+    single = {message.MODEL_FIELD_NUMBER: "model", message.MODEL_VERSION_FIELD_NUMBER: "model_version"}
     repeated = {message.SOURCES_FIELD_NUMBER: "sources", message.TARGET_PREFIXES_FIELD_NUMBER: "target_prefixes"}
     seen = Counter[int]()
     for field in (fields[index] for index in range(len(fields))):
@@ -75,8 +76,8 @@ def _field_of_invalid_text(content: bytes) -> str | None:
             try:
                 field.data.decode("utf-8")
             except UnicodeDecodeError:
-                if number == message.MODEL_FIELD_NUMBER:
-                    return "model"
+                if number in single:
+                    return single[number]
                 if number in repeated:
                     return f"{repeated[number]}[{seen[number]}]"
         seen[number] += 1
@@ -111,7 +112,11 @@ def write_options(options: TranslateOptions) -> pb.DecodeOptions:
 
 
 def write_request(
-    model: str, sources: Sequence[str], options: TranslateOptions, target_prefixes: Sequence[str] = ()
+    model: str,
+    sources: Sequence[str],
+    options: TranslateOptions,
+    target_prefixes: Sequence[str] = (),
+    model_version: str = "",
 ) -> pb.TranslateRequest:
     """A request to translate `sources`.
 
@@ -127,19 +132,21 @@ def write_request(
                     f"{name}[{index}]", f"not Unicode text: lone surrogate at character {error.start}"
                 ) from None
     return pb.TranslateRequest(
-        model=model, sources=sources, options=write_options(options), target_prefixes=target_prefixes
+        model=model,
+        model_version=model_version,
+        sources=sources,
+        options=write_options(options),
+        target_prefixes=target_prefixes,
     )
 
 
-def write_response(
-    translator: Translator, sentences: Sequence[Sentence], answer: Answer, *, source_pieces: bool
-) -> pb.TranslateResponse:
-    """The response to a request for `sentences`.
+def write_response(found: Translated, *, source_pieces: bool) -> pb.TranslateResponse:
+    """The response to a request.
 
     Args:
         source_pieces: whether it has them.
     """
-    bundle = translator.bundle
+    translator, answer = found.model.translator, found.answer
     translations = [
         pb.Translation(
             hypotheses=[_write_hypothesis(one) for one in hypotheses],
@@ -147,11 +154,14 @@ def write_response(
             truncated=sentence.truncated,
             source_pieces=translator.source_pieces(sentence) if source_pieces else (),
         )
-        for sentence, hypotheses in zip(sentences, answer.hypotheses, strict=True)
+        for sentence, hypotheses in zip(found.sentences, answer.hypotheses, strict=True)
     ]
-    timing = pb.Timing(queue=_duration(answer.queue), compute=_duration(answer.compute))
     return pb.TranslateResponse(
-        translations=translations, model=bundle.manifest.name, model_version=bundle.version, timing=timing
+        translations=translations,
+        model=found.model.name,
+        model_version=found.model.bundle.version,
+        model_number=found.model.number,
+        timing=pb.Timing(queue=_duration(answer.queue), compute=_duration(answer.compute)),
     )
 
 
@@ -177,9 +187,9 @@ def read_response(message: pb.TranslateResponse) -> list[list[Hypothesis]]:
     ]
 
 
-def write_model(translator: Translator, options: ServerOptions) -> pb.Model:
+def write_model(model: ServedModel, options: ServerOptions) -> pb.Model:
     """What ListModels says of a model."""
-    bundle, decode = translator.bundle, translator.defaults
+    translator, decode = model.translator, model.translator.defaults
     defaults = TranslateOptions(decode.beam_size, decode.alpha, 1, decode.extra_length)
     limits = pb.Limits(
         max_sentences=options.max_sentences_per_request,
@@ -189,9 +199,10 @@ def write_model(translator: Translator, options: ServerOptions) -> pb.Model:
         max_request_bytes=options.max_request_bytes,
     )
     return pb.Model(
-        name=bundle.manifest.name,
-        version=bundle.version,
-        task=bundle.manifest.task,
+        name=model.name,
+        version=model.bundle.version,
+        number=model.number,
+        task=model.bundle.manifest.task,
         defaults=write_options(defaults),
         limits=limits,
     )
@@ -203,6 +214,7 @@ def read_models(message: pb.ListModelsResponse) -> list[ModelInfo]:
         ModelInfo(
             name=model.name,
             version=model.version,
+            number=model.number,
             task=model.task,
             defaults=read_options(model.defaults),
             max_sentences=model.limits.max_sentences,

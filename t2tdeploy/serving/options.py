@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
 from t2tdeploy.serving.batcher import BatchLimits
+from t2tdeploy.serving.version_policy import Alias, VersionPolicy
 from t2tdeploy.settings import Settings
 
 
@@ -16,6 +17,15 @@ class ServerOptions(Settings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one and reports it")
+    versions: str = Field(
+        "latest", description="which versions of a model are served: latest, latest:N, all, or numbers like 1+3"
+    )
+    aliases: tuple[str, ...] = Field(
+        (), description="further names of models: name=model for its newest version, name=model:2 for that one"
+    )
+    poll_seconds: float = Field(
+        0.0, ge=0, description="how often the bundles on disk are looked at for new contents; 0: never"
+    )
     variant: str | None = Field(
         None, min_length=1, description="form of the bundle's graph that runs; none: the bundle's default_variant"
     )
@@ -51,6 +61,30 @@ class ServerOptions(Settings):
         if self.max_sentences_per_request > self.max_queue_sentences:
             raise ValueError("max_sentences_per_request is more than max_queue_sentences: such requests never fit")
         return self
+
+    @field_validator("versions")
+    @classmethod
+    def _versions_can_be_read(cls, text: str) -> str:
+        VersionPolicy.parse(text)
+        return text
+
+    @field_validator("aliases")
+    @classmethod
+    def _aliases_can_be_read(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        names = [Alias.parse(text).name for text in texts]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"'{name}' is given twice")
+        return texts
+
+    @property
+    def version_policy(self) -> VersionPolicy:
+        """`versions`, read."""
+        return VersionPolicy.parse(self.versions)
+
+    def aliases_by_name(self) -> dict[str, Alias]:
+        """`aliases`, read."""
+        return {alias.name: alias for alias in map(Alias.parse, self.aliases)}
 
     def batch_limits(self) -> BatchLimits:
         """The part that the batcher needs, in seconds."""

@@ -1,51 +1,54 @@
-"""The gRPC server: from a bundle to a port that answers, and back to a clean exit."""
+"""The gRPC server: from bundles to a port that answers, and back to a clean exit."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections import Counter
-from pathlib import Path
+from collections.abc import Coroutine
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from t2tdeploy.bundle import Bundle, load_bundle
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.progress import Reporter
+from t2tdeploy.serving.bundle_source import BundleSource
+from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
-from t2tdeploy.serving.scheduler import Scheduler
+from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.service import TranslationService
-from t2tdeploy.targets import require_runnable
-from t2tdeploy.translator import Translator
+
+logger = logging.getLogger("t2tdeploy.serving")
+
+Health = health_pb2.HealthCheckResponse
 
 _FLUSH_SECONDS = 1.0
 """For answers on their way to the client when the port closes; open health watches end with it."""
 
 
-def serve(bundle_dir: Path, options: ServerOptions, reporter: Reporter) -> None:
-    """Serves a bundle until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
+def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
+    """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
-    Reports the events `serving` (host, port, model, version, variant, threads, workers), `stopping` and `stopped`.
+    Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, models, workers),
+    `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`.
 
     Raises:
-        InputError, CorruptFileError: the bundle cannot be read.
+        InputError, CorruptFileError: a bundle cannot be read.
         UnknownNameError: it has no such variant.
         OperationalError: the port cannot be had, or the variant is made for another kind of machine.
     """
-    bundle = load_bundle(bundle_dir)
-    require_runnable(bundle, options.variant)
-    asyncio.run(_serve_until_signal(bundle, options, reporter))
+    asyncio.run(_serve_until_signal(source, options, reporter))
 
 
-async def _serve_until_signal(bundle: Bundle, options: ServerOptions, reporter: Reporter) -> None:
+async def _serve_until_signal(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    server = Server(bundle, options, reporter)
+    server = Server(source, options, reporter)
     try:
         await server.start()
         await stopping.wait()
@@ -54,55 +57,55 @@ async def _serve_until_signal(bundle: Bundle, options: ServerOptions, reporter: 
 
 
 class Server:
-    """A server for one bundle, on the running event loop. Nothing happens before `start`."""
+    """A server, on the running event loop. Nothing happens before `start`."""
 
-    def __init__(self, bundle: Bundle, options: ServerOptions, reporter: Reporter) -> None:
+    def __init__(self, source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
         self.port: int | None = None
-        self._bundle = bundle
+        self.repository = ModelRepository(source, options, reporter, self._models_changed)
         self._options = options
         self._reporter = reporter
-        self._service = TranslationService(bundle, options)
+        self._frontend = Frontend(self.repository, options)
+        self._service = TranslationService(self._frontend)
         self._health = health.aio.HealthServicer()
-        self._scheduler: Scheduler | None = None
         self._grpc: grpc.aio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._known_names: set[str] = set()
+        self._health_lock = asyncio.Lock()
 
     @property
     def answers(self) -> Counter[str]:
         """Calls answered so far, by status name."""
-        return self._service.answers
+        return self._frontend.answers
 
     @property
     def batches(self) -> int:
-        """Batches run so far, the warm-up not counted."""
-        return self._scheduler.batches if self._scheduler else 0
+        """Batches run so far by the models that serve, the warm-up not counted."""
+        return sum(model.scheduler.batches for model in self.repository.models())
 
     async def start(self) -> int:
-        """Binds the port, loads the model, warms it up, then serves. Until then requests get UNAVAILABLE.
+        """Binds the port, loads the models, warms them up, then serves. Until then requests get UNAVAILABLE.
 
         Returns:
             The port.
 
         Raises:
             OperationalError: the port cannot be had.
-            CorruptFileError: the graph cannot be loaded.
+            InputError, CorruptFileError: a bundle cannot be loaded.
         """
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._set_health()
         self.port = await self._bind()
-        translator = await asyncio.to_thread(self._load)
-        self._scheduler = Scheduler(translator, self._options.batch_limits(), workers=self._options.workers)
-        self._scheduler.start()
-        self._service.open(translator, self._scheduler)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self.repository.start()
+        self._frontend.open()
+        await self._set_health()
         self._reporter.event(
             "serving",
             host=self._options.host,
             port=self.port,
-            model=self._bundle.manifest.name,
-            version=self._bundle.version,
-            variant=self._options.variant or self._bundle.manifest.default_variant,
-            threads=translator.session.threads,
+            models=[model.label for model in self.repository.models()],
             workers=self._options.workers,
         )
+        if self._options.poll_seconds:
+            self._in_background(self._poll_forever())
         return self.port
 
     async def stop(self) -> None:
@@ -110,13 +113,46 @@ class Server:
         if self._grpc is None:
             return
         self._reporter.event("stopping", grace_seconds=self._options.shutdown_grace_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
-        unfinished = await self._service.close(self._options.shutdown_grace_seconds)
-        if self._scheduler:
-            await self._scheduler.stop()
+        unfinished = await self._frontend.close(self._options.shutdown_grace_seconds)
+        batches = self.batches
+        await self.repository.close()
         await self._grpc.stop(_FLUSH_SECONDS)
         self._grpc = None
-        self._reporter.event("stopped", answers=dict(self.answers), unfinished=unfinished, batches=self.batches)
+        self._reporter.event("stopped", answers=dict(self.answers), unfinished=unfinished, batches=batches)
+
+    async def _poll_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._options.poll_seconds)
+            try:
+                await self.repository.poll()
+            except Exception:  # a disk that is away for a moment must not end the polling
+                logger.exception("the bundles on disk could not be looked at")
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _models_changed(self) -> None:
+        self._in_background(self._set_health())
+
+    async def _set_health(self) -> None:
+        """Health is known of the server (""), its services, every model, and every version as name:number."""
+        async with self._health_lock:  # else an older state could be written after a newer one
+            entries = self.repository.entries()
+            ready = self._frontend.serving and any(entry.model for entry in entries)
+            names = dict.fromkeys(self._known_names, False) | {"": ready, SERVICE: ready}
+            for entry in entries:
+                state = self._frontend.serving and entry.model is not None
+                names[entry.name] = names.get(entry.name, False) or state
+                names[f"{entry.name}:{entry.number}"] = state
+            self._known_names = set(names)
+            for name, state in names.items():
+                await self._health.set(name, Health.SERVING if state else Health.NOT_SERVING)
 
     async def _bind(self) -> int:
         address = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
@@ -140,22 +176,6 @@ class Server:
             raise OperationalError(f"cannot listen on {address}: {error}", help="choose another --port") from error
         await self._grpc.start()
         return port
-
-    def _load(self) -> Translator:
-        options = self._options
-        translator = Translator(
-            self._bundle,
-            variant=options.variant,
-            threads=options.threads,
-            max_beam_size=options.max_beam_size,
-            max_extra_length=options.max_extra_length,
-        )
-        translator.warm_up()
-        return translator
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
 
 
 def _require_bindable(host: str, port: int) -> None:

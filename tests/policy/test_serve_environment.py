@@ -59,8 +59,7 @@ def test_it_answers(environment: Path, tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
-            serving = json.loads(server.stdout.readline())
-            assert serving["event"] == "serving"
+            serving = next(event for event in map(json.loads, server.stdout) if event["event"] == "serving")
             address = f"localhost:{serving['port']}"
             answer = run(environment / "t2tdeploy", "translate", "--server", address, "A house.", cwd=tmp_path)
             assert (answer.returncode, answer.stdout) == (0, "A house.\n"), answer.stderr

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from t2tdeploy.bundle import Bundle
+from t2tdeploy.bundle import MANIFEST, Bundle
 from t2tdeploy.progress import SilentReporter
+from t2tdeploy.serving.bundle_source import BundleFolders, BundleSource, RepositoryFolder
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.server import Server
 
 
 @contextmanager
-def running(bundle: Bundle, **options: Any) -> Iterator[Server]:
+def running(bundle: Bundle | BundleSource, **options: Any) -> Iterator[Server]:
     """A server on a free port, in a thread; stopped at the end."""
     with starting(bundle, **options) as (server, ready):
         ready()
@@ -27,8 +28,9 @@ def running(bundle: Bundle, **options: Any) -> Iterator[Server]:
 
 
 @contextmanager
-def starting(bundle: Bundle, **options: Any) -> Iterator[tuple[Server, Any]]:
+def starting(bundle: Bundle | BundleSource, **options: Any) -> Iterator[tuple[Server, Any]]:
     """A server whose port is bound, perhaps not serving yet, and a function that waits until it does."""
+    source = BundleFolders([bundle.directory]) if isinstance(bundle, Bundle) else bundle
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -37,7 +39,7 @@ def starting(bundle: Bundle, **options: Any) -> Iterator[tuple[Server, Any]]:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
 
     async def make() -> Server:
-        return Server(bundle, ServerOptions.create({"port": 0, "threads": 1, **options}), SilentReporter())
+        return Server(source, ServerOptions.create({"port": 0, "threads": 1, **options}), SilentReporter())
 
     server = call(make())
     start = asyncio.run_coroutine_threadsafe(server.start(), loop)
@@ -54,7 +56,7 @@ def starting(bundle: Bundle, **options: Any) -> Iterator[tuple[Server, Any]]:
 
 
 class ServerProcess:
-    """`serve` in a process of its own; its events come as lines of JSON."""
+    """`serve` of a bundle or repository in a process of its own; its events come as lines of JSON."""
 
     def __init__(self, bundle: Path, **options: Any) -> None:
         settings = json.dumps({"port": 0, "threads": 1, **options})
@@ -62,11 +64,11 @@ class ServerProcess:
             [sys.executable, "-m", "tests.serving.running", str(bundle), settings], stdout=subprocess.PIPE, text=True
         )
 
-    def event(self) -> dict[str, Any]:
-        """The next event; waits for it."""
+    def event(self, name: str) -> dict[str, Any]:
+        """The next event of this name; waits for it."""
         assert self.process.stdout
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
+        events = map(json.loads, self.process.stdout)
+        return next(event for event in events if event["event"] == name)
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -78,6 +80,10 @@ class ServerProcess:
         self.process.stdout.close()
 
 
+def source_of(path: Path) -> BundleSource:
+    return BundleFolders([path]) if (path / MANIFEST).is_file() else RepositoryFolder(path)
+
+
 class _JsonReporter(SilentReporter):
     def event(self, name: str, **data: Any) -> None:
         print(json.dumps({"event": name, **data}), flush=True)
@@ -86,4 +92,4 @@ class _JsonReporter(SilentReporter):
 if __name__ == "__main__":
     from t2tdeploy.serving.server import serve
 
-    serve(Path(sys.argv[1]), ServerOptions.create(json.loads(sys.argv[2])), _JsonReporter())
+    serve(source_of(Path(sys.argv[1])), ServerOptions.create(json.loads(sys.argv[2])), _JsonReporter())

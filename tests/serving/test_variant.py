@@ -7,6 +7,7 @@ import pytest
 from t2tdeploy.bundle import write_bundle
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.progress import SilentReporter
+from t2tdeploy.serving.bundle_source import BundleFolders
 from t2tdeploy.serving.client import Client
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.server import serve
@@ -26,10 +27,10 @@ def test_the_chosen_variant_answers(tmp_path: Path) -> None:
         assert client.translate(["A house."])[0][0].text == "A house."
 
 
-def test_a_variant_for_another_machine_is_refused_before_the_port_is_bound(tmp_path: Path) -> None:
+def test_a_variant_for_another_machine_is_refused(tmp_path: Path) -> None:
     manifest = toy_manifest()
     cuda = manifest.variants["cpu-float32"].model_copy(update={"target": "cuda"})
     manifest = manifest.model_copy(update={"variants": {**manifest.variants, "cuda-fp16": cuda}})
     write_bundle(tmp_path / "bundle", manifest, toy_files())
     with pytest.raises(OperationalError, match="is made for cuda"):
-        serve(tmp_path / "bundle", ServerOptions(variant="cuda-fp16"), SilentReporter())
+        serve(BundleFolders([tmp_path / "bundle"]), ServerOptions(variant="cuda-fp16"), SilentReporter())

@@ -6,14 +6,14 @@ Translation over gRPC. This file alone is enough to write a client in any langua
 Errors carry a status code and a sentence:
   INVALID_ARGUMENT     a field is not valid; the sentence starts with its name, e.g. "sources[3]: …".
                        No part of the request was translated.
-  NOT_FOUND            the server has no model of that name
+  NOT_FOUND            the server has no model of that name, or no such version of it
   RESOURCE_EXHAUSTED   the queue is full; the trailing metadata `retry-after-ms` says when to try again
   DEADLINE_EXCEEDED    the deadline of the call passed, in the queue or while translating
-  UNAVAILABLE          the server is starting or stopping; try again, or try another one
+  UNAVAILABLE          the server is starting or stopping, or the model is not served now; try again, or another one
   INTERNAL             the server's fault; the sentence holds an id to look up in the server's log
 
-The server also speaks grpc.health.v1 (service names "" and "t2tdeploy.serving.v1.TranslationService") and
-server reflection.
+The server also speaks grpc.health.v1 (service names "", "t2tdeploy.serving.v1.TranslationService", the name of every
+model, and name:number of every version) and server reflection.
 """
 
 from collections import abc as _abc
@@ -40,8 +40,11 @@ class TranslateRequest(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     TARGET_PREFIXES_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """Name of the model. Empty: the server's only model."""
+    """Name of the model, or an alias. Empty: the server's only model."""
+    model_version: _builtins.str
+    """Which version of the model: its number (Model.number) or its content (Model.version). Empty: the newest one."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sentences, plain text in UTF-8. At least one, at most Limits.max_sentences."""
@@ -63,10 +66,11 @@ class TranslateRequest(_message.Message):
         sources: _abc.Iterable[_builtins.str] | None = ...,
         options: Global___DecodeOptions | None = ...,
         target_prefixes: _abc.Iterable[_builtins.str] | None = ...,
+        model_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "options", b"options", "sources", b"sources", "target_prefixes", b"target_prefixes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_version", b"model_version", "options", b"options", "sources", b"sources", "target_prefixes", b"target_prefixes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -266,9 +270,12 @@ class TranslateResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
+    MODEL_NUMBER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model that answered, and the content of its bundle."""
     model_version: _builtins.str
+    model_number: _builtins.int
+    """Number of the version that answered."""
     @_builtins.property
     def translations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Translation]:
         """One per source, in the order of the sources."""
@@ -282,10 +289,11 @@ class TranslateResponse(_message.Message):
         model: _builtins.str = ...,
         model_version: _builtins.str = ...,
         timing: Global___Timing | None = ...,
+        model_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_version", b"model_version", "timing", b"timing", "translations", b"translations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_number", b"model_number", "model_version", b"model_version", "timing", b"timing", "translations", b"translations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -466,11 +474,14 @@ class Model(_message.Message):
     TASK_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """Identifies the content of the bundle: the same version answers the same."""
     task: _builtins.str
     """What the model does: "translate"."""
+    number: _builtins.int
+    """Of the version: as its folder in the server's repository is called, 1 for a bundle without a repository."""
     @_builtins.property
     def defaults(self) -> Global___DecodeOptions:
         """Values of the options that a request leaves out; what is not set is off."""
@@ -485,10 +496,11 @@ class Model(_message.Message):
         task: _builtins.str = ...,
         defaults: Global___DecodeOptions | None = ...,
         limits: Global___Limits | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits", "name", b"name", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits", "name", b"name", "number", b"number", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

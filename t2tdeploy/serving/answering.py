@@ -1,0 +1,56 @@
+"""Methods of a gRPC service from bytes to bytes, with what they raise answered by the error table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from t2tdeploy.serving.status import status_of
+
+RETRY_AFTER = "retry-after-ms"
+"""Trailing metadata of RESOURCE_EXHAUSTED: milliseconds, a whole number."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+def unary(method: Method, answers: Counter[str]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """A handler of calls with one request and one response.
+
+    Requests come as bytes, so that even a message protobuf cannot read is answered with a status of the table.
+
+    Args:
+        answers: counts the calls by status name.
+    """
+
+    async def answer(content: bytes, context: Context) -> bytes:
+        try:
+            response = await method(content, context)
+        except asyncio.CancelledError:  # by the client, or its deadline
+            answers["CANCELLED"] += 1
+            raise
+        except Exception as error:
+            await abort(error, context, answers)
+            raise AssertionError("abort raises") from error
+        answers["OK"] += 1
+        return response
+
+    return grpc.unary_unary_rpc_method_handler(answer)
+
+
+async def abort(error: Exception, context: Context, answers: Counter[str]) -> None:
+    """Ends a call with the status of `error`; always raises."""
+    status = status_of(error)
+    answers[status.code.name] += 1
+    hint = () if status.retry_after is None else ((RETRY_AFTER, str(round(status.retry_after * 1000))),)
+    await context.abort(status.code, status.message, hint)
+
+
+def deadline_of(context: Context) -> float | None:
+    """When the call's deadline passes, on the clock of the running event loop; None: it has none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else asyncio.get_running_loop().time() + remaining

@@ -1,0 +1,167 @@
+"""What every protocol's service does with a request: admission, tokenizing, queue, answer.
+
+A service turns its message into a `TranslateCall` and the `Translated` into its answer, both within `accepting`; what
+is raised here becomes a status by `status.status_of`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
+from t2tdeploy.errors import RequestError
+from t2tdeploy.sentences import Sentence
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.repository import ModelRepository
+from t2tdeploy.serving.scheduler import Answer, UnavailableError
+from t2tdeploy.serving.served_model import ServedModel
+
+MAX_DETAILS = 4_000_000
+"""Log-probabilities and attention weights of one answer."""
+
+
+@dataclass(frozen=True)
+class TranslateCall:
+    """A request to translate, whatever protocol it came by.
+
+    Args:
+        target_prefixes: one for each source, or none.
+        model: name or alias; empty: the only model.
+        version: number or content id; empty: the newest.
+        deadline: on the clock of the event loop; None: there is none.
+    """
+
+    sources: Sequence[str]
+    options: TranslateOptions = BUNDLE_DEFAULTS
+    target_prefixes: Sequence[str] = ()
+    model: str = ""
+    version: str = ""
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Translated:
+    """An answer, with the model that gave it and the sentences as it saw them."""
+
+    model: ServedModel
+    sentences: list[Sentence]
+    key: SearchKey
+    answer: Answer
+
+
+class Frontend:
+    """Admits requests between `open` and `close`; in between counts those under way.
+
+    Attributes:
+        answers: calls answered so far, of all services, by status name.
+    """
+
+    def __init__(self, repository: ModelRepository, options: ServerOptions) -> None:
+        self.answers: Counter[str] = Counter()
+        self.repository, self.options = repository, options
+        self._state: Literal["starting", "serving", "stopping"] = "starting"
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are accepted now."""
+        return self._state == "serving"
+
+    def open(self) -> None:
+        """Requests are accepted from now on."""
+        self._state = "serving"
+
+    async def close(self, grace: float) -> int:
+        """Accepts nothing more, and waits up to `grace` seconds for what was accepted.
+
+        Returns:
+            Requests that are still not answered.
+        """
+        self._state = "stopping"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        return self._in_flight
+
+    @contextlib.contextmanager
+    def accepting(self, size: int) -> Iterator[None]:
+        """Around everything that a service does for a request: the server does not stop before it is answered.
+
+        Args:
+            size: bytes of the request.
+
+        Raises:
+            UnavailableError: the server is starting or stopping.
+            RequestError: the request is too large.
+        """
+        if not self.serving:
+            raise UnavailableError(f"the server is {self._state}")
+        if size > self.options.max_request_bytes:
+            raise RequestError("request", f"{size} bytes, the server takes {self.options.max_request_bytes}")
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if self._in_flight == 0:
+                self._idle.set()
+
+    async def translate(self, call: TranslateCall) -> Translated:
+        """Translates all sources of a call, or none. Cancelling it withdraws them.
+
+        Raises:
+            RequestError: a field is not valid.
+            UnknownNameError: there is no such model or version.
+            OverloadedError: the queue is full.
+            TimeoutError: the deadline passed.
+            UnavailableError: the model is not served now, or the server stopped.
+        """
+        model = self.repository.find(call.model, call.version)
+        with model.used():
+            self._require_count(len(call.sources))
+            translator, scheduler = model.translator, model.scheduler
+            key = translator.search_key(call.options)
+            scheduler.require_room(len(call.sources))  # an overloaded server does not tokenize what it then refuses
+            sentences = await asyncio.to_thread(
+                translator.encode,
+                call.sources,
+                truncate=call.options.truncate,
+                target_prefixes=call.target_prefixes or None,
+            )
+            self._require_size(sentences, key)
+            answer = await scheduler.translate(sentences, key, deadline=call.deadline)
+            return Translated(model, sentences, key, answer)
+
+    def _require_count(self, count: int) -> None:
+        if not count:
+            raise RequestError("sources", "there is none")
+        if count > (limit := self.options.max_sentences_per_request):
+            raise RequestError("sources", f"{count} in one request, the server takes {limit}")
+
+    def _require_size(self, sentences: Sequence[Sentence], key: SearchKey) -> None:
+        tokens = sum(len(sentence.ids) + len(sentence.prefix) for sentence in sentences)
+        if tokens > (limit := self.options.max_queue_tokens):
+            raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
+        if not key.tokens:
+            return
+        numbers = sum(
+            key.num_hypotheses
+            * key.lengths.of(len(one.ids), len(one.prefix))[1]
+            * (1 + (len(one.ids) if key.attention else 0))
+            for one in sentences
+        )
+        if numbers > MAX_DETAILS:
+            name = "return_attention" if key.attention else "return_tokens"
+            raise RequestError(
+                f"options.{name}",
+                f"up to {numbers} numbers in one answer, the server gives {MAX_DETAILS}",
+                help="send fewer sources at once, or lower num_hypotheses or max_length",
+            )

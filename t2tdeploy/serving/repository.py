@@ -1,0 +1,318 @@
+"""The models of a server: loaded, replaced while they serve, and found by name and version.
+
+A new version is read, checked, loaded and warmed up beside the old one; then requests go to the new one, and the old
+one leaves when its last request is answered. A version that cannot be loaded is reported and changes nothing: what
+served goes on. Both are in memory for that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from t2tdeploy.bundle import load_bundle
+from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError
+from t2tdeploy.progress import Reporter
+from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.scheduler import UnavailableError
+from t2tdeploy.serving.served_model import ServedModel, load_translator
+from t2tdeploy.targets import require_runnable
+from t2tdeploy.translator import Translator
+
+logger = logging.getLogger("t2tdeploy.serving")
+
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A version of a model and how it is.
+
+    Args:
+        reason: why it, or its newest content, is not served; "" for nothing.
+        model: None unless it is READY.
+    """
+
+    name: str
+    number: int
+    state: State
+    reason: str
+    model: ServedModel | None = None
+
+
+@dataclass(frozen=True)
+class _Broken:
+    fingerprint: Fingerprint
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        return self.error.message if isinstance(self.error, T2TDeployError) else str(self.error)
+
+
+class ModelRepository:
+    """The models of a server, on the running event loop.
+
+    Args:
+        changed: called after every change of what is served.
+    """
+
+    def __init__(
+        self,
+        source: BundleSource,
+        options: ServerOptions,
+        reporter: Reporter,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._source, self._options, self._reporter, self._changed = source, options, reporter, changed
+        self._policy, self._aliases = options.version_policy, options.aliases_by_name()
+        self._served: dict[str, dict[int, ServedModel]] = {}
+        self._broken: dict[tuple[str, int], _Broken] = {}
+        self._loading: set[tuple[str, int]] = set()
+        self._unloaded: set[str] = set()  # by request: a look at the disk does not bring them back
+        self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
+        self._retiring: dict[asyncio.Task[None], ServedModel] = {}
+        self._lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Loads what the source has.
+
+        Raises:
+            InputError: it has nothing, or an alias names nothing.
+            T2TDeployError: a bundle cannot be loaded, and the source is strict or nothing else is there.
+        """
+        async with self._lock:
+            found = await asyncio.to_thread(self._source.scan)
+            if not found:
+                raise InputError("there is no bundle to serve", help="a repository holds NAME/1, NAME/2, …")
+            names = {one.name for one in found}
+            for alias in self._aliases.values():
+                if alias.name in names:
+                    raise InputError(f"the alias '{alias.name}' is the name of a model", help="choose another")
+                if alias.model not in names:
+                    raise UnknownNameError(f"model of the alias '{alias.name}'", alias.model, names)
+            for name in sorted(names):
+                await self._refresh([one for one in found if one.name == name])
+        errors = [broken.error for broken in self._broken.values()]
+        if errors and (self._source.strict or not self._served):
+            raise errors[0]
+        if not self._served:
+            numbers = ", ".join(f"{one.name}:{one.number}" for one in found)
+            raise InputError(
+                f"versions = {self._options.versions} takes none of what is there: {numbers}",
+                help="choose other versions",
+            )
+
+    async def poll(self) -> None:
+        """Looks at the disk once: loads what is new or changed, unloads what is gone.
+
+        A folder counts as gone when it is missing twice in a row, so that one which is replaced is not unloaded
+        in between.
+        """
+        async with self._lock:
+            found = await asyncio.to_thread(self._source.scan)
+            present = {(one.name, one.number) for one in found}
+            missing = {(model.name, model.number) for model in self.models()} - present
+            for name, number in sorted(missing & self._missing):
+                self._retire(self._served[name].pop(number))
+            self._missing = missing
+            self._broken = {key: broken for key, broken in self._broken.items() if key in present}
+            for name in sorted({one.name for one in found} - self._unloaded):
+                await self._refresh([one for one in found if one.name == name])
+
+    async def load(self, name: str) -> None:
+        """Loads what is new of a model, or a model that was unloaded, and tries again what could not be loaded.
+
+        Raises:
+            UnknownNameError: the source has no such model.
+            UnavailableError: its newest version cannot be loaded; the reason is told.
+        """
+        async with self._lock:
+            every = await asyncio.to_thread(self._source.scan)
+            found = [one for one in every if one.name == name]
+            if not found:
+                raise UnknownNameError("model", name, {one.name for one in every})
+            self._unloaded.discard(name)
+            for one in found:
+                self._broken.pop((name, one.number), None)
+            await self._refresh(found)
+            newest = self._policy.candidates(one.number for one in found)[:1]
+        for number in newest:
+            if broken := self._broken.get((name, number)):
+                raise UnavailableError(f"{name}:{number} cannot be loaded: {broken.reason}")
+
+    async def unload(self, name: str) -> None:
+        """Serves a model no longer, until `load`; its accepted requests are answered.
+
+        Raises:
+            UnknownNameError: no such model is served.
+        """
+        async with self._lock:
+            if name not in self._served:
+                raise UnknownNameError("model", name, self._served)
+            self._unloaded.add(name)
+            for model in list(self._served[name].values()):
+                self._retire(self._served[name].pop(model.number))
+
+    async def close(self) -> None:
+        """Stops every model; what waits or runs is answered with UnavailableError."""
+        async with self._lock:
+            models = [*self.models(), *self._retiring.values()]
+            self._served = {}
+            await asyncio.gather(*(model.retire(0) for model in models))
+            await asyncio.gather(*self._retiring)
+
+    def find(self, name: str, version: str = "") -> ServedModel:
+        """The model that answers a request.
+
+        Args:
+            name: of a model or an alias; empty: the server's only model.
+            version: its number, or the id of its bundle's content; empty: the newest.
+
+        Raises:
+            RequestError: no name is given and there are several models.
+            UnknownNameError: there is no such model or version.
+            UnavailableError: there is, but it is not served now.
+        """
+        name = name or self._only_name()
+        alias = self._aliases.get(name)
+        name = alias.model if alias else name
+        if not version and alias and alias.number is not None:
+            version = str(alias.number)
+        versions = self._served.get(name, {})
+        if not version and versions:
+            return versions[max(versions)]
+        for model in versions.values():
+            if version in (str(model.number), model.bundle.version):
+                return model
+        raise self._not_served(name, version)
+
+    def models(self) -> list[ServedModel]:
+        """All that serve, by name and number."""
+        return [self._served[name][number] for name in sorted(self._served) for number in sorted(self._served[name])]
+
+    def entries(self) -> list[ModelEntry]:
+        """Every version that is served, being loaded, leaving, or cannot be loaded."""
+        found: dict[tuple[str, int], ModelEntry] = {}
+        for (name, number), broken in self._broken.items():
+            found[name, number] = ModelEntry(name, number, "UNAVAILABLE", broken.reason)
+        for model in self._retiring.values():
+            found[model.name, model.number] = ModelEntry(model.name, model.number, "UNLOADING", "")
+        for name, number in self._loading:
+            found[name, number] = ModelEntry(name, number, "LOADING", "")
+        for model in self.models():
+            key = model.name, model.number
+            newer = self._broken.get(key)
+            reason = f"its newer content cannot be loaded: {newer.reason}" if newer else ""
+            found[key] = ModelEntry(*key, "READY", reason, model)
+        for name in self._unloaded:
+            found.setdefault((name, 0), ModelEntry(name, 0, "UNAVAILABLE", "unloaded"))
+        return [found[key] for key in sorted(found)]
+
+    def _only_name(self) -> str:
+        names = sorted(self._served)
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise UnavailableError("the server has no model now")
+        raise RequestError("model", f"the server has several: {', '.join(names)}", help="name one")
+
+    def _not_served(self, name: str, version: str) -> Exception:
+        """Why a model, or this version of it, is not found."""
+        if name in self._served:
+            if version.isdecimal() and (broken := self._broken.get((name, int(version)))):
+                return UnavailableError(f"{name}:{version} is not served: {broken.reason}")
+            return UnknownNameError(f"version of model '{name}'", version, map(str, self._served[name]))
+        reasons = [broken.reason for (one, _), broken in self._broken.items() if one == name]
+        if reasons or name in self._unloaded or name in (one for one, _ in self._loading):
+            return UnavailableError(": ".join([f"model '{name}' is not served now", *reasons[:1]]))
+        return UnknownNameError("model", name, [*self._served, *self._aliases])
+
+    async def _refresh(self, found: list[Found]) -> None:
+        """Serves of one model what the policy wants of what is on disk, as far as it can be loaded."""
+        name, by_number = found[0].name, {one.number: one for one in found}
+        kept: set[int] = set()
+        for number in self._policy.candidates(by_number):
+            if len(kept) == self._policy.newest:
+                break
+            if await self._obtain(by_number[number]):
+                kept.add(number)
+        served = self._served.get(name, {})
+        if not kept:
+            return  # nothing can be loaded: what serves goes on
+        for number in sorted(served):
+            if number not in kept and (name, number) not in self._missing:
+                self._retire(served.pop(number))
+
+    async def _obtain(self, found: Found) -> bool:
+        """Whether this version is served afterwards, perhaps with older content."""
+        key = found.name, found.number
+        served = self._served.get(found.name, {}).get(found.number)
+        if served and served.fingerprint == found.fingerprint:
+            self._broken.pop(key, None)
+            return True
+        if key in self._broken and self._broken[key].fingerprint == found.fingerprint:
+            return served is not None
+        self._loading.add(key)
+        started = time.monotonic()
+        try:
+            translator = await asyncio.to_thread(_load, found, self._options)
+        except Exception as error:
+            self._report_broken(found, error)
+            return served is not None
+        finally:
+            self._loading.discard(key)
+        self._broken.pop(key, None)
+        model = ServedModel(found, translator, self._options)
+        self._served.setdefault(found.name, {})[found.number] = model
+        self._report_loaded(model, time.monotonic() - started)
+        if served:
+            self._retire(served)
+        self._changed()
+        return True
+
+    def _retire(self, model: ServedModel) -> None:
+        if not self._served.get(model.name):
+            self._served.pop(model.name, None)
+        task = asyncio.create_task(model.retire(self._options.shutdown_grace_seconds))
+        self._retiring[task] = model
+
+        def retired(task: asyncio.Task[None]) -> None:
+            self._retiring.pop(task, None)
+            self._reporter.event("unloaded", model=model.name, number=model.number, version=model.bundle.version)
+            self._changed()
+
+        task.add_done_callback(retired)
+        self._changed()
+
+    def _report_loaded(self, model: ServedModel, seconds: float) -> None:
+        self._reporter.event(
+            "loaded",
+            model=model.name,
+            number=model.number,
+            version=model.bundle.version,
+            variant=self._options.variant or model.bundle.manifest.default_variant,
+            threads=model.translator.session.threads,
+            seconds=round(seconds, 2),
+        )
+
+    def _report_broken(self, found: Found, error: Exception) -> None:
+        broken = _Broken(found.fingerprint, error)
+        self._broken[found.name, found.number] = broken
+        known = isinstance(error, T2TDeployError)
+        logger.error(
+            "%s:%d cannot be loaded: %s", found.name, found.number, broken.reason, exc_info=None if known else error
+        )
+        self._reporter.event("broken", model=found.name, number=found.number, reason=broken.reason)
+        self._changed()
+
+
+def _load(found: Found, options: ServerOptions) -> Translator:
+    bundle = load_bundle(found.directory)
+    require_runnable(bundle, options.variant)
+    return load_translator(bundle, options)

@@ -1,0 +1,67 @@
+"""Which versions of a model are served, and the other names that models have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True)
+class VersionPolicy:
+    """Which of the versions on disk are served.
+
+    Args:
+        newest: so many of the newest that can be loaded; None: no bound.
+        numbers: only these; None: all.
+    """
+
+    newest: int | None
+    numbers: frozenset[int] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "latest", "latest:2", "all", or numbers "1+3".
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        kind, _, count = text.partition(":")
+        if text == "all":
+            return cls(None)
+        if kind == "latest" and (not count or (count.isdecimal() and int(count) > 0)):
+            return cls(int(count or 1))
+        numbers = text.split("+")
+        if all(number.isdecimal() and int(number) > 0 for number in numbers):
+            return cls(None, frozenset(map(int, numbers)))
+        raise ValueError("it is not latest, latest:N, all, or numbers like 1+3")
+
+    def candidates(self, numbers: Iterable[int]) -> list[int]:
+        """Of the versions on disk those that may be served, newest first."""
+        return sorted((one for one in numbers if self.numbers is None or one in self.numbers), reverse=True)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name of a model.
+
+    Args:
+        number: of the version it stays at; None: the newest.
+    """
+
+    name: str
+    model: str
+    number: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads "production=ende" or "production=ende:2".
+
+        Raises:
+            ValueError: it is neither.
+        """
+        name, _, target = text.partition("=")
+        model, _, number = target.partition(":")
+        if not name or not model or (":" in target and not (number.isdecimal() and int(number) > 0)):
+            raise ValueError("an alias is written name=model or name=model:version")
+        return cls(name, model, int(number) if number else None)
