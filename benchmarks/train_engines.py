@@ -303,6 +303,7 @@ def main() -> None:
         return
     settings = {"batch_size": BATCH_SIZE, "vocabulary": VOCABULARY, "clip_grad_norm": CLIP, "threads": options.threads}
     sizes = earlier_sizes(settings) | sizes
+    sizes = {size: sizes[size] for size in SIZES if size in sizes}
     last_line = {size: content["ratios"] for size, content in sizes.items()}
     RESULTS.mkdir(exist_ok=True)
     plot(sizes, RESULTS / "train_engines.png")
