@@ -61,7 +61,7 @@ def _decoding(command: Command) -> Command:
 @click.option("--target-prefix", help="What every translation starts with.")
 @click.option("--target-prefixes", "prefix_file", type=options.file, help="What each starts with, a line for each.")
 @_decoding
-@click.option("--model", default="", help="Name of the server's model [its only one].")
+@click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
 )
@@ -154,7 +154,8 @@ def _ask(
 ) -> list[list[Hypothesis]]:
     from t2tdeploy.serving.client import Client, ClientOptions
 
-    with Client(server, ClientOptions(model=model, timeout=timeout)) as client:
+    name, _, version = model.partition(":")
+    with Client(server, ClientOptions(model=name, model_version=version, timeout=timeout)) as client:
         return client.translate(
             sources, asked, target_prefixes=prefixes, reporter=None if quiet else make_reporter(as_json)
         )
