@@ -77,7 +77,14 @@ class ModelRepository:
         self._unloaded: set[str] = set()  # by request: a look at the disk does not bring them back
         self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
         self._retiring: dict[asyncio.Task[None], ServedModel] = {}
+        self._batches_of_retired = 0
         self._lock = asyncio.Lock()
+
+    @property
+    def batches(self) -> int:
+        """Batches run so far, also by models that have left; the warm-up not counted."""
+        models = {*self.models(), *self._retiring.values()}
+        return self._batches_of_retired + sum(model.scheduler.batches for model in models)
 
     async def start(self) -> None:
         """Loads what the source has.
@@ -284,6 +291,7 @@ class ModelRepository:
 
         def retired(task: asyncio.Task[None]) -> None:
             self._retiring.pop(task, None)
+            self._batches_of_retired += model.scheduler.batches
             self._reporter.event("unloaded", model=model.name, number=model.number, version=model.bundle.version)
             self._changed()
 

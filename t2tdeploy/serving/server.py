@@ -79,8 +79,8 @@ class Server:
 
     @property
     def batches(self) -> int:
-        """Batches run so far by the models that serve, the warm-up not counted."""
-        return sum(model.scheduler.batches for model in self.repository.models())
+        """Batches run so far, the warm-up not counted."""
+        return self.repository.batches
 
     async def start(self) -> int:
         """Binds the port, loads the models, warms them up, then serves. Until then requests get UNAVAILABLE.

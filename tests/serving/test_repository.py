@@ -278,6 +278,9 @@ def test_reload_under_load_fails_no_request(root: Path, contents: list[Path]) ->
                 over.set()
             assert all(call.result(30) for call in calls)
         assert set(server.answers) == {"OK"}
+        assert 0 < server.batches <= server.answers["OK"]
+        wait_until(lambda: [one.state for one in server.repository.entries()] == ["READY"])
+        assert server.batches > 4  # those of the versions that left are counted
 
 
 def test_health_is_known_of_every_model_and_version(root: Path, contents: list[Path]) -> None:
