@@ -1,28 +1,43 @@
 """Which waiting sentences run together: length-aware dynamic batching, as pure bookkeeping.
 
-A free worker calls `take`. The rules, in this order:
+**Who goes first.** Sentences stand in one line, in the order of `enqueued - priority * priority_seconds`: a level of
+priority is a head start of so many seconds. So a sentence is only ever overtaken by those of a higher priority that
+came at most (levels between them) x `priority_seconds` after it, and whatever arrives, nothing starves.
 
-1. The oldest waiting sentence is always in the batch, so nothing starves.
+**A batch.** A free worker calls `take`. The rules, in this order:
+
+1. The first in line leads: it is always in the batch.
 2. Only sentences with its key (model and decode options) join it.
-3. Those closest to its length join first, ties in order of arrival, while the batch keeps within `max_batch_size`
+3. Those closest to its length join first; of two as close the shorter, of equally long ones the first in line. Towards
+   longer and towards shorter ones it ends at the first that does not fit: a batch keeps within `max_batch_size`
    sentences and `max_batch_tokens`, and is at least half real tokens. Every sentence of a batch costs as much as the
    dearest, because all are padded to the longest.
 4. With `max_queue_delay` = 0, the default, a free worker takes at once: batches form by themselves while workers are
-   busy, and a lone sentence never waits. With a longer delay a free worker waits until the batch is full or its oldest
-   sentence has waited that long: larger batches for a later answer.
+   busy, and a lone sentence never waits. With a longer delay a free worker waits until the batch around the first in
+   line of some key is full, somebody has waited that long, or a deadline is near (`Item.start_by`). That one leads
+   then, if the first in line still has time.
 
-Nothing here locks, sleeps or reads a clock: the caller passes the time, and calls from one thread.
+**Deadlines.** `expire` drops what nobody can use any more, before it runs. Nothing is refused on the guess that it will
+be late: how long the queue will take is not known well enough.
+
+Nothing here locks, sleeps or reads a clock: the caller passes the time, which never goes back, and calls from one
+thread. With n sentences waiting, adding or removing one costs O(log n), and `take` O(the batch), however many wait.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
-from collections.abc import Hashable, Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+
+MIN_PRIORITY, MAX_PRIORITY = -2, 2
 
 _MIN_REAL_SHARE = 0.5
 """Of the tokens of a batch, padding included: a long sentence does not drag many short ones to its length."""
@@ -38,6 +53,7 @@ class BatchLimits:
         max_queue_delay: seconds that a free worker waits for a fuller batch.
         max_queue_sentences: waiting sentences.
         max_queue_tokens: their tokens, without padding.
+        priority_seconds: head start of a level of priority.
     """
 
     max_batch_size: int
@@ -45,6 +61,7 @@ class BatchLimits:
     max_queue_delay: float
     max_queue_sentences: int
     max_queue_tokens: int
+    priority_seconds: float = 5.0
 
 
 @dataclass(eq=False)
@@ -57,7 +74,10 @@ class Item(Generic[K, T]):
         cost: of the memory it takes while it runs, in tokens; grows with the length.
         key: sentences with different keys never share a batch.
         deadline: time after which it is no longer wanted.
+        start_by: time by which it should be taken to be done in time; None: no hurry.
+        priority: MIN_PRIORITY to MAX_PRIORITY; higher goes first.
         enqueued: when it came; set by `BatchQueue.add`.
+        place: its place in line, lower goes first; set by `BatchQueue.add`.
     """
 
     content: T
@@ -65,7 +85,13 @@ class Item(Generic[K, T]):
     cost: int
     key: K
     deadline: float | None = None
+    start_by: float | None = None
+    priority: int = 0
     enqueued: float = field(default=0.0, init=False)
+    place: tuple[float, int] = field(default=(0.0, 0), init=False)
+
+
+_PLACE: Callable[[Item[Any, Any]], tuple[float, int]] = attrgetter("place")
 
 
 class QueueFullError(Exception):
@@ -73,87 +99,207 @@ class QueueFullError(Exception):
 
 
 class BatchQueue(Generic[K, T]):
-    """Sentences that wait for a worker, oldest first."""
+    """Sentences that wait for a worker."""
 
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self.tokens = 0
-        self._items: dict[Item[K, T], None] = {}  # a dict keeps the order of arrival and removes in constant time
+        self._count = itertools.count()
+        self._waiting: dict[Item[K, T], None] = {}  # a dict keeps the order of arrival and removes in constant time
+        self._lines: dict[int, dict[Item[K, T], None]] = {}  # by priority; within one, the order of arrival is the line
+        self._groups: dict[K, _Group[K, T]] = {}
+        self._deadlines = _Timers[K, T](self._waiting)
+        self._hurried = _Timers[K, T](self._waiting)
+        self._changed: dict[K, None] = {}  # keys whose batch may have become full since the last look
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._waiting)
 
-    def has_room(self, count: int) -> bool:
-        """Whether `count` more sentences may wait, their tokens aside."""
-        return len(self) + count <= self.limits.max_queue_sentences
+    def has_room(self, count: int, tokens: int = 0) -> bool:
+        """Whether `count` more sentences of `tokens` together may wait."""
+        limits = self.limits
+        return len(self) + count <= limits.max_queue_sentences and self.tokens + tokens <= limits.max_queue_tokens
 
     def add(self, items: Sequence[Item[K, T]], now: float) -> None:
-        """Puts all `items` at the end of the queue, or none.
+        """Puts all `items` into the queue, or none.
 
         Raises:
             QueueFullError: they do not fit.
         """
         tokens = sum(item.length for item in items)
-        if not self.has_room(len(items)) or self.tokens + tokens > self.limits.max_queue_tokens:
+        if not self.has_room(len(items), tokens):
             raise QueueFullError
         self.tokens += tokens
         for item in items:
             item.enqueued = now
-            self._items[item] = None
+            item.place = (now - item.priority * self.limits.priority_seconds, next(self._count))
+            self._waiting[item] = None
+            self._lines.setdefault(item.priority, {})[item] = None
+            self._groups.setdefault(item.key, _Group()).add(item)
+            if item.deadline is not None:
+                self._deadlines.add(item.deadline, item)
+            if self.limits.max_queue_delay > 0:
+                self._changed[item.key] = None
+                if item.start_by is not None:
+                    self._hurried.add(item.start_by, item)
 
     def discard(self, items: Iterable[Item[K, T]]) -> None:
         """Removes those of `items` that still wait: they were cancelled."""
         for item in items:
-            if item in self._items:
+            if item in self._waiting:
                 self._remove(item)
 
     def expire(self, now: float) -> list[Item[K, T]]:
-        """Removes and returns the items whose deadline has passed."""
-        expired = [item for item in self._items if item.deadline is not None and item.deadline <= now]
-        self.discard(expired)
+        """Removes and returns the items whose deadline has passed, the earliest deadline first."""
+        expired = []
+        while (first := self._deadlines.first()) and first[0] <= now:
+            self._remove(first[1])
+            expired.append(first[1])
         return expired
 
     def clear(self) -> list[Item[K, T]]:
         """Removes and returns everything."""
-        items = list(self._items)
+        items = list(self._waiting)
         self.discard(items)
         return items
 
+    def ready(self, now: float) -> bool:
+        """Whether `take` has a batch for a free worker."""
+        return self._leader(now) is not None or self._full_batch() is not None
+
     def take(self, now: float) -> list[Item[K, T]]:
         """Removes and returns the next batch for a free worker; empty if none is due yet. Call `expire` first."""
-        if not self._items:
-            return []
-        batch, full = self._select()
-        if not full and now < self._oldest().enqueued + self.limits.max_queue_delay:
-            return []
+        leader = self._leader(now)
+        batch = self._select(leader)[0] if leader else self._full_batch() or []
         self.discard(batch)
         return batch
 
     def due(self) -> float | None:
         """When a free worker should take, if nothing else happens until then; None: nothing waits."""
-        return self._oldest().enqueued + self.limits.max_queue_delay if self._items else None
+        if not self._waiting:
+            return None
+        due = next(iter(self._waiting)).enqueued + self.limits.max_queue_delay
+        hurried = self._hurried.first()
+        return min(due, hurried[0]) if hurried else due
 
-    def _oldest(self) -> Item[K, T]:
-        return next(iter(self._items))
+    def _leader(self, now: float) -> Item[K, T] | None:
+        """Whose batch is due, however small it is."""
+        if not self._waiting:
+            return None
+        first = min((next(iter(line)) for line in self._lines.values()), key=_PLACE)
+        delay = self.limits.max_queue_delay
+        if now >= first.enqueued + delay:
+            return first
+        hurried = self._hurried.first()
+        if hurried and hurried[0] <= now:
+            return hurried[1]
+        return first if now >= next(iter(self._waiting)).enqueued + delay else None
 
-    def _select(self) -> tuple[list[Item[K, T]], bool]:
-        """The batch around the oldest item, and whether it has no room for more."""
-        oldest = self._oldest()
-        others = (item for item in itertools.islice(self._items, 1, None) if item.key == oldest.key)
-        batch, longest, dearest, real = [oldest], oldest.length, oldest.cost, oldest.length
-        for item in sorted(others, key=lambda item: abs(item.length - oldest.length)):
-            if len(batch) == self.limits.max_batch_size:
-                break
-            count = len(batch) + 1
-            if count * max(dearest, item.cost) > self.limits.max_batch_tokens:
-                continue
-            if real + item.length < _MIN_REAL_SHARE * count * max(longest, item.length):
-                continue
-            batch.append(item)
-            longest, dearest, real = max(longest, item.length), max(dearest, item.cost), real + item.length
-        no_room = (len(batch) + 1) * dearest > self.limits.max_batch_tokens
-        return batch, no_room or len(batch) == self.limits.max_batch_size
+    def _full_batch(self) -> list[Item[K, T]] | None:
+        """A batch that has no room for more, of the key that has had one for the longest."""
+        for key in list(self._changed):
+            batch, full = self._select(self._groups[key].first())
+            if full:
+                return batch
+            del self._changed[key]
+        return None
+
+    def _select(self, leader: Item[K, T]) -> tuple[list[Item[K, T]], bool]:
+        """The batch around `leader`, and whether it has no room for more."""
+        most, budget = self.limits.max_batch_size, self.limits.max_batch_tokens
+        batch, longest, dearest, real = [leader], leader.length, leader.cost, leader.length
+        group = self._groups[leader.key]
+        shorter, longer = group.shorter(leader), group.longer(leader)
+        down, up = next(shorter, None), next(longer, None)
+        while len(batch) < most and (item := _closer(leader.length, down, up)):
+            count, longest_then, dearest_then = len(batch) + 1, max(longest, item.length), max(dearest, item.cost)
+            fits = count * dearest_then <= budget and real + item.length >= _MIN_REAL_SHARE * count * longest_then
+            if fits:
+                batch.append(item)
+                longest, dearest, real = longest_then, dearest_then, real + item.length
+            if item is down:
+                down = next(shorter, None) if fits else None
+            else:
+                up = next(longer, None) if fits else None
+        return batch, len(batch) == most or (len(batch) + 1) * dearest > budget
 
     def _remove(self, item: Item[K, T]) -> None:
-        del self._items[item]
         self.tokens -= item.length
+        del self._waiting[item]
+        line = self._lines[item.priority]
+        del line[item]
+        if not line:
+            del self._lines[item.priority]
+        group = self._groups[item.key]
+        group.remove(item)
+        if not group.lengths:
+            del self._groups[item.key]
+            self._changed.pop(item.key, None)
+        elif self.limits.max_queue_delay > 0:
+            self._changed[item.key] = None
+
+
+def _closer(length: int, down: Item[K, T] | None, up: Item[K, T] | None) -> Item[K, T] | None:
+    """The one whose length is closer; of two as close, the shorter."""
+    if down is None or up is None:
+        return up or down
+    return down if length - down.length <= up.length - length else up
+
+
+class _Group(Generic[K, T]):
+    """The waiting sentences of one key: those of each length in line."""
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []  # sorted
+        self._of_length: dict[int, list[Item[K, T]]] = {}
+
+    def add(self, item: Item[K, T]) -> None:
+        if item.length not in self._of_length:
+            self._of_length[item.length] = []
+            insort(self.lengths, item.length)
+        insort(self._of_length[item.length], item, key=_PLACE)
+
+    def remove(self, item: Item[K, T]) -> None:
+        same = self._of_length[item.length]
+        del same[0 if same[0] is item else bisect_left(same, item.place, key=_PLACE)]
+        if not same:
+            del self._of_length[item.length]
+            del self.lengths[bisect_left(self.lengths, item.length)]
+
+    def first(self) -> Item[K, T]:
+        """Who is first in line."""
+        return min((same[0] for same in self._of_length.values()), key=_PLACE)
+
+    def shorter(self, leader: Item[K, T]) -> Iterator[Item[K, T]]:
+        """Those shorter than `leader`, the longest of them first."""
+        for index in range(bisect_left(self.lengths, leader.length) - 1, -1, -1):
+            yield from self._of_length[self.lengths[index]]
+
+    def longer(self, leader: Item[K, T]) -> Iterator[Item[K, T]]:
+        """The others at least as long as `leader`, the shortest of them first."""
+        for index in range(bisect_left(self.lengths, leader.length), len(self.lengths)):
+            for item in self._of_length[self.lengths[index]]:
+                if item is not leader:
+                    yield item
+
+
+class _Timers(Generic[K, T]):
+    """The earliest of many times, each of a waiting item. Items that wait no longer fall out by themselves."""
+
+    def __init__(self, waiting: dict[Item[K, T], None]) -> None:
+        self._waiting = waiting
+        self._heap: list[tuple[float, int, Item[K, T]]] = []
+
+    def add(self, time: float, item: Item[K, T]) -> None:
+        heapq.heappush(self._heap, (time, item.place[1], item))
+        if len(self._heap) > 2 * len(self._waiting) + 64:
+            self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
+            heapq.heapify(self._heap)
+
+    def first(self) -> tuple[float, Item[K, T]] | None:
+        while self._heap:
+            time, _, item = self._heap[0]
+            if item in self._waiting:
+                return time, item
+            heapq.heappop(self._heap)
+        return None

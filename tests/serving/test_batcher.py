@@ -1,17 +1,23 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item, QueueFullError
+from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY, BatchLimits, BatchQueue, Item, QueueFullError
 
 LIMITS = BatchLimits(
-    max_batch_size=4, max_batch_tokens=40, max_queue_delay=0.0, max_queue_sentences=12, max_queue_tokens=150
+    max_batch_size=4,
+    max_batch_tokens=40,
+    max_queue_delay=0.0,
+    max_queue_sentences=12,
+    max_queue_tokens=150,
+    priority_seconds=3.0,
 )
+PRIORITIES = st.integers(MIN_PRIORITY, MAX_PRIORITY)
 
 
-def item(length: int, key: str = "a", deadline: float | None = None, *, cost: int | None = None) -> Item[str, None]:
-    return Item(None, length, cost or length, key, deadline)
+def item(length: int, key: str = "a", deadline: float | None = None, **more: object) -> Item[str, None]:
+    return Item(None, length, **{"cost": length, "key": key, "deadline": deadline, **more})  # type: ignore[arg-type]
 
 
 def limits(**changes: float) -> BatchLimits:
@@ -111,28 +117,157 @@ def test_nothing_starves(waiting: list[int], newcomers: list[int]) -> None:
                 queue.add([item(length)], now=turn)
 
 
+def test_a_higher_priority_goes_before_what_came_at_most_its_head_start_earlier() -> None:
+    queue = BatchQueue[str, None](LIMITS)
+    old, new, urgent = item(30), item(30), item(30, priority=1)
+    queue.add([old], now=0)
+    queue.add([new], now=2)
+    queue.add([urgent], now=4)
+    assert [queue.take(now=4) for _ in range(3)] == [[old], [urgent], [new]]
+
+
+def test_among_equally_long_ones_the_first_in_line_joins_first() -> None:
+    queue = BatchQueue[str, None](limits(max_batch_size=2))
+    first, bulk, urgent = item(5, priority=2), item(5, priority=-1), item(5, priority=1)
+    queue.add([bulk, urgent, first], now=0)
+    assert queue.take(now=0) == [first, urgent]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 40), PRIORITIES), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 40), PRIORITIES), min_size=1, max_size=5),
+    st.floats(0.5, 4),
+)
+def test_nothing_of_any_priority_starves(
+    waiting: list[tuple[int, int]], newcomers: list[tuple[int, int]], pause: float
+) -> None:
+    """Whatever arrives: once nobody can come before it any more, it is out after as many batches as stand before it."""
+    queue = BatchQueue[str, None](limits(max_queue_sentences=1000, max_queue_tokens=100_000))
+    first = [item(length, priority=priority, key="ab"[length % 2]) for length, priority in waiting]
+    queue.add(first, now=0)
+    here, now = list(first), 0.0
+    closed = (MAX_PRIORITY - MIN_PRIORITY) * LIMITS.priority_seconds
+    left: dict[Item[str, None], int] = {}
+    while any(one in here for one in first):
+        if now > closed and not left:
+            left = {one: sum(other.place <= one.place for other in here) for one in first if one in here}
+        batch = queue.take(now)
+        here = [one for one in here if one not in batch]
+        for one in set(left) - set(batch):
+            left[one] -= 1
+            assert one not in here or left[one] > 0
+        arrivals = [item(length, priority=priority) for length, priority in newcomers]
+        now += pause
+        queue.add(arrivals, now)
+        here += arrivals
+
+
+def test_a_near_deadline_is_not_left_waiting_for_a_fuller_batch() -> None:
+    queue = BatchQueue[str, None](limits(max_queue_delay=5.0))
+    patient, hurried = item(3, key="a"), item(3, key="b", start_by=12.0, deadline=13.0)
+    queue.add([patient], now=9)
+    queue.add([hurried], now=10)
+    assert queue.due() == 12
+    assert not queue.ready(now=11.9)
+    assert queue.take(now=12) == [hurried], "the first in line still has time"
+    assert queue.due() == 14
+    assert queue.take(now=14) == [patient]
+
+
+def test_a_full_batch_of_any_key_does_not_wait() -> None:
+    queue = BatchQueue[str, None](limits(max_queue_delay=5.0))
+    queue.add([item(3, key="a")], now=0)
+    queue.add([item(3, key="b") for _ in range(3)], now=1)
+    assert not queue.ready(now=1)
+    queue.add([item(3, key="b")], now=1)
+    assert [one.key for one in queue.take(now=1)] == ["b"] * 4
+    assert queue.take(now=1) == []
+
+
+def test_what_is_forgotten_leaves_nothing_behind() -> None:
+    """Far deadlines of sentences that were taken long ago are not kept."""
+    queue = BatchQueue[str, None](limits(max_queue_delay=1.0))
+    for second in range(2000):
+        queue.add([item(1 + second % 7, f"key {second}", deadline=1e9, start_by=1e9)], now=second)
+        queue.take(now=second + 1)
+    assert max(len(timers._heap) for timers in (queue._deadlines, queue._hurried)) < 100
+    assert not queue._groups
+    assert not queue._lines
+    assert not queue._changed
+
+
+def leader(waiting: list[Item[str, None]], now: float, delay: float) -> Item[str, None] | None:
+    """Rules 1 and 4, but for full batches, as an obvious search."""
+    if not waiting:
+        return None
+    first = min(waiting, key=lambda one: one.place)
+    if first.enqueued + delay <= now:
+        return first
+    hurried = [one for one in waiting if one.start_by is not None and one.start_by <= now]
+    if delay and hurried:
+        return min(hurried, key=lambda one: (one.start_by, one.place[1]))
+    return first if min(one.enqueued for one in waiting) + delay <= now else None
+
+
+def selection(waiting: list[Item[str, None]], leading: Item[str, None]) -> list[Item[str, None]]:
+    """Rules 1 to 3 as an obvious search."""
+
+    def closeness(one: Item[str, None]) -> tuple[int, bool, tuple[float, int]]:
+        return abs(one.length - leading.length), one.length > leading.length, one.place
+
+    batch, ended = [leading], set()
+    for one in sorted((one for one in waiting if one.key == leading.key and one is not leading), key=closeness):
+        longer, wider = one.length >= leading.length, [*batch, one]
+        half_real = sum(each.length for each in wider) >= padded(wider) / 2
+        if longer in ended or len(batch) == LIMITS.max_batch_size:
+            continue
+        if half_real and len(wider) * max(each.cost for each in wider) <= LIMITS.max_batch_tokens:
+            batch = wider
+        else:
+            ended.add(longer)
+    return batch
+
+
+def full(batch: list[Item[str, None]]) -> bool:
+    more = (len(batch) + 1) * max(one.cost for one in batch) > LIMITS.max_batch_tokens
+    return more or len(batch) == LIMITS.max_batch_size
+
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.integers(1, 50), st.sampled_from("ab"), PRIORITIES, st.none() | st.floats(0, 5), st.none() | st.floats(0, 5)
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
 class QueueMachine(RuleBasedStateMachine):
     """Any sequence of arrivals, cancellations, expiries and batches, beside a plain list of who waits."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self.queue: BatchQueue[str, None] = BatchQueue(limits(max_queue_delay=2.0))
+    @initialize(delay=st.sampled_from([0.0, 2.0]))
+    def make(self, delay: float) -> None:
+        self.now, self.delay = 0.0, delay
+        self.queue: BatchQueue[str, None] = BatchQueue(limits(max_queue_delay=delay))
         self.waiting: list[Item[str, None]] = []
 
     @rule(seconds=st.floats(0, 3))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(
-        arrivals=st.lists(
-            st.tuples(st.integers(1, 50), st.sampled_from("ab"), st.none() | st.floats(0, 5)), min_size=1, max_size=5
-        )
-    )
-    def arrive(self, arrivals: list[tuple[int, str, float | None]]) -> None:
-        items = [item(length, key, None if ttl is None else self.now + ttl) for length, key, ttl in arrivals]
+    @rule(arrivals=ARRIVALS)
+    def arrive(self, arrivals: list[tuple[int, str, int, float | None, float | None]]) -> None:
+        def later(seconds: float | None) -> float | None:
+            return None if seconds is None else self.now + seconds
+
+        items = [
+            item(length, key, later(ttl), priority=priority, start_by=later(hurry))
+            for length, key, priority, ttl, hurry in arrivals
+        ]
         everything = [*self.waiting, *items]
         fits = len(everything) <= 12 and sum(one.length for one in everything) <= 150
+        assert self.queue.has_room(len(items), sum(one.length for one in items)) == fits
         try:
             self.queue.add(items, self.now)
         except QueueFullError:
@@ -149,21 +284,29 @@ class QueueMachine(RuleBasedStateMachine):
         self.waiting.remove(victim)
 
     @rule()
-    def take(self) -> None:
+    def expire(self) -> None:
         expired = [one for one in self.waiting if one.deadline is not None and one.deadline <= self.now]
-        assert self.queue.expire(self.now) == expired
+        assert set(self.queue.expire(self.now)) == set(expired)
         self.waiting = [one for one in self.waiting if one not in expired]
-        due = self.queue.due()
+
+    @rule()
+    def take(self) -> None:
+        due, ready = self.queue.due(), self.queue.ready(self.now)
+        leading = leader(self.waiting, self.now, self.delay)
+        heads = [min((one for one in self.waiting if one.key == key), key=lambda one: one.place) for key in self.keys()]
+        batches = [selection(self.waiting, leading)] if leading else []
+        batches = batches or [batch for head in heads if full(batch := selection(self.waiting, head))]
         batch = self.queue.take(self.now)
-        if not batch:
-            assert due is None or self.now < due
-            return
-        assert batch[0] is self.waiting[0]
+        assert ready == bool(batch)
+        assert batch in batches if batches else not batch
+        assert batch or due is None or self.now < due
         assert len({id(one) for one in batch}) == len(batch) <= LIMITS.max_batch_size
-        assert {one.key for one in batch} == {self.waiting[0].key}
-        assert len(batch) == 1 or padded(batch) <= LIMITS.max_batch_tokens
-        assert all(one in self.waiting for one in batch)
+        assert len({one.key for one in batch}) <= 1
+        assert len(batch) <= 1 or padded(batch) <= LIMITS.max_batch_tokens
         self.waiting = [one for one in self.waiting if one not in batch]
+
+    def keys(self) -> list[str]:
+        return sorted({one.key for one in self.waiting})
 
     @invariant()
     def the_queue_holds_who_waits(self) -> None:
