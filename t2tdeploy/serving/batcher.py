@@ -143,11 +143,13 @@ class BatchQueue(Generic[K, T]):
                 if item.start_by is not None:
                     self._hurried.add(item.start_by, item)
 
-    def discard(self, items: Iterable[Item[K, T]]) -> None:
-        """Removes those of `items` that still wait: they were cancelled."""
+    def discard(self, items: Iterable[Item[K, T]]) -> int:
+        """Removes those of `items` that still wait: they were cancelled. Returns how many these are."""
+        before = len(self)
         for item in items:
             if item in self._waiting:
                 self._remove(item)
+        return before - len(self)
 
     def expire(self, now: float) -> list[Item[K, T]]:
         """Removes and returns the items whose deadline has passed, the earliest deadline first."""

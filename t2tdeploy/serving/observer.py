@@ -19,8 +19,9 @@ from typing import Literal, Protocol
 Dropped = Literal["cancelled", "deadline", "stopped"]
 """Why a waiting sentence was not run: its request ended, its deadline passed, the scheduler stopped."""
 
-Outcome = Literal["ok", "failed", "stopped"]
-"""How a batch ended: with answers; with an error of the graph; stopped because nobody waited for it any more."""
+Outcome = Literal["ok", "failed", "split", "stopped"]
+"""How a batch ended: with answers; with an error of the graph; with one, but its sentences run again in smaller
+batches; stopped because nobody waited for it any more."""
 
 Refusal = Literal["queue_full", "deadline"]
 """Why a request was not queued: no room; its deadline had passed already."""
@@ -115,7 +116,7 @@ class SizeStatistics:
 @dataclass
 class BatchStatistics(SilentObserver):
     """Sums over the life of one model, in the words of Triton's ModelStatistics: an inference is a sentence, an
-    execution a batch. Times of failed batches are counted apart, of stopped ones not at all.
+    execution a batch. Failed sentences are counted apart, batches that were stopped or split not at all.
 
     Args:
         inference_count: sentences that were translated.

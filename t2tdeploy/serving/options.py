@@ -29,7 +29,7 @@ class ServerOptions(Settings):
     variant: str | None = Field(
         None, min_length=1, description="form of the bundle's graph that runs; none: the bundle's default_variant"
     )
-    workers: int = Field(1, ge=1, description="batches that run at once; they share the model's memory")
+    workers: int = Field(1, ge=1, description="batches that run at once, of all models; those of one share its memory")
     threads: int | None = Field(
         None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
     )
@@ -44,6 +44,9 @@ class ServerOptions(Settings):
     )
     max_queue_sentences: int = Field(2048, ge=1, description="sentences that may wait; more are refused for now")
     max_queue_tokens: int = Field(131_072, ge=1, description="source tokens that may wait; more are refused for now")
+    priority_seconds: float = Field(
+        5.0, ge=0, description="head start that one level of priority gives a sentence in the queue"
+    )
     max_sentences_per_request: int = Field(256, ge=1, description="sentences of one request")
     max_beam_size: BeamSize = Field(
         MAX_BEAM_SIZE, description="beam_size that a request may ask for; at least the bundle's default"
@@ -94,4 +97,5 @@ class ServerOptions(Settings):
             max_queue_delay=self.max_queue_delay_ms / 1000,
             max_queue_sentences=self.max_queue_sentences,
             max_queue_tokens=self.max_queue_tokens,
+            priority_seconds=self.priority_seconds,
         )

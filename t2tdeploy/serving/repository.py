@@ -18,6 +18,7 @@ from t2tdeploy.bundle import load_bundle
 from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError
 from t2tdeploy.progress import Reporter
 from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
+from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.served_model import ServedModel, load_translator
@@ -78,6 +79,7 @@ class ModelRepository:
         self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
         self._retiring: dict[asyncio.Task[None], ServedModel] = {}
         self._batches_of_retired = 0
+        self._slots = ComputeSlots(options.workers)
         self._lock = asyncio.Lock()
 
     @property
@@ -275,7 +277,7 @@ class ModelRepository:
         finally:
             self._loading.discard(key)
         self._broken.pop(key, None)
-        model = ServedModel(found, translator, self._options)
+        model = ServedModel(found, translator, self._options, self._slots)
         self._served.setdefault(found.name, {})[found.number] = model
         self._report_loaded(model, time.monotonic() - started)
         if served:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from t2tdeploy.runtime import Interrupt, SearchStoppedError
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item, QueueFullError
+from t2tdeploy.serving.compute_slots import ComputeSlots
+from t2tdeploy.serving.observer import (
+    BatchObserver,
+    BatchReport,
+    BatchStatistics,
+    Dropped,
+    Outcome,
+    Refusal,
+    SchedulerState,
+)
 from t2tdeploy.translator import Hypothesis, SearchKey, Translator
 
+logger = logging.getLogger("t2tdeploy.serving")
+
 _MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
-_SMOOTHING = 0.2  # weight of the newest batch in the running mean of seconds per token
+_SMOOTHING = 0.2  # weight of the newest batch in running means
 
 
 class OverloadedError(Exception):
@@ -56,11 +71,14 @@ class _Waiting:
     started: float | None = None
 
 
+_Item: TypeAlias = Item[SearchKey, _Waiting]
+
+
 @dataclass(eq=False)
 class _Run:
     """A batch under way."""
 
-    batch: list[Item[SearchKey, _Waiting]]
+    batch: list[_Item]
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def stop_if_unwanted(self) -> None:
@@ -72,19 +90,34 @@ class Scheduler:
     """The queue of one model and the workers that empty it.
 
     Args:
-        workers: batches that run at once.
+        workers: batches of this model that run at once.
+        slots: of the process, shared by the schedulers of all its models; None: this scheduler has it for itself.
+        observers: are told what happens; see serving/observer.py.
     """
 
-    def __init__(self, translator: Translator, limits: BatchLimits, *, workers: int) -> None:
+    def __init__(
+        self,
+        translator: Translator,
+        limits: BatchLimits,
+        *,
+        workers: int,
+        slots: ComputeSlots | None = None,
+        observers: Sequence[BatchObserver] = (),
+    ) -> None:
         self.batches = 0
+        self.statistics = BatchStatistics()
+        self._observers: list[BatchObserver] = [self.statistics, *observers]
         self._translator = translator
         self._queue: BatchQueue[SearchKey, _Waiting] = BatchQueue(limits)
         self._workers = workers
+        self._slots = slots or ComputeSlots(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
         self._runs: set[_Run] = set()
         self._arrived = asyncio.Event()
+        self._wanting_room: deque[tuple[list[_Item], asyncio.Future[None]]] = deque()
         self._seconds_per_token: float | None = None
+        self._seconds_per_batch: float | None = None
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
@@ -96,11 +129,24 @@ class Scheduler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         waiting = self._queue.clear()
+        self._tell_dropped(len(waiting), "stopped")
+        stopped = UnavailableError("the server stopped before it could answer")
         for item in [*waiting, *(item for run in self._runs for item in run.batch)]:
-            _fail(item, UnavailableError("the server stopped before it could answer"))
+            _fail(item.content.future, stopped)
+        for _, room in self._wanting_room:
+            _fail(room, stopped)
         for run in self._runs:
             run.interrupt.stop()
         await asyncio.to_thread(self._pool.shutdown)
+
+    def subscribe(self, observer: BatchObserver) -> None:
+        """Tells `observer` too what happens from now on."""
+        self._observers.append(observer)
+
+    def state(self) -> SchedulerState:
+        """What waits and runs now."""
+        sentences = sum(len(run.batch) for run in self._runs)
+        return SchedulerState(len(self._queue), self._queue.tokens, len(self._runs), sentences, self._workers)
 
     def require_room(self, count: int) -> None:
         """Checks that `count` more sentences may wait, before work is spent on them.
@@ -109,13 +155,24 @@ class Scheduler:
             OverloadedError: the queue is full.
         """
         if not self._queue.has_room(count):
+            self._tell_refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
 
-    async def translate(self, sentences: Sequence[Sentence], key: SearchKey, *, deadline: float | None) -> Answer:
+    async def translate(
+        self,
+        sentences: Sequence[Sentence],
+        key: SearchKey,
+        *,
+        deadline: float | None,
+        priority: int = 0,
+        wait_for_room: bool = False,
+    ) -> Answer:
         """Queues `sentences` and waits for their hypotheses. Cancelling it withdraws them.
 
         Args:
             deadline: on the clock of the event loop.
+            priority: MIN_PRIORITY to MAX_PRIORITY of the batcher; higher goes first.
+            wait_for_room: instead of being refused by a full queue, wait in line until there is room.
 
         Raises:
             OverloadedError: the queue is full; none was queued.
@@ -124,38 +181,85 @@ class Scheduler:
             OperationalError: the search failed.
         """
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences]
-        items = [
-            Item(
-                one,
-                len(one.sentence.ids) + len(one.sentence.prefix),
-                key.cost(len(one.sentence.ids), len(one.sentence.prefix)),
-                key,
-                deadline,
-            )
-            for one in waiting
-        ]
         accepted = loop.time()
-        try:
-            self._queue.add(items, accepted)
-        except QueueFullError:
-            raise OverloadedError(self._retry_after()) from None
-        self._arrived.set()
+        if deadline is not None and deadline <= accepted:
+            self._tell_refused(len(sentences), "deadline")
+            raise TimeoutError
+        waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences]
+        items = [self._item(one, key, deadline, priority) for one in waiting]
+        why: Dropped = "cancelled"
         try:
             async with asyncio.timeout_at(deadline):
+                if wait_for_room:
+                    await self._wait_for_room(items)
+                else:
+                    self._add(items)
                 hypotheses = await asyncio.gather(*(one.future for one in waiting))
+        except TimeoutError:
+            why = "deadline"
+            raise
         finally:
-            self._withdraw(items)
+            self._withdraw(items, why)
         started = min(one.started for one in waiting if one.started is not None)
         return Answer(hypotheses, queue=started - accepted, compute=loop.time() - started)
 
-    def _withdraw(self, items: list[Item[SearchKey, _Waiting]]) -> None:
+    def _item(self, one: _Waiting, key: SearchKey, deadline: float | None, priority: int) -> _Item:
+        length, prefix = len(one.sentence.ids), len(one.sentence.prefix)
+        return Item(
+            one,
+            length + prefix,
+            key.cost(length, prefix),
+            key,
+            deadline,
+            start_by=None if deadline is None else deadline - (self._seconds_per_batch or 0.0),
+            priority=priority,
+        )
+
+    def _add(self, items: list[_Item]) -> None:
+        """
+        Raises:
+            OverloadedError: the queue is full; none was queued.
+        """
+        try:
+            self._queue.add(items, asyncio.get_running_loop().time())
+        except QueueFullError:
+            self._tell_refused(len(items), "queue_full")
+            raise OverloadedError(self._retry_after()) from None
+        self._arrived.set()
+        tokens, priority = sum(item.length for item in items), items[0].priority
+        self._tell(lambda observer: observer.admitted(len(items), tokens, priority))
+
+    async def _wait_for_room(self, items: list[_Item]) -> None:
+        """Queues `items` as soon as they fit; those who wait longer first."""
+        if not self._wanting_room and self._fits(items):
+            self._add(items)
+            return
+        room = asyncio.get_running_loop().create_future()
+        self._wanting_room.append((items, room))
+        await room
+
+    def _give_room(self) -> None:
+        """Queues of those who wait for room what fits; call it when the queue became shorter."""
+        while self._wanting_room:
+            items, room = self._wanting_room[0]
+            if not room.done():
+                if not self._fits(items):
+                    return
+                self._add(items)
+                room.set_result(None)
+            self._wanting_room.popleft()
+
+    def _fits(self, items: list[_Item]) -> bool:
+        return self._queue.has_room(len(items), sum(item.length for item in items))
+
+    def _withdraw(self, items: list[_Item], why: Dropped) -> None:
         """Drops what is not done of a request that ended, and stops batches that nobody waits for any more."""
-        self._queue.discard(items)
+        self._tell_dropped(self._queue.discard(items), why)
         for item in items:
             item.content.future.cancel()
         for run in self._runs:
             run.stop_if_unwanted()
+        self._give_room()
 
     def _retry_after(self) -> float:
         seconds = self._queue.tokens * (self._seconds_per_token or 0.0) / self._workers
@@ -163,52 +267,102 @@ class Scheduler:
 
     async def _work(self) -> None:
         while True:
-            await self._run(await self._next_batch())
+            await self._ready()
+            async with self._slots.slot(self):
+                if batch := self._take():
+                    await self._run(batch)
 
-    async def _next_batch(self) -> list[Item[SearchKey, _Waiting]]:
+    async def _ready(self) -> None:
+        """Waits until a batch can be taken."""
         loop = asyncio.get_running_loop()
-        while True:
-            now = loop.time()
-            for item in self._queue.expire(now):
-                _fail(item, TimeoutError())
-            if batch := self._queue.take(now):
-                return batch
+        while not self._queue.ready(loop.time()):
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._queue.due()):
                     await self._arrived.wait()
 
-    async def _run(self, batch: list[Item[SearchKey, _Waiting]]) -> None:
+    def _take(self) -> list[_Item]:
+        now = asyncio.get_running_loop().time()
+        expired = self._queue.expire(now)
+        self._tell_dropped(len(expired), "deadline")
+        for item in expired:
+            _fail(item.content.future, TimeoutError())
+        batch = self._queue.take(now)
+        self._give_room()
+        return batch
+
+    async def _run(self, batch: list[_Item]) -> None:
+        """Runs a batch. If it fails, its halves are run, and so on: only the sentences that fail alone are lost."""
         loop = asyncio.get_running_loop()
         run, started = _Run(batch), loop.time()
         for item in batch:
             item.content.started = started
         self._runs.add(run)
+        outcome: Outcome = "ok"
         try:
             answers = await loop.run_in_executor(self._pool, self._search, run)
         except SearchStoppedError:
-            pass  # nobody waits for it any more
+            outcome = "stopped"  # nobody waits for it any more
         except Exception as error:
-            for item in batch:
-                _fail(item, error)
+            outcome = "split" if len(batch) > 1 else "failed"
+            if outcome == "failed":
+                _fail(batch[0].content.future, error)
         else:
             for item, hypotheses in zip(batch, answers, strict=True):
                 if not item.content.future.done():
                     item.content.future.set_result(hypotheses)
-            self._learn_speed(loop.time() - started, sum(item.length for item in batch))
-        self._runs.discard(run)  # not when cancelled: `stop` still has to answer its sentences
         self.batches += 1
+        self._report(batch, started, outcome)
+        if outcome == "split":
+            wanted = [item for item in batch if not item.content.future.done()]
+            middle = (len(wanted) + 1) // 2
+            for half in (wanted[:middle], wanted[middle:]):
+                if half:
+                    await self._run(half)
+        self._runs.discard(run)  # not when cancelled: `stop` still has to answer its sentences
 
     def _search(self, run: _Run) -> list[list[Hypothesis]]:
         sentences = [item.content.sentence for item in run.batch]
         return self._translator.search(sentences, run.batch[0].key, interrupt=run.interrupt)
 
-    def _learn_speed(self, seconds: float, tokens: int) -> None:
-        newest = seconds / tokens
-        known = self._seconds_per_token
-        self._seconds_per_token = newest if known is None else known + _SMOOTHING * (newest - known)
+    def _report(self, batch: list[_Item], started: float, outcome: Outcome) -> None:
+        """Tells the observers of a batch that ended, and learns from it how fast batches are."""
+        finished, tokens = asyncio.get_running_loop().time(), sum(item.length for item in batch)
+        report = BatchReport(
+            sentences=len(batch),
+            tokens=tokens,
+            padded_tokens=len(batch) * max(item.length for item in batch),
+            cost=len(batch) * max(item.cost for item in batch),
+            queue_seconds=tuple(started - item.enqueued for item in batch),
+            compute_seconds=finished - started,
+            outcome=outcome,
+            finished=finished,
+        )
+        if outcome == "ok":
+            self._seconds_per_token = _mean(self._seconds_per_token, report.compute_seconds / tokens)
+            self._seconds_per_batch = _mean(self._seconds_per_batch, report.compute_seconds)
+        self._tell(lambda observer: observer.batch_done(report))
+
+    def _tell_dropped(self, count: int, why: Dropped) -> None:
+        if count:
+            self._tell(lambda observer: observer.dropped(count, why))
+
+    def _tell_refused(self, count: int, why: Refusal) -> None:
+        self._tell(lambda observer: observer.refused(count, why))
+
+    def _tell(self, what: Callable[[BatchObserver], None]) -> None:
+        for observer in self._observers:
+            try:
+                what(observer)
+            except Exception:  # what is told must not hurt what is done
+                logger.exception("%s failed", type(observer).__name__)
 
 
-def _fail(item: Item[SearchKey, _Waiting], error: Exception) -> None:
-    if not item.content.future.done():
-        item.content.future.set_exception(error)
+def _mean(known: float | None, newest: float) -> float:
+    """A running mean."""
+    return newest if known is None else known + _SMOOTHING * (newest - known)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.serving.bundle_source import Found
+from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
 from t2tdeploy.translator import Translator
@@ -38,12 +39,15 @@ class ServedModel:
     Attributes:
         name: what requests call it.
         number: its version.
+
+    Args:
+        slots: shared by all models of the process.
     """
 
-    def __init__(self, found: Found, translator: Translator, options: ServerOptions) -> None:
+    def __init__(self, found: Found, translator: Translator, options: ServerOptions, slots: ComputeSlots) -> None:
         self.name, self.number, self.fingerprint = found.name, found.number, found.fingerprint
         self.translator = translator
-        self.scheduler = Scheduler(translator, options.batch_limits(), workers=options.workers)
+        self.scheduler = Scheduler(translator, options.batch_limits(), workers=options.workers, slots=slots)
         self.scheduler.start()
         self._users = 0
         self._unused = asyncio.Event()

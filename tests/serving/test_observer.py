@@ -17,7 +17,7 @@ reports = st.builds(
     st.lists(st.integers(1, 50), min_size=1, max_size=5),
     st.lists(st.floats(0, 3), min_size=5, max_size=5),
     st.floats(0, 3),
-    st.sampled_from(["ok", "failed", "stopped"]),
+    st.sampled_from(["ok", "failed", "split", "stopped"]),
 )
 
 

@@ -1,0 +1,289 @@
+"""Laws of the scheduler, with a real translator that tells what it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.decoding import SearchKey, TranslateOptions
+from t2tdeploy.errors import OperationalError
+from t2tdeploy.runtime import Interrupt
+from t2tdeploy.sentences import Sentence
+from t2tdeploy.serving.batcher import BatchLimits
+from t2tdeploy.serving.compute_slots import ComputeSlots
+from t2tdeploy.serving.observer import BatchReport, SilentObserver
+from t2tdeploy.serving.scheduler import Answer, OverloadedError, Scheduler, UnavailableError
+from t2tdeploy.translator import Hypothesis, Translator
+from tests.serving.toy_bundle import write_toy_bundle
+
+LIMITS = BatchLimits(
+    max_batch_size=4,
+    max_batch_tokens=100_000,
+    max_queue_delay=0.0,
+    max_queue_sentences=8,
+    max_queue_tokens=10_000,
+    priority_seconds=5.0,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
+
+
+class Held(Translator):
+    """Searches when it is let; remembers the batches, and how many ran at once over all that share `counter`."""
+
+    def __init__(self, bundle: Bundle, counter: Counter | None = None) -> None:
+        super().__init__(bundle, threads=1)
+        self.batches: list[list[str]] = []
+        self.go = threading.Event()
+        self.counter = counter or Counter()
+        self.poison = ""
+
+    def search(
+        self, sentences: Sequence[Sentence], key: SearchKey, *, interrupt: Interrupt | None = None
+    ) -> list[list[Hypothesis]]:
+        self.batches.append([one.text for one in sentences])
+        with self.counter:
+            assert self.go.wait(20)
+            if self.poison and self.poison in self.batches[-1]:
+                raise OperationalError("this sentence breaks the graph")
+            return super().search(sentences, key, interrupt=interrupt)
+
+
+class Counter:
+    """How many are inside at once, now and at most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self.now -= 1
+
+
+class Told(SilentObserver):
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
+        self.reports: list[BatchReport] = []
+
+    def admitted(self, sentences: int, tokens: int, priority: int) -> None:
+        self.events.append(("admitted", sentences, tokens, priority))
+
+    def refused(self, sentences: int, reason: str) -> None:
+        self.events.append(("refused", sentences, reason))
+
+    def dropped(self, sentences: int, reason: str) -> None:
+        self.events.append(("dropped", sentences, reason))
+
+    def batch_done(self, report: BatchReport) -> None:
+        self.reports.append(report)
+        raise RuntimeError("an observer's fault hurts nobody")
+
+
+def run(translator: Held, test: Callable[[Scheduler], Awaitable[None]], **options: Any) -> None:
+    async def scheduled() -> None:
+        scheduler = Scheduler(translator, LIMITS, **{"workers": 1, **options})
+        scheduler.start()
+        try:
+            async with asyncio.timeout(20):
+                await test(scheduler)
+        finally:
+            translator.go.set()
+            await scheduler.stop()
+
+    asyncio.run(scheduled())
+
+
+def ask(scheduler: Scheduler, *texts: str, after: float | None = None, **options: Any) -> asyncio.Task[Answer]:
+    translator: Any = scheduler._translator
+    deadline = None if after is None else asyncio.get_running_loop().time() + after
+    key = translator.search_key(TranslateOptions())
+    return asyncio.create_task(scheduler.translate(translator.encode(texts), key, deadline=deadline, **options))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+def texts(answer: Answer) -> list[str]:
+    return [hypotheses[0].text for hypotheses in answer.hypotheses]
+
+
+def test_what_is_told_adds_up(bundle: Bundle) -> None:
+    translator, told = Held(bundle), Told()
+
+    async def test(scheduler: Scheduler) -> None:
+        late = Told()
+        scheduler.subscribe(late)
+        first = ask(scheduler, "a")
+        await until(lambda: translator.batches == [["a"]])
+        rest = [ask(scheduler, "bb", "cc", priority=1), ask(scheduler, "dd", "e", after=0.05), ask(scheduler, "gone")]
+        await until(lambda: scheduler.state().waiting_sentences == 5)
+        assert scheduler.state().waiting_tokens == 3 + 3 + 3 + 2 + 5
+        assert (scheduler.state().running_batches, scheduler.state().running_sentences) == (1, 1)
+        rest[2].cancel()
+        with pytest.raises(OverloadedError):
+            await ask(scheduler, *"0123456789")
+        with pytest.raises(TimeoutError):
+            await ask(scheduler, "late", after=-1)
+        with pytest.raises(TimeoutError):
+            await rest[1]
+        translator.go.set()
+        assert texts(await first) == ["a"]
+        assert texts(await rest[0]) == ["bb", "cc"]
+        await until(lambda: scheduler.state().running_batches == 0)
+        assert scheduler.state().waiting_sentences == scheduler.state().waiting_tokens == 0
+        assert told.events == late.events
+        statistics = scheduler.statistics
+        assert statistics.refused_sentences == {"queue_full": 10, "deadline": 1}
+        assert statistics.dropped_sentences == {"cancelled": 1, "deadline": 2}
+        assert {size: of.count for size, of in statistics.sizes.items()} == {1: 1, 2: 1}
+
+    run(translator, test, observers=[told])
+    assert ("admitted", 2, 6, 1) in told.events
+    assert [(one.sentences, one.tokens, one.padded_tokens, one.outcome) for one in told.reports] == [
+        (1, 2, 2, "ok"),
+        (2, 6, 6, "ok"),
+    ]
+    assert all(wait >= 0 for one in told.reports for wait in one.queue_seconds)
+
+
+def test_a_sentence_that_breaks_its_batch_is_the_only_one_lost(bundle: Bundle) -> None:
+    translator, told = Held(bundle), Told()
+    translator.poison = "bad"
+
+    async def test(scheduler: Scheduler) -> None:
+        first = ask(scheduler, "x")
+        await until(lambda: len(translator.batches) == 1)
+        good, bad = [ask(scheduler, "one"), ask(scheduler, "two"), ask(scheduler, "six")], ask(scheduler, "bad")
+        await until(lambda: scheduler.state().waiting_sentences == 4)
+        translator.go.set()
+        assert [texts(answer) for answer in await asyncio.gather(first, *good)] == [["x"], ["one"], ["two"], ["six"]]
+        with pytest.raises(OperationalError, match="breaks the graph"):
+            await bad
+        await until(lambda: scheduler.state().running_batches == 0)
+
+    run(translator, test, observers=[told])
+    assert sum(one.sentences for one in told.reports if one.outcome == "ok") == 4
+    assert [one.sentences for one in told.reports if one.outcome == "failed"] == [1]
+
+
+def test_a_higher_priority_is_taken_first(bundle: Bundle) -> None:
+    translator = Held(bundle)
+
+    async def test(scheduler: Scheduler) -> None:
+        first = ask(scheduler, "x")
+        await until(lambda: len(translator.batches) == 1)
+        longs = [ask(scheduler, letter * 100) for letter in "abcd"]
+        urgent = ask(scheduler, "urgent", priority=1)
+        await until(lambda: scheduler.state().waiting_sentences == 5)
+        translator.go.set()
+        await asyncio.gather(first, *longs, urgent)
+
+    run(translator, test)
+    assert translator.batches[1][0] == "urgent"
+
+
+def test_who_waits_for_room_is_served_in_order_and_never_refused(bundle: Bundle) -> None:
+    translator = Held(bundle)
+
+    async def test(scheduler: Scheduler) -> None:
+        first = ask(scheduler, "x")
+        await until(lambda: len(translator.batches) == 1)
+        full = ask(scheduler, *"abcdefgh")
+        await until(lambda: scheduler.state().waiting_sentences == 8)
+        patient = [ask(scheduler, f"p{number}", wait_for_room=True) for number in range(20)]
+        leaving = ask(scheduler, "leaving", wait_for_room=True)
+        late = ask(scheduler, "late", wait_for_room=True, after=0.02)
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await ask(scheduler, "hasty")
+        leaving.cancel()
+        with pytest.raises(TimeoutError):
+            await late
+        assert scheduler.state().waiting_sentences == 8
+        translator.go.set()
+        answers = await asyncio.gather(*patient)
+        assert [texts(answer) for answer in answers] == [[f"p{number}"] for number in range(20)]
+        await asyncio.gather(first, full)
+        assert scheduler.state().waiting_sentences == 0
+
+    run(translator, test)
+    order = [text for batch in translator.batches for text in batch if text.startswith("p")]
+    assert order == sorted(order, key=lambda text: int(text[1:]))
+    assert not {"leaving", "late", "hasty"} & {text for batch in translator.batches for text in batch}
+
+
+def test_stopping_answers_everybody(bundle: Bundle) -> None:
+    translator = Held(bundle)
+    asked: list[asyncio.Task[Answer]] = []
+
+    async def test(scheduler: Scheduler) -> None:
+        asked.append(ask(scheduler, "runs"))
+        await until(lambda: len(translator.batches) == 1)
+        asked.append(ask(scheduler, *"abcdefgh"))
+        await until(lambda: scheduler.state().waiting_sentences == 8)
+        asked.append(ask(scheduler, "no room", wait_for_room=True))
+        await asyncio.sleep(0)
+        stopping = asyncio.create_task(scheduler.stop())
+        for task in asked:
+            with pytest.raises(UnavailableError):
+                await task
+        translator.go.set()
+        await stopping
+        assert scheduler.statistics.dropped_sentences == {"stopped": 8}
+
+    run(translator, test)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_models_share_the_slots_and_none_starves(bundle: Bundle, slots: int) -> None:
+    """However long one model's queue is, another waits for one of its batches, and never do more than `slots` run."""
+    counter = Counter()
+    busy, calm = Held(bundle, counter), Held(bundle, counter)
+    order: list[str] = []
+
+    async def everything() -> None:
+        shared = ComputeSlots(slots)
+        options: dict[str, Any] = {"workers": 2, "slots": shared}
+        schedulers = [Scheduler(translator, LIMITS, **options) for translator in (busy, calm)]
+        for scheduler in schedulers:
+            scheduler.start()
+
+        async def keep_asking(scheduler: Scheduler, name: str, count: int) -> None:
+            for _ in range(count):
+                await ask(scheduler, "a", "b", "c", "d")
+                order.append(name)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+            group.create_task(keep_asking(schedulers[0], "busy", 20))
+            group.create_task(keep_asking(schedulers[0], "busy", 20))
+            await until(lambda: counter.now == slots)
+            calm.go.set()
+            group.create_task(keep_asking(schedulers[1], "calm", 10))
+            busy.go.set()
+        for scheduler in schedulers:
+            await scheduler.stop()
+
+    asyncio.run(everything())
+    assert counter.most == slots
+    assert len(order) == 50
+    assert order.index("calm", 0) < 10
+    last = max(index for index, name in enumerate(order) if name == "calm")
+    assert last < 45, "the calm model's ten requests went between the others' forty"
