@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Hypothesis:
         tokens: how many, EOS included.
         finished: False: nothing ended within the length limit; the text is cut off.
         details: of each token, EOS included; empty unless asked for.
+        ids: of its tokens in the target vocabulary, EOS included; not part of a comparison, since not every answer
+            of a server has them.
     """
 
     text: str
@@ -48,6 +50,7 @@ class Hypothesis:
     tokens: int
     finished: bool
     details: tuple[Token, ...] = ()
+    ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class TargetScore:
     tokens: tuple[Token, ...]
 
 
-BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True)]
+BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True, ids=(EOS_ID,))]
 """The translation of an empty or blank source: one empty text, whatever the options say."""
 
 NOTHING_ALLOWED = [Hypothesis(text="", score=float(np.finfo(np.float32).min), tokens=0, finished=False)]
@@ -99,6 +102,7 @@ def _hypothesis(
         tokens=length,
         finished=bool(result.finished[row]),
         details=_details(result, row, beam, ids, len(sentence.ids), key.attention, target) if key.tokens else (),
+        ids=tuple(ids),
     )
 
 

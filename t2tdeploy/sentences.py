@@ -12,6 +12,9 @@ from t2tdeploy.errors import RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
 
+Source = str | Sequence[int]
+"""Text, or its ids with EOS at the end, perhaps padded."""
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -70,6 +73,39 @@ def encode_source(
             help=help,
         )
     return Sentence([*ids[: max_length - 1], EOS_ID], truncated=True, text=source)
+
+
+def encode_sources(
+    tokenizer: Tokenizer, sources: Sequence[Source], *, max_length: int, truncate: bool
+) -> list[Sentence]:
+    """Sources of one request, in order.
+
+    Raises:
+        RequestError: naming the first that is too long, no Unicode text, or not the ids of a source.
+    """
+    return [
+        encode_source(tokenizer, source, field=f"sources[{index}]", max_length=max_length, truncate=truncate)
+        if isinstance(source, str)
+        else _sentence_of_ids(tokenizer, source, f"source_ids[{index}]", max_length, truncate)
+        for index, source in enumerate(sources)
+    ]
+
+
+def _sentence_of_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str, max_length: int, truncate: bool) -> Sentence:
+    found = list(ids)
+    while found and found[-1] == PAD_ID:
+        found.pop()
+    if EOS_ID not in found or found.index(EOS_ID) != len(found) - 1:
+        raise RequestError(field, f"the ids do not end with the first EOS, {EOS_ID}, and perhaps PAD, {PAD_ID}")
+    for place, one in enumerate(found):
+        if not PAD_ID < one < tokenizer.vocab_size:
+            last = tokenizer.vocab_size - 1
+            raise RequestError(field, f"{one} at place {place} is not the id of a token; they are 1 to {last}")
+    if len(found) <= max_length:
+        return Sentence(found)
+    if not truncate:
+        raise RequestError(field, f"{len(found)} tokens, the model takes {max_length}", help="split the text")
+    return Sentence([*found[: max_length - 1], EOS_ID], truncated=True)
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

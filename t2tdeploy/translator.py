@@ -30,7 +30,7 @@ from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import Interrupt, SearchResult, SearchSession
-from t2tdeploy.sentences import Sentence, encode_source, pad_rows
+from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
 
 __all__ = [
     "BLANK",
@@ -261,18 +261,15 @@ class Translator:
             )
 
     def encode(
-        self, sources: Sequence[str], *, truncate: bool = False, target_prefixes: Sequence[str] | None = None
+        self, sources: Sequence[Source], *, truncate: bool = False, target_prefixes: Sequence[str] | None = None
     ) -> list[Sentence]:
-        """Sources as the search takes them, in order.
+        """Sources, texts or ids with EOS at the end, as the search takes them, in order.
 
         Raises:
             RequestError: naming the first source or prefix that is too long or no Unicode text.
         """
         limit = self.defaults.max_source_length
-        sentences = [
-            encode_source(self._source, source, field=f"sources[{index}]", max_length=limit, truncate=truncate)
-            for index, source in enumerate(sources)
-        ]
+        sentences = encode_sources(self._source, sources, max_length=limit, truncate=truncate)
         if not target_prefixes:
             return sentences
         _require_list("target_prefixes", target_prefixes)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.features import EOS_ID
-from t2tdeploy.sentences import encode_source, pad_rows
+from t2tdeploy.sentences import encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import ByteTokenizer, encode_with_eos
 
 BYTES = ByteTokenizer()
@@ -42,3 +42,29 @@ def test_padding_keeps_every_row_and_adds_only_pads(rows: list[list[int]]) -> No
     assert padded.shape == (len(rows), max(map(len, rows)))
     for found, row in zip(padded.tolist(), rows, strict=True):
         assert found == row + [0] * (len(found) - len(row))
+
+
+def test_ids_are_the_source_that_their_text_is_padded_or_not() -> None:
+    text = encode_source(BYTES, "ab", field="", max_length=9)
+    for padding in ([], [0], [0, 0, 0]):
+        (ids,) = encode_sources(BYTES, [[*text.ids, *padding]], max_length=9, truncate=False)
+        assert (ids.ids, ids.truncated) == (text.ids, False)
+    (blank,) = encode_sources(BYTES, [[EOS_ID, 0]], max_length=9, truncate=False)
+    assert blank.blank
+
+
+def test_too_many_ids_are_cut_as_their_text_is() -> None:
+    long = [encode_source(BYTES, "x" * 99, field="", max_length=None).ids]
+    assert encode_sources(BYTES, long, max_length=10, truncate=True)[0].ids == (
+        encode_source(BYTES, "x" * 99, field="", max_length=10, truncate=True).ids
+    )
+    with pytest.raises(RequestError, match=r"^source_ids\[0\]: 100 tokens, the model takes 10"):
+        encode_sources(BYTES, long, max_length=10, truncate=False)
+
+
+@pytest.mark.parametrize("ids", [[], [0], [5], [5, 0], [EOS_ID, 5], [5, EOS_ID, 5, EOS_ID], [0, EOS_ID], [-1, EOS_ID]])
+def test_ids_that_are_no_source_are_refused_by_name(ids: list[int]) -> None:
+    with pytest.raises(RequestError, match=r"^source_ids\[1\]: "):
+        encode_sources(BYTES, [[EOS_ID], ids], max_length=9, truncate=False)
+    with pytest.raises(RequestError, match=r"^source_ids\[0\]: 999 at place 0 is not the id of a token"):
+        encode_sources(BYTES, [[999, EOS_ID]], max_length=9, truncate=False)
