@@ -11,6 +11,7 @@ import argparse
 import importlib.metadata
 import importlib.resources
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,30 @@ def make_protos(out: Path) -> list[Path]:
     environment = {**os.environ, "PATH": beside + os.pathsep + os.environ.get("PATH", "")}
     subprocess.run([*command, *map(str, protos)], check=True, env=environment)
     stems = [out / proto.relative_to(ROOT / "protos").with_suffix("") for proto in protos]
+    for proto, stem in zip(protos, stems, strict=True):
+        if not re.search(r"^package t2tdeploy\.", proto.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            keep_apart(stem.with_name(stem.name + "_pb2.py"))
     return [
         stem.with_name(stem.name + ending)
         for stem in stems
         for ending in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py", "_pb2_grpc.pyi")
     ]
+
+
+def keep_apart(stub: Path) -> None:
+    """Moves the messages of a package that others also have out of the pool that a process shares with them."""
+    text = stub.read_text(encoding="utf-8")
+    changes = {
+        "_descriptor_pool.Default()": "_descriptors.POOL",
+        "_builder.BuildTopDescriptorsAndMessages(": "_descriptors.build_messages(",
+        "# @@protoc_insertion_point(imports)": "from t2tdeploy.serving.inference import descriptors as _descriptors\n"
+        "# @@protoc_insertion_point(imports)",
+    }
+    for generated, ours in changes.items():
+        if text.count(generated) != 1:
+            raise SystemExit(f"{stub}: this version of protoc writes no `{generated}`, which should become `{ours}`")
+        text = text.replace(generated, ours)
+    stub.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = ROOT / "t2tdeploy" / "serving" / "v1"
+GENERATED = {ROOT / "t2tdeploy" / "serving" / "v1", ROOT / "t2tdeploy" / "serving" / "inference" / "v2"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Import:
 def python_files(*folders: str) -> list[Path]:
     """All Python files under `folders` of the checkout, but generated ones."""
     found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in found if GENERATED not in path.parents]
+    return [path for path in found if not GENERATED & set(path.parents)]
 
 
 @cache
