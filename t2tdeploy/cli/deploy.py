@@ -26,6 +26,7 @@ from t2tdeploy.cli.console import make_reporter
 @click.option("--poll", "poll_seconds", type=click.FloatRange(0), help="Seconds between looks for new bundles [never].")
 @click.option("--host", help="Address to listen on [127.0.0.1]; 0.0.0.0 for every interface.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on [50051]; 0 takes a free one.")
+@click.option("--http-port", type=click.IntRange(0, 65535), help="Port that answers HTTP and JSON as well [none].")
 @click.option("--variant", help="Form of the graph that runs [the bundle's default].")
 @click.option("--workers", type=click.IntRange(1), help="Batches that run at once [1].")
 @click.option("--threads", type=click.IntRange(1), help="Threads of the model [the CPUs available].")

@@ -15,7 +15,7 @@ from typing import Literal
 
 from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
 from t2tdeploy.errors import RequestError
-from t2tdeploy.sentences import Sentence
+from t2tdeploy.sentences import Sentence, Source
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import Answer, UnavailableError
@@ -30,18 +30,21 @@ class TranslateCall:
     """A request to translate, whatever protocol it came by.
 
     Args:
+        sources: all texts, or all ids with EOS at the end, perhaps padded.
         target_prefixes: one for each source, or none.
         model: name or alias; empty: the only model.
         version: number or content id; empty: the newest.
         deadline: on the clock of the event loop; None: there is none.
+        priority: MIN_PRIORITY to MAX_PRIORITY; higher goes first, see the batcher.
     """
 
-    sources: Sequence[str]
+    sources: Sequence[Source]
     options: TranslateOptions = BUNDLE_DEFAULTS
     target_prefixes: Sequence[str] = ()
     model: str = ""
     version: str = ""
     deadline: float | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class Frontend:
                 target_prefixes=call.target_prefixes or None,
             )
             self._require_size(sentences, key)
-            answer = await scheduler.translate(sentences, key, deadline=call.deadline)
+            answer = await scheduler.translate(sentences, key, deadline=call.deadline, priority=call.priority)
             return Translated(model, sentences, key, answer)
 
     def _require_count(self, count: int) -> None:

@@ -17,6 +17,9 @@ class ServerOptions(Settings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one and reports it")
+    http_port: int | None = Field(
+        None, ge=0, le=65535, description="port that answers HTTP, on the same host; 0 takes a free one; none: no HTTP"
+    )
     versions: str = Field(
         "latest", description="which versions of a model are served: latest, latest:N, all, or numbers like 1+3"
     )

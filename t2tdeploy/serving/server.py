@@ -8,6 +8,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Coroutine
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,15 +18,21 @@ from t2tdeploy.errors import OperationalError
 from t2tdeploy.progress import Reporter
 from t2tdeploy.serving.bundle_source import BundleSource
 from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.inference import service as inference
+from t2tdeploy.serving.inference.descriptors import ReflectedPool
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.service import TranslationService
 
+if TYPE_CHECKING:
+    from t2tdeploy.serving.http import HttpServer
+
 logger = logging.getLogger("t2tdeploy.serving")
 
 Health = health_pb2.HealthCheckResponse
 
+_SERVICES = (SERVICE, inference.SERVICE)
 _FLUSH_SECONDS = 1.0
 """For answers on their way to the client when the port closes; open health watches end with it."""
 
@@ -33,8 +40,8 @@ _FLUSH_SECONDS = 1.0
 def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
-    Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, models, workers),
-    `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`.
+    Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port, models,
+    workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`.
 
     Raises:
         InputError, CorruptFileError: a bundle cannot be read.
@@ -61,13 +68,15 @@ class Server:
 
     def __init__(self, source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
         self.port: int | None = None
+        self.http_port: int | None = None
         self.repository = ModelRepository(source, options, reporter, self._models_changed)
         self._options = options
         self._reporter = reporter
         self._frontend = Frontend(self.repository, options)
-        self._service = TranslationService(self._frontend)
+        self._services = (TranslationService(self._frontend), inference.InferenceService(self._frontend))
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
+        self._http: HttpServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._known_names: set[str] = set()
         self._health_lock = asyncio.Lock()
@@ -83,17 +92,19 @@ class Server:
         return self.repository.batches
 
     async def start(self) -> int:
-        """Binds the port, loads the models, warms them up, then serves. Until then requests get UNAVAILABLE.
+        """Binds the ports, loads the models, warms them up, then serves. Until then requests get UNAVAILABLE.
 
         Returns:
             The port.
 
         Raises:
-            OperationalError: the port cannot be had.
+            OperationalError: a port cannot be had.
             InputError, CorruptFileError: a bundle cannot be loaded.
         """
         await self._set_health()
         self.port = await self._bind()
+        if self._options.http_port is not None:
+            self.http_port = await self._start_http(self._options.http_port)
         await self.repository.start()
         self._frontend.open()
         await self._set_health()
@@ -101,6 +112,7 @@ class Server:
             "serving",
             host=self._options.host,
             port=self.port,
+            http_port=self.http_port,
             models=[model.label for model in self.repository.models()],
             workers=self._options.workers,
         )
@@ -120,6 +132,8 @@ class Server:
         unfinished = await self._frontend.close(self._options.shutdown_grace_seconds)
         batches = self.batches
         await self.repository.close()
+        if self._http:
+            await self._http.stop()
         await self._grpc.stop(_FLUSH_SECONDS)
         self._grpc = None
         self._reporter.event("stopped", answers=dict(self.answers), unfinished=unfinished, batches=batches)
@@ -145,7 +159,7 @@ class Server:
         async with self._health_lock:  # else an older state could be written after a newer one
             entries = self.repository.entries()
             ready = self._frontend.serving and any(entry.model for entry in entries)
-            names = dict.fromkeys(self._known_names, False) | {"": ready, SERVICE: ready}
+            names = dict.fromkeys(self._known_names, False) | dict.fromkeys(("", *_SERVICES), ready)
             for entry in entries:
                 state = self._frontend.serving and entry.model is not None
                 names[entry.name] = names.get(entry.name, False) or state
@@ -164,11 +178,10 @@ class Server:
             ("grpc.max_receive_message_length", 4 * self._options.max_request_bytes),
         ]
         self._grpc = grpc.aio.server(options=options)
-        self._grpc.add_generic_rpc_handlers((self._service.handler(),))
+        self._grpc.add_generic_rpc_handlers([service.handler() for service in self._services])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME),
-            self._grpc,
+            (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc, pool=ReflectedPool()
         )
         try:
             port = self._grpc.add_insecure_port(address)
@@ -176,6 +189,14 @@ class Server:
             raise OperationalError(f"cannot listen on {address}: {error}", help="choose another --port") from error
         await self._grpc.start()
         return port
+
+    async def _start_http(self, port: int) -> int:
+        from t2tdeploy.serving.http import HttpServer  # aiohttp takes a while to import
+        from t2tdeploy.serving.inference.rest import add_inference_routes
+        from t2tdeploy.serving.translation_http import add_translation_routes
+
+        self._http = HttpServer(self._frontend, [add_translation_routes, add_inference_routes])
+        return await self._http.start(self._options.host, port)
 
 
 def _require_bindable(host: str, port: int) -> None:

@@ -31,21 +31,35 @@ class TranslationService:
         """TranslateRequest -> TranslateResponse."""
         with self._frontend.accepting(len(content)):
             request = parse_request(content)
-            options = read_options(request.options)
-            call = TranslateCall(
-                list(request.sources),
-                options,
-                list(request.target_prefixes),
-                model=request.model,
-                version=request.model_version,
-                deadline=deadline_of(context),
-            )
-            found = await self._frontend.translate(call)
-            if not found.key.tokens:
-                return write_response(found, source_pieces=False).SerializeToString()
-            # Long: the event loop goes on.
-            response = await asyncio.to_thread(write_response, found, source_pieces=options.return_attention)
-            return await asyncio.to_thread(response.SerializeToString)
+            response = await self.answer(request, deadline_of(context))
+            if not request.options.return_tokens and not request.options.return_attention:
+                return response.SerializeToString()
+            return await asyncio.to_thread(response.SerializeToString)  # long: the event loop goes on
+
+    async def answer(self, request: pb.TranslateRequest, deadline: float | None) -> pb.TranslateResponse:
+        """Answers a request, within `Frontend.accepting`; raises what `Frontend.translate` does.
+
+        Args:
+            deadline: on the clock of the event loop; None: there is none.
+        """
+        options = read_options(request.options)
+        call = TranslateCall(
+            list(request.sources),
+            options,
+            list(request.target_prefixes),
+            model=request.model,
+            version=request.model_version,
+            deadline=deadline,
+        )
+        found = await self._frontend.translate(call)
+        if not found.key.tokens:
+            return write_response(found, source_pieces=False)
+        return await asyncio.to_thread(write_response, found, source_pieces=options.return_attention)
+
+    def models(self) -> pb.ListModelsResponse:
+        """The models that serve."""
+        models = [write_model(model, self._frontend.options) for model in self._frontend.repository.models()]
+        return pb.ListModelsResponse(models=models)
 
     async def list_models(self, content: bytes, context: Context) -> bytes:
         """ListModelsRequest -> ListModelsResponse."""
@@ -54,5 +68,4 @@ class TranslationService:
                 pb.ListModelsRequest.FromString(content)
             except DecodeError:
                 raise RequestError("request", "the bytes are not a ListModelsRequest message") from None
-            models = [write_model(model, self._frontend.options) for model in self._frontend.repository.models()]
-            return pb.ListModelsResponse(models=models).SerializeToString()
+            return self.models().SerializeToString()

@@ -11,6 +11,10 @@ import grpc
 from t2tdeploy.errors import RequestError, UnknownNameError
 from t2tdeploy.serving.scheduler import OverloadedError, UnavailableError
 
+_MOST_BYTES = 2000
+"""Of a message, which may repeat a client's own words. gRPC sends it as a header, up to three bytes for each of these,
+and clients refuse headers of more than 8 KiB."""
+
 logger = logging.getLogger("t2tdeploy.serving")
 
 
@@ -48,4 +52,7 @@ def status_of(error: Exception) -> Status:
 
 
 def _sentence(message: str, help: str | None) -> str:
-    return f"{message} ({help})" if help else message
+    text = (f"{message} ({help})" if help else message).encode(errors="replace")
+    if len(text) <= _MOST_BYTES:
+        return text.decode()
+    return text[: _MOST_BYTES - 3].decode(errors="ignore") + "…"

@@ -14,6 +14,7 @@ from tests.policy.source import ROOT, imports, modules, room
 # Heavy packages: who may import them. A room (cli only inside functions), or one module of a room.
 OWNERS = {
     "torch": {"models", "export", "training", "cli"},
+    "aiohttp": {"serving"},
     "grpc": {"serving"},
     "grpc_health": {"serving"},
     "grpc_reflection": {"serving"},

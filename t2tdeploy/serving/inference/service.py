@@ -1,0 +1,155 @@
+"""The protocol's methods over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from t2tdeploy.serving.answering import RETRY_AFTER, Context, deadline_of, unary
+from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.inference import metadata
+from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore, in_thread_if
+from t2tdeploy.serving.inference.messages import parse, read_infer, write_infer
+from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
+from t2tdeploy.serving.status import status_of
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+STREAM_REQUESTS = 64
+"""Requests of one stream that are under way at once; a client that sends more waits."""
+
+M = TypeVar("M", bound=Message)
+
+
+class InferenceService:
+    """Answers through a `Frontend`, with statuses of the error table."""
+
+    def __init__(self, frontend: Frontend) -> None:
+        self._frontend = frontend
+        self._core = InferenceCore(frontend)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """The methods, for `grpc.aio.Server.add_generic_rpc_handlers`."""
+        frontend = self._frontend
+        asked: dict[str, Callable[[bytes, Context], Awaitable[bytes]]] = {
+            "ServerLive": self._state(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerReady": self._state(
+                pb.ServerReadyRequest, lambda _: pb.ServerReadyResponse(ready=metadata.server_ready(frontend))
+            ),
+            "ModelReady": self._state(
+                pb.ModelReadyRequest,
+                lambda one: pb.ModelReadyResponse(ready=metadata.model_ready(frontend, one.name, one.version)),
+            ),
+            "ServerMetadata": self._state(pb.ServerMetadataRequest, lambda _: metadata.server_metadata()),
+            "ModelMetadata": self._accepted(
+                pb.ModelMetadataRequest, lambda one: metadata.model_metadata(frontend, one.name, one.version)
+            ),
+            "ModelConfig": self._accepted(
+                pb.ModelConfigRequest,
+                lambda one: pb.ModelConfigResponse(config=metadata.model_config(frontend, one.name, one.version)),
+            ),
+            "ModelStatistics": self._accepted(
+                pb.ModelStatisticsRequest, lambda one: metadata.model_statistics(frontend, one.name, one.version)
+            ),
+            "RepositoryIndex": self._accepted(pb.RepositoryIndexRequest, partial(metadata.repository_index, frontend)),
+            "RepositoryModelLoad": self.load,
+            "RepositoryModelUnload": self.unload,
+            "ModelInfer": self.infer,
+        }
+        handlers = {name: unary(method, frontend.answers) for name, method in asked.items()}
+        stream: Any = grpc.stream_stream_rpc_method_handler(self.stream_infer)
+        return grpc.method_handlers_generic_handler(SERVICE, {**handlers, "ModelStreamInfer": stream})
+
+    async def infer(self, content: bytes, context: Context) -> bytes:
+        """ModelInferRequest -> ModelInferResponse."""
+        with self._frontend.accepting(len(content)):
+            response = await self._infer(parse(pb.ModelInferRequest, content), len(content), deadline_of(context))
+            response.parameters.pop(FINAL_RESPONSE, None)  # a word of streams
+            return response.SerializeToString()
+
+    async def stream_infer(self, contents: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """ModelInferRequest, any number -> ModelStreamInferResponse, one for each, in order."""
+        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_REQUESTS)
+        tasks: set[asyncio.Task[Any]] = set()
+
+        def start(work: Any) -> asyncio.Task[Any]:
+            task = asyncio.create_task(work)
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            return task
+
+        async def read() -> None:
+            try:
+                async for content in contents:
+                    await under_way.put(start(self._answer_in_stream(content, context)))
+            finally:
+                await under_way.put(None)
+
+        reader = start(read())
+        try:
+            while task := await under_way.get():
+                yield await task
+            await reader
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def load(self, content: bytes, context: Context) -> bytes:
+        """RepositoryModelLoadRequest -> RepositoryModelLoadResponse."""
+        with self._frontend.accepting(len(content)):
+            request = parse(pb.RepositoryModelLoadRequest, content)
+            metadata.require_only_repository(request.repository_name)
+            await self._core.load(request.model_name, request.parameters)
+            return pb.RepositoryModelLoadResponse().SerializeToString()
+
+    async def unload(self, content: bytes, context: Context) -> bytes:
+        """RepositoryModelUnloadRequest -> RepositoryModelUnloadResponse."""
+        with self._frontend.accepting(len(content)):
+            request = parse(pb.RepositoryModelUnloadRequest, content)
+            metadata.require_only_repository(request.repository_name)
+            await self._core.unload(request.model_name, request.parameters)
+            return pb.RepositoryModelUnloadResponse().SerializeToString()
+
+    async def _infer(self, message: pb.ModelInferRequest, size: int, deadline: float | None) -> pb.ModelInferResponse:
+        answer = await self._core.infer(read_infer(message), size, deadline)
+        large = sum(tensor.values.nbytes for tensor in answer.tensors)
+        response: pb.ModelInferResponse = await in_thread_if(large > 1_000_000, write_infer, answer)
+        return response
+
+    async def _answer_in_stream(self, content: bytes, context: Context) -> bytes:
+        message, answers = pb.ModelInferRequest(), self._frontend.answers
+        try:
+            with self._frontend.accepting(len(content)):
+                message = parse(pb.ModelInferRequest, content)
+                response = await self._infer(message, len(content), deadline_of(context))
+        except Exception as error:
+            status = status_of(error)
+            answers[status.code.name] += 1
+            response = pb.ModelInferResponse(id=message.id)
+            if status.retry_after is not None:
+                response.parameters[RETRY_AFTER].int64_param = round(status.retry_after * 1000)
+            text = f"{status.code.name}: {status.message}"
+            return pb.ModelStreamInferResponse(error_message=text, infer_response=response).SerializeToString()
+        answers["OK"] += 1
+        return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
+
+    def _state(self, kind: type[M], answer: Callable[[M], Message]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """A method that answers whatever state the server is in."""
+
+        async def method(content: bytes, context: Context) -> bytes:
+            return answer(parse(kind, content)).SerializeToString()
+
+        return method
+
+    def _accepted(self, kind: type[M], answer: Callable[[M], Message]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        """A method that answers while the server serves."""
+
+        async def method(content: bytes, context: Context) -> bytes:
+            with self._frontend.accepting(len(content)):
+                return answer(parse(kind, content)).SerializeToString()
+
+        return method

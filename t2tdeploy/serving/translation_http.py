@@ -1,0 +1,65 @@
+"""TranslationService as JSON over HTTP, by protobuf's JSON mapping: POST /v1/translate, GET /v1/models."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from aiohttp import web
+from google.protobuf import json_format
+
+from t2tdeploy.errors import RequestError
+from t2tdeploy.serving.http import Routes
+from t2tdeploy.serving.inference.json_messages import parse_object
+from t2tdeploy.serving.service import TranslationService
+from t2tdeploy.serving.v1 import translation_pb2 as pb
+
+TIMEOUT = "Grpc-Timeout"
+"""Header with how long the answer may take, e.g. "500m" or "2S", as gRPC and its gateways write it."""
+
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+def add_translation_routes(routes: Routes) -> None:
+    """Translate and ListModels."""
+    service = TranslationService(routes.frontend)
+
+    async def translate(request: web.Request, body: bytes) -> web.Response:
+        deadline = _deadline(request)
+        message = await asyncio.to_thread(_parse, body)
+        response = await service.answer(message, deadline)
+        return web.Response(body=await asyncio.to_thread(_write, response), content_type="application/json")
+
+    async def models(request: web.Request) -> web.Response:
+        return web.Response(body=_write(service.models()), content_type="application/json")
+
+    routes.post("/v1/translate", translate)
+    routes.get("/v1/models", models)
+
+
+def _parse(body: bytes) -> pb.TranslateRequest:
+    try:
+        return json_format.ParseDict(parse_object(body), pb.TranslateRequest())
+    except (json_format.ParseError, ValueError, RecursionError) as error:
+        text = str(error)
+        raise RequestError("request", text if len(text) < 300 else text[:299] + "…") from None
+
+
+def _write(message: pb.TranslateResponse | pb.ListModelsResponse) -> bytes:
+    text = json_format.MessageToJson(
+        message,
+        preserving_proto_field_name=True,
+        always_print_fields_with_no_presence=True,
+        indent=None,
+        ensure_ascii=False,
+    )
+    return text.encode()
+
+
+def _deadline(request: web.Request) -> float | None:
+    text = request.headers.get(TIMEOUT)
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,8}[HMSmun]", text):
+        raise RequestError(TIMEOUT, f"'{text[:20]}' is not a number with a unit", help="e.g. 500m, or 2S")
+    return asyncio.get_running_loop().time() + int(text[:-1]) * _UNITS[text[-1]]

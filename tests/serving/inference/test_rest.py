@@ -1,0 +1,101 @@
+"""tritonclient over HTTP, unmodified, against a real server."""
+
+import json
+import urllib.request
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from tests.serving.inference.conftest import Served
+from tests.serving.inference.test_service import OPTIONS, SOURCES, USUAL, require_local_answer
+
+pytest.importorskip("geventhttpclient", reason="tritonclient[http] is not installed")
+
+import tritonclient.http as triton
+
+
+@pytest.fixture(scope="module")
+def client(served: Served):
+    with triton.InferenceServerClient(served.http) as client:
+        yield client
+
+
+def http_tensor(name: str, values: list, dtype=object, *, binary: bool = True):
+    array = np.array(values, dtype)
+    found = triton.InferInput(name, array.shape, "BYTES" if dtype is object else "INT64")
+    return found.set_data_from_numpy(array, binary_data=binary)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("binary", [False, True])
+def test_the_server_answers_as_the_translator_does(served: Served, client, options: dict, binary: bool) -> None:
+    options = {name: float(value) if isinstance(value, str) else value for name, value in options.items()}
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in USUAL]
+    for asked in (None, outputs):
+        inputs = [http_tensor("sources", SOURCES, binary=binary)]
+        result = client.infer("toy", inputs, outputs=asked, request_id="7", parameters=options)
+        if binary or asked is None:
+            require_local_answer(served, result, SOURCES, options)
+        assert result.get_response()["id"] == "7"
+        texts = result.as_numpy("texts")[:, 0].tolist()
+        assert [one.decode() if isinstance(one, bytes) else one for one in texts] == [
+            hypotheses[0].text for hypotheses in served.translator.translate(SOURCES, **options)
+        ]
+
+
+def test_packed_bodies_are_read(served: Served, client) -> None:
+    for algorithm in ("gzip", "deflate"):
+        result = client.infer("toy", [http_tensor("sources", SOURCES)], request_compression_algorithm=algorithm)
+        require_local_answer(served, result, SOURCES, {})
+
+
+def test_the_same_is_told_as_over_grpc(served: Served, client) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("toy")
+    assert not client.is_model_ready("tay")
+    assert client.get_server_metadata()["name"] == "t2tdeploy"
+    metadata = client.get_model_metadata("toy", "1")
+    assert metadata["inputs"] == [{"name": "sources", "datatype": "BYTES", "shape": [-1, 1]}]
+    assert client.get_model_config("toy")["max_batch_size"] == 16
+    assert client.get_model_repository_index() == [{"name": "toy", "version": "1", "state": "READY", "reason": ""}]
+    for statistics in (client.get_inference_statistics("toy"), client.get_inference_statistics()):
+        assert [one["name"] for one in statistics["model_stats"]] == ["toy"]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "parameters", "status", "words"),
+    [
+        ("tay", [http_tensor("sources", ["a"])], {}, "404", "unknown model 'tay'"),
+        ("toy", [http_tensor("source", ["a"])], {}, "400", "inputs: unknown name 'source'"),
+        ("toy", [http_tensor("sources", ["a"])], {"beam_size": 0}, "400", "parameters.beam_size: 0 is not between"),
+        ("toy", [http_tensor("sources", [])], {}, "400", "sources: there is none"),
+        ("toy", [http_tensor("sources", ["x" * 300], binary=False)], {}, "400", r"sources\[0\]: 301 tokens"),
+    ],
+)
+def test_what_is_wrong_is_told(client, model: str, inputs: list, parameters: dict, status: str, words: str) -> None:
+    with pytest.raises(InferenceServerException, match=words) as caught:
+        client.infer(model, inputs, parameters=parameters)
+    assert caught.value.status() == status
+
+
+def test_a_model_cannot_be_loaded_by_name_alone_if_it_is_not_there(client) -> None:
+    client.load_model("toy")
+    for call in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException, match="unknown model 'tay'") as caught:
+            call("tay")
+        assert caught.value.status() == "404"
+
+
+def test_what_json_cannot_write_is_null(served: Served) -> None:
+    """The score of a hypothesis that is not there: a blank source has only one."""
+    body = {
+        "inputs": [{"name": "sources", "datatype": "BYTES", "shape": [1], "data": [""]}],
+        "parameters": {"num_hypotheses": 2},
+    }
+    request = urllib.request.Request(f"http://{served.http}/v2/models/toy/infer", json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=10) as response:
+        outputs = {one["name"]: one["data"] for one in json.load(response, parse_constant=pytest.fail)["outputs"]}
+    assert outputs["scores"] == [0.0, None]
+    assert outputs["lengths"] == [1, 0]
