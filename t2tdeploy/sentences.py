@@ -59,10 +59,7 @@ def encode_source(
     Raises:
         RequestError: the source is too long, or no Unicode text.
     """
-    try:
-        source.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(field, f"not Unicode text: lone surrogate at character {error.start}") from None
+    require_unicode(field, source)
     ids = encode_with_eos(tokenizer, source) if source.strip() else [EOS_ID]
     if max_length is None or len(ids) <= max_length:
         return Sentence(ids, text=source)
@@ -106,6 +103,17 @@ def _sentence_of_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str, max_l
     if not truncate:
         raise RequestError(field, f"{len(found)} tokens, the model takes {max_length}", help="split the text")
     return Sentence([*found[: max_length - 1], EOS_ID], truncated=True)
+
+
+def require_unicode(field: str, text: str) -> None:
+    """
+    Raises:
+        RequestError: naming the field; `text` cannot be written as UTF-8.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(field, f"not Unicode text: lone surrogate at character {error.start}") from None
 
 
 def pad_rows(rows: Sequence[Sequence[int]]) -> npt.NDArray[np.int64]:

@@ -31,6 +31,7 @@ from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import Interrupt, SearchResult, SearchSession
 from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
+from t2tdeploy.tokenizer import encode_with_eos
 
 __all__ = [
     "BLANK",
@@ -286,6 +287,10 @@ class Translator:
             replace(sentence, prefix=tuple(prefix.ids[:-1]))
             for sentence, prefix in zip(sentences, prefixes, strict=True)
         ]
+
+    def count_source_tokens(self, text: str) -> int:
+        """Tokens of a source as the search takes it, EOS included."""
+        return len(encode_with_eos(self._source, text))
 
     def source_pieces(self, sentence: Sentence) -> list[str]:
         """The piece of every token of a source, which a token's attention refers to."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ RETRY_AFTER = "retry-after-ms"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[bytes, Context], Awaitable[bytes]]
+StreamMethod = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 
 
 def unary(method: Method, answers: Counter[str]) -> grpc.RpcMethodHandler[bytes, bytes]:
@@ -40,6 +42,29 @@ def unary(method: Method, answers: Counter[str]) -> grpc.RpcMethodHandler[bytes,
         return response
 
     return grpc.unary_unary_rpc_method_handler(answer)
+
+
+def server_stream(method: StreamMethod, answers: Counter[str]) -> grpc.RpcMethodHandler[bytes, bytes]:
+    """A handler of calls with one request and a stream of responses, sent as fast as the client reads them.
+
+    Args:
+        answers: counts the calls by status name.
+    """
+
+    async def answer(content: bytes, context: Context) -> None:
+        try:
+            async with contextlib.aclosing(method(content, context)) as responses:
+                async for response in responses:
+                    await context.write(response)
+        except asyncio.CancelledError:  # by the client, or its deadline
+            answers["CANCELLED"] += 1
+            raise
+        except Exception as error:
+            await abort(error, context, answers)
+            raise AssertionError("abort raises") from error
+        answers["OK"] += 1
+
+    return grpc.unary_stream_rpc_method_handler(answer)
 
 
 async def abort(error: Exception, context: Context, answers: Counter[str]) -> None:

@@ -7,53 +7,32 @@ A request that meets a full or restarting server is tried again after the server
 from __future__ import annotations
 
 import asyncio
-import random
-import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias, cast
+from typing import Self, TypeAlias
 
 import grpc
 
-from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
+from t2tdeploy.documents import TranslatedPart
+from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
-from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
+from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
 
 _CHANNEL = [("grpc.max_receive_message_length", -1)]  # the server bounds what it is asked, and so what it answers
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
+__all__ = ["AsyncClient", "Client", "ClientOptions"]
 
 _Translations = list[list[Hypothesis]]
 _Call: TypeAlias = "grpc.Future[pb.TranslateResponse]"
-
-
-@dataclass(frozen=True)
-class ClientOptions:
-    """How a client asks.
-
-    Args:
-        model: name of the model, or an alias; empty: the server's only one.
-        model_version: its number or content; empty: the newest.
-        timeout: seconds that one request may take, retries included.
-        retries: times that one request is tried again when the server is full, starting or stopping.
-        sentences_per_request: a longer list becomes several requests.
-        requests_in_flight: of these, how many are under way at once.
-    """
-
-    model: str = ""
-    model_version: str = ""
-    timeout: float = 60.0
-    retries: int = 5
-    sentences_per_request: int = 32
-    requests_in_flight: int = 4
 
 
 @dataclass(frozen=True)
@@ -64,40 +43,6 @@ class _Request:
     message: pb.TranslateRequest
 
 
-class _Attempts:
-    """The tries of one request: how long each may take, and whether another follows."""
-
-    def __init__(self, target: str, options: ClientOptions, first: int = 0) -> None:
-        self._target, self._options, self._first = target, options, first
-        self._deadline = time.monotonic() + options.timeout
-        self._tried = 0
-
-    @property
-    def timeout(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
-
-    def pause_after(self, error: grpc.RpcError) -> float:
-        """Seconds to wait before the next try.
-
-        Raises:
-            RequestError, ServerError: there is none.
-        """
-        call = cast(grpc.Call, error)  # every RpcError of a call is one
-        pause = self._pause(call)
-        if self._tried >= self._options.retries or pause is None or pause >= self.timeout:
-            raise _as_error(call, self._target, self._options, self._first) from None
-        self._tried += 1
-        return pause
-
-    def _pause(self, call: grpc.Call) -> float | None:
-        hint = dict(call.trailing_metadata() or ()).get(RETRY_AFTER)
-        if hint is not None:
-            return int(hint) / 1000 * random.uniform(1.0, 1.5)  # so that those refused together do not return together
-        if call.code() != grpc.StatusCode.UNAVAILABLE:
-            return None
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._tried) * random.uniform(0.5, 1.0)
-
-
 class Client:
     """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
 
@@ -105,7 +50,7 @@ class Client:
         target: "host:port" of the server.
     """
 
-    def __init__(self, target: str, options: ClientOptions = ClientOptions()) -> None:
+    def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
         self._channel = grpc.insecure_channel(target, options=_CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
@@ -142,13 +87,41 @@ class Client:
                 calls.cancel()  # after an error, the other requests are not waited for
         return [hypotheses for future in futures for hypotheses in future.result()]
 
+    def translate_document(
+        self,
+        document: str,
+        options: TranslateOptions = BUNDLE_DEFAULTS,
+        *,
+        language: str = "",
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[TranslatedPart]:
+        """The sentences of a document with their hypotheses, in order, as the server sends them.
+
+        `documents.rejoin(document, client.translate_document(document))` gives the translated document piece by piece.
+        Closing the iterator, or dropping it, cancels the rest.
+
+        Args:
+            options: `truncate` means nothing here: sentences that are too long are cut.
+            language: of the document, as in "de"; empty: general rules.
+            priority: -2 to 2; None: the server's for documents, which let single requests pass.
+            timeout: seconds for the whole document; None: as long as it takes.
+
+        Raises:
+            RequestError: the document or an option is not valid.
+            ServerError: as for `translate`, and when the answer breaks off. Nothing is asked for again once a part of
+                it has come.
+        """
+        asked = DocumentOptions(options, language, priority, timeout)
+        return document_parts(self._stub, document, asked, self._target, self._options)
+
     def models(self) -> list[ModelInfo]:
         """The models of the server.
 
         Raises:
             ServerError: as for `translate`.
         """
-        attempts = _Attempts(self._target, self._options)
+        attempts = Attempts(self._target, self._options)
         while True:
             try:
                 return read_models(self._stub.ListModels(pb.ListModelsRequest(), timeout=attempts.timeout))
@@ -168,7 +141,7 @@ class Client:
         self.close()
 
     def _translate(self, request: _Request, calls: _Calls) -> _Translations:
-        attempts = _Attempts(self._target, self._options, request.first)
+        attempts = Attempts(self._target, self._options, request.first)
         while not calls.cancelled.is_set():
             try:
                 call = calls.add(self._stub.Translate.future(request.message, timeout=attempts.timeout))
@@ -207,7 +180,7 @@ class AsyncClient:
         target: "host:port" of the server.
     """
 
-    def __init__(self, target: str, options: ClientOptions = ClientOptions()) -> None:
+    def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
         self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
@@ -238,9 +211,22 @@ class AsyncClient:
                 for task in tasks:
                     task.cancel()
 
+    def translate_document(
+        self,
+        document: str,
+        options: TranslateOptions = BUNDLE_DEFAULTS,
+        *,
+        language: str = "",
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[TranslatedPart]:
+        """As `Client.translate_document`."""
+        asked = DocumentOptions(options, language, priority, timeout)
+        return document_parts_async(self._stub, document, asked, self._target, self._options)
+
     async def models(self) -> list[ModelInfo]:
         """As `Client.models`."""
-        attempts = _Attempts(self._target, self._options)
+        attempts = Attempts(self._target, self._options)
         while True:
             try:
                 return read_models(await self._stub.ListModels(pb.ListModelsRequest(), timeout=attempts.timeout))
@@ -260,7 +246,7 @@ class AsyncClient:
         await self.close()
 
     async def _translate(self, request: _Request) -> _Translations:
-        attempts = _Attempts(self._target, self._options, request.first)
+        attempts = Attempts(self._target, self._options, request.first)
         while True:
             try:
                 return read_response(await self._stub.Translate(request.message, timeout=attempts.timeout))
@@ -295,18 +281,3 @@ def _requests(
             target_prefixes=whole.target_prefixes[first : first + size],
         )
         yield _Request(first, part)
-
-
-def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) -> T2TDeployError:
-    code, details = call.code(), call.details() or ""
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
-        field, _, message = details.partition(": ")
-        field = re.sub(r"\[(\d+)\]$", lambda match: f"[{int(match[1]) + first}]", field)
-        return RequestError(field, message)
-    help = {
-        grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",
-        grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
-        grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {options.timeout:g} s: raise the timeout",
-        grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
-    }.get(code)
-    return ServerError(code.name, details, help=help)

@@ -16,6 +16,7 @@ from typing import Literal
 from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import Sentence, Source
+from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import Answer, UnavailableError
@@ -130,6 +131,7 @@ class Frontend:
         model = self.repository.find(call.model, call.version)
         with model.used():
             self._require_count(len(call.sources))
+            require_priority(call.priority)
             translator, scheduler = model.translator, model.scheduler
             key = translator.search_key(call.options)
             scheduler.require_room(len(call.sources))  # an overloaded server does not tokenize what it then refuses
@@ -139,7 +141,7 @@ class Frontend:
                 truncate=call.options.truncate,
                 target_prefixes=call.target_prefixes or None,
             )
-            self._require_size(sentences, key)
+            self.require_size(sentences, key)
             answer = await scheduler.translate(sentences, key, deadline=call.deadline, priority=call.priority)
             return Translated(model, sentences, key, answer)
 
@@ -149,7 +151,11 @@ class Frontend:
         if count > (limit := self.options.max_sentences_per_request):
             raise RequestError("sources", f"{count} in one request, the server takes {limit}")
 
-    def _require_size(self, sentences: Sequence[Sentence], key: SearchKey) -> None:
+    def require_size(self, sentences: Sequence[Sentence], key: SearchKey) -> None:
+        """
+        Raises:
+            RequestError: they are more than the queue ever takes, or their answer could be too large.
+        """
         tokens = sum(len(sentence.ids) + len(sentence.prefix) for sentence in sentences)
         if tokens > (limit := self.options.max_queue_tokens):
             raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
@@ -168,3 +174,12 @@ class Frontend:
                 f"up to {numbers} numbers in one answer, the server gives {MAX_DETAILS}",
                 help="send fewer sources at once, or lower num_hypotheses or max_length",
             )
+
+
+def require_priority(priority: int) -> None:
+    """
+    Raises:
+        RequestError: there is no such priority.
+    """
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise RequestError("priority", f"{priority} is not between {MIN_PRIORITY} and {MAX_PRIORITY}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
@@ -12,6 +13,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.errors import RequestError
+from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.served_model import ServedModel
@@ -54,21 +56,27 @@ def parse_request(content: bytes) -> pb.TranslateRequest:
     try:
         return pb.TranslateRequest.FromString(content)
     except DecodeError:
-        field = _field_of_invalid_text(content)
+        message = pb.TranslateRequest
+        single = {message.MODEL_FIELD_NUMBER: "model", message.MODEL_VERSION_FIELD_NUMBER: "model_version"}
+        repeated = {message.SOURCES_FIELD_NUMBER: "sources", message.TARGET_PREFIXES_FIELD_NUMBER: "target_prefixes"}
+        field = field_of_invalid_text(content, single, repeated)
     if field:
         raise RequestError(field, "not valid UTF-8")
     raise RequestError("request", "the bytes are not a TranslateRequest message")
 
 
-def _field_of_invalid_text(content: bytes) -> str | None:
-    """protobuf does not say which string it refused, so the fields are looked at as bytes."""
+def field_of_invalid_text(
+    content: bytes, single: Mapping[int, str], repeated: Mapping[int, str] = MappingProxyType({})
+) -> str | None:
+    """protobuf does not say which string it refused, so the fields are looked at as bytes.
+
+    Args:
+        single, repeated: names of the message's strings by field number.
+    """
     try:
         fields = UnknownFieldSet(Empty.FromString(content))
     except DecodeError:
         return None
-    message = pb.TranslateRequest
-    single = {message.MODEL_FIELD_NUMBER: "model", message.MODEL_VERSION_FIELD_NUMBER: "model_version"}
-    repeated = {message.SOURCES_FIELD_NUMBER: "sources", message.TARGET_PREFIXES_FIELD_NUMBER: "target_prefixes"}
     seen = Counter[int]()
     for field in (fields[index] for index in range(len(fields))):
         number = field.field_number
@@ -148,12 +156,7 @@ def write_response(found: Translated, *, source_pieces: bool) -> pb.TranslateRes
     """
     translator, answer = found.model.translator, found.answer
     translations = [
-        pb.Translation(
-            hypotheses=[_write_hypothesis(one) for one in hypotheses],
-            source_tokens=len(sentence.ids),
-            truncated=sentence.truncated,
-            source_pieces=translator.source_pieces(sentence) if source_pieces else (),
-        )
+        write_translation(sentence, hypotheses, translator.source_pieces(sentence) if source_pieces else ())
         for sentence, hypotheses in zip(found.sentences, answer.hypotheses, strict=True)
     ]
     return pb.TranslateResponse(
@@ -165,6 +168,18 @@ def write_response(found: Translated, *, source_pieces: bool) -> pb.TranslateRes
     )
 
 
+def write_translation(
+    sentence: Sentence, hypotheses: Sequence[Hypothesis], source_pieces: Sequence[str]
+) -> pb.Translation:
+    """The message of one sentence's translations."""
+    return pb.Translation(
+        hypotheses=[_write_hypothesis(one) for one in hypotheses],
+        source_tokens=len(sentence.ids),
+        truncated=sentence.truncated,
+        source_pieces=source_pieces,
+    )
+
+
 def _write_hypothesis(one: Hypothesis) -> pb.Hypothesis:
     details = [pb.Token(piece=token.piece, score=token.score, attention=token.attention) for token in one.details]
     return pb.Hypothesis(text=one.text, score=one.score, tokens=one.tokens, finished=one.finished, details=details)
@@ -172,18 +187,20 @@ def _write_hypothesis(one: Hypothesis) -> pb.Hypothesis:
 
 def read_response(message: pb.TranslateResponse) -> list[list[Hypothesis]]:
     """The hypotheses of every source, in order."""
+    return [read_translation(translation) for translation in message.translations]
+
+
+def read_translation(message: pb.Translation) -> list[Hypothesis]:
+    """The hypotheses of one source."""
     return [
-        [
-            Hypothesis(
-                one.text,
-                one.score,
-                one.tokens,
-                one.finished,
-                tuple(Token(token.piece, token.score, tuple(token.attention)) for token in one.details),
-            )
-            for one in translation.hypotheses
-        ]
-        for translation in message.translations
+        Hypothesis(
+            one.text,
+            one.score,
+            one.tokens,
+            one.finished,
+            tuple(Token(token.piece, token.score, tuple(token.attention)) for token in one.details),
+        )
+        for one in message.hypotheses
     ]
 
 

@@ -26,6 +26,7 @@ OWNERS = {
     "matplotlib": {"benchmark", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
+    "sentencex": {"documents"},
     "tensorrt": {"export"},
     "tensorrt_rtx": {"export"},
     "click": {"cli"},

@@ -290,7 +290,11 @@ def test_health_and_reflection_answer_the_standard_clients(server: Server) -> No
         database = ProtoReflectionDescriptorDatabase(channel)
         assert SERVICE in database.get_services()
         file = database.FindFileContainingSymbol(SERVICE)
-        assert [method.name for method in file.service[0].method] == ["Translate", "ListModels"]
+        assert [method.name for method in file.service[0].method] == [
+            "Translate",
+            "TranslateStream",
+            "ListModels",
+        ]
 
 
 def test_a_starting_server_is_unavailable(tmp_path: Path) -> None:

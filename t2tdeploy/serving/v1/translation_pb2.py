@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&t2tdeploy/serving/v1/translation.proto\x12\x14t2tdeploy.serving.v1\x1a\x1egoogle/protobuf/duration.proto\"\x98\x01\n\x10TranslateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.t2tdeploy.serving.v1.DecodeOptions\x12\x17\n\x0ftarget_prefixes\x18\x04 \x03(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\"\x9f\x07\n\rDecodeOptions\x12\x16\n\tbeam_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x19\n\x0c\x65xtra_length\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\x08truncate\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x17\n\nmax_length\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x16\n\tmax_ratio\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\nmin_length\x18\x08 \x01(\x05H\x07\x88\x01\x01\x12\x16\n\tmin_ratio\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x01H\t\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x0b \x01(\x05H\n\x88\x01\x01\x12\x1d\n\x10\x63overage_penalty\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12\x10\n\x08suppress\x18\r \x03(\t\x12\x1d\n\x10suppress_unknown\x18\x0e \x01(\x08H\x0c\x88\x01\x01\x12\x18\n\x0btemperature\x18\x0f \x01(\x01H\r\x88\x01\x01\x12\x12\n\x05top_k\x18\x10 \x01(\x05H\x0e\x88\x01\x01\x12\x12\n\x05top_p\x18\x11 \x01(\x01H\x0f\x88\x01\x01\x12\x11\n\x04seed\x18\x12 \x01(\x03H\x10\x88\x01\x01\x12\x19\n\x0c\x61lternatives\x18\x13 \x01(\x08H\x11\x88\x01\x01\x12\x1a\n\rreturn_tokens\x18\x14 \x01(\x08H\x12\x88\x01\x01\x12\x1d\n\x10return_attention\x18\x15 \x01(\x08H\x13\x88\x01\x01\x12\x1c\n\x0freplace_unknown\x18\x16 \x01(\x08H\x14\x88\x01\x01\x42\x0c\n\n_beam_sizeB\x08\n\x06_alphaB\x11\n\x0f_num_hypothesesB\x0f\n\r_extra_lengthB\x0b\n\t_truncateB\r\n\x0b_max_lengthB\x0c\n\n_max_ratioB\r\n\x0b_min_lengthB\x0c\n\n_min_ratioB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x13\n\x11_coverage_penaltyB\x13\n\x11_suppress_unknownB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x0f\n\r_alternativesB\x10\n\x0e_return_tokensB\x13\n\x11_return_attentionB\x12\n\x10_replace_unknown\"\xb6\x01\n\x11TranslateResponse\x12\x37\n\x0ctranslations\x18\x01 \x03(\x0b\x32!.t2tdeploy.serving.v1.Translation\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\x06timing\x18\x04 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Timing\x12\x14\n\x0cmodel_number\x18\x05 \x01(\x03\"\x84\x01\n\x0bTranslation\x12\x34\n\nhypotheses\x18\x01 \x03(\x0b\x32 .t2tdeploy.serving.v1.Hypothesis\x12\x15\n\rsource_tokens\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x15\n\rsource_pieces\x18\x04 \x03(\t\"y\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x12,\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Token\"8\n\x05Token\x12\r\n\x05piece\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\tattention\x18\x03 \x03(\x02\"^\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Model\"\xa9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x35\n\x08\x64\x65\x66\x61ults\x18\x04 \x01(\x0b\x32#.t2tdeploy.serving.v1.DecodeOptions\x12,\n\x06limits\x18\x05 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Limits\x12\x0e\n\x06number\x18\x06 \x01(\x03\"\x86\x01\n\x06Limits\x12\x15\n\rmax_sentences\x18\x01 \x01(\x05\x12\x19\n\x11max_source_tokens\x18\x02 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x03 \x01(\x05\x12\x18\n\x10max_extra_length\x18\x04 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x05 \x01(\x05\x32\xd3\x01\n\x12TranslationService\x12\\\n\tTranslate\x12&.t2tdeploy.serving.v1.TranslateRequest\x1a\'.t2tdeploy.serving.v1.TranslateResponse\x12_\n\nListModels\x12\'.t2tdeploy.serving.v1.ListModelsRequest\x1a(.t2tdeploy.serving.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&t2tdeploy/serving/v1/translation.proto\x12\x14t2tdeploy.serving.v1\x1a\x1egoogle/protobuf/duration.proto\"\xaa\x01\n\x10TranslateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x34\n\x07options\x18\x03 \x01(\x0b\x32#.t2tdeploy.serving.v1.DecodeOptions\x12\x17\n\x0ftarget_prefixes\x18\x04 \x03(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x05\"\xbe\x01\n\x18TranslateDocumentRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x64ocument\x18\x03 \x01(\t\x12\x34\n\x07options\x18\x04 \x01(\x0b\x32#.t2tdeploy.serving.v1.DecodeOptions\x12\x10\n\x08language\x18\x05 \x01(\t\x12\x15\n\x08priority\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x0b\n\t_priority\"\x94\x01\n\x19TranslateDocumentResponse\x12:\n\x08sentence\x18\x01 \x01(\x0b\x32&.t2tdeploy.serving.v1.DocumentSentenceH\x00\x12\x30\n\x03\x65nd\x18\x02 \x01(\x0b\x32!.t2tdeploy.serving.v1.DocumentEndH\x00\x42\t\n\x07\x63ontent\"\x8f\x01\n\x10\x44ocumentSentence\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\x12\n\nstart_byte\x18\x03 \x01(\x03\x12\x10\n\x08\x65nd_byte\x18\x04 \x01(\x03\x12\x36\n\x0btranslation\x18\x05 \x01(\x0b\x32!.t2tdeploy.serving.v1.Translation\"\x99\x01\n\x0b\x44ocumentEnd\x12\x11\n\tsentences\x18\x01 \x01(\x03\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x15\n\rsource_tokens\x18\x03 \x01(\x03\x12\x15\n\rtarget_tokens\x18\x04 \x01(\x03\x12\r\n\x05model\x18\x05 \x01(\t\x12\x15\n\rmodel_version\x18\x06 \x01(\t\x12\x14\n\x0cmodel_number\x18\x07 \x01(\x03\"\x9f\x07\n\rDecodeOptions\x12\x16\n\tbeam_size\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x19\n\x0c\x65xtra_length\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\x08truncate\x18\x05 \x01(\x08H\x04\x88\x01\x01\x12\x17\n\nmax_length\x18\x06 \x01(\x05H\x05\x88\x01\x01\x12\x16\n\tmax_ratio\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x17\n\nmin_length\x18\x08 \x01(\x05H\x07\x88\x01\x01\x12\x16\n\tmin_ratio\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\n \x01(\x01H\t\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x0b \x01(\x05H\n\x88\x01\x01\x12\x1d\n\x10\x63overage_penalty\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12\x10\n\x08suppress\x18\r \x03(\t\x12\x1d\n\x10suppress_unknown\x18\x0e \x01(\x08H\x0c\x88\x01\x01\x12\x18\n\x0btemperature\x18\x0f \x01(\x01H\r\x88\x01\x01\x12\x12\n\x05top_k\x18\x10 \x01(\x05H\x0e\x88\x01\x01\x12\x12\n\x05top_p\x18\x11 \x01(\x01H\x0f\x88\x01\x01\x12\x11\n\x04seed\x18\x12 \x01(\x03H\x10\x88\x01\x01\x12\x19\n\x0c\x61lternatives\x18\x13 \x01(\x08H\x11\x88\x01\x01\x12\x1a\n\rreturn_tokens\x18\x14 \x01(\x08H\x12\x88\x01\x01\x12\x1d\n\x10return_attention\x18\x15 \x01(\x08H\x13\x88\x01\x01\x12\x1c\n\x0freplace_unknown\x18\x16 \x01(\x08H\x14\x88\x01\x01\x42\x0c\n\n_beam_sizeB\x08\n\x06_alphaB\x11\n\x0f_num_hypothesesB\x0f\n\r_extra_lengthB\x0b\n\t_truncateB\r\n\x0b_max_lengthB\x0c\n\n_max_ratioB\r\n\x0b_min_lengthB\x0c\n\n_min_ratioB\x15\n\x13_repetition_penaltyB\x17\n\x15_no_repeat_ngram_sizeB\x13\n\x11_coverage_penaltyB\x13\n\x11_suppress_unknownB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seedB\x0f\n\r_alternativesB\x10\n\x0e_return_tokensB\x13\n\x11_return_attentionB\x12\n\x10_replace_unknown\"\xb6\x01\n\x11TranslateResponse\x12\x37\n\x0ctranslations\x18\x01 \x03(\x0b\x32!.t2tdeploy.serving.v1.Translation\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\x06timing\x18\x04 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Timing\x12\x14\n\x0cmodel_number\x18\x05 \x01(\x03\"\x84\x01\n\x0bTranslation\x12\x34\n\nhypotheses\x18\x01 \x03(\x0b\x32 .t2tdeploy.serving.v1.Hypothesis\x12\x15\n\rsource_tokens\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\x15\n\rsource_pieces\x18\x04 \x03(\t\"y\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x0e\n\x06tokens\x18\x03 \x01(\x05\x12\x10\n\x08\x66inished\x18\x04 \x01(\x08\x12,\n\x07\x64\x65tails\x18\x05 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Token\"8\n\x05Token\x12\r\n\x05piece\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\tattention\x18\x03 \x03(\x02\"^\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x63ompute\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11ListModelsRequest\"A\n\x12ListModelsResponse\x12+\n\x06models\x18\x01 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Model\"\xa9\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x35\n\x08\x64\x65\x66\x61ults\x18\x04 \x01(\x0b\x32#.t2tdeploy.serving.v1.DecodeOptions\x12,\n\x06limits\x18\x05 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Limits\x12\x0e\n\x06number\x18\x06 \x01(\x03\"\x86\x01\n\x06Limits\x12\x15\n\rmax_sentences\x18\x01 \x01(\x05\x12\x19\n\x11max_source_tokens\x18\x02 \x01(\x05\x12\x15\n\rmax_beam_size\x18\x03 \x01(\x05\x12\x18\n\x10max_extra_length\x18\x04 \x01(\x05\x12\x19\n\x11max_request_bytes\x18\x05 \x01(\x05\x32\xc9\x02\n\x12TranslationService\x12\\\n\tTranslate\x12&.t2tdeploy.serving.v1.TranslateRequest\x1a\'.t2tdeploy.serving.v1.TranslateResponse\x12t\n\x0fTranslateStream\x12..t2tdeploy.serving.v1.TranslateDocumentRequest\x1a/.t2tdeploy.serving.v1.TranslateDocumentResponse0\x01\x12_\n\nListModels\x12\'.t2tdeploy.serving.v1.ListModelsRequest\x1a(.t2tdeploy.serving.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,27 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 't2tdeploy.serving.v1.transl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRANSLATEREQUEST']._serialized_start=97
-  _globals['_TRANSLATEREQUEST']._serialized_end=249
-  _globals['_DECODEOPTIONS']._serialized_start=252
-  _globals['_DECODEOPTIONS']._serialized_end=1179
-  _globals['_TRANSLATERESPONSE']._serialized_start=1182
-  _globals['_TRANSLATERESPONSE']._serialized_end=1364
-  _globals['_TRANSLATION']._serialized_start=1367
-  _globals['_TRANSLATION']._serialized_end=1499
-  _globals['_HYPOTHESIS']._serialized_start=1501
-  _globals['_HYPOTHESIS']._serialized_end=1622
-  _globals['_TOKEN']._serialized_start=1624
-  _globals['_TOKEN']._serialized_end=1680
-  _globals['_TIMING']._serialized_start=1682
-  _globals['_TIMING']._serialized_end=1776
-  _globals['_LISTMODELSREQUEST']._serialized_start=1778
-  _globals['_LISTMODELSREQUEST']._serialized_end=1797
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1799
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1864
-  _globals['_MODEL']._serialized_start=1867
-  _globals['_MODEL']._serialized_end=2036
-  _globals['_LIMITS']._serialized_start=2039
-  _globals['_LIMITS']._serialized_end=2173
-  _globals['_TRANSLATIONSERVICE']._serialized_start=2176
-  _globals['_TRANSLATIONSERVICE']._serialized_end=2387
+  _globals['_TRANSLATEREQUEST']._serialized_end=267
+  _globals['_TRANSLATEDOCUMENTREQUEST']._serialized_start=270
+  _globals['_TRANSLATEDOCUMENTREQUEST']._serialized_end=460
+  _globals['_TRANSLATEDOCUMENTRESPONSE']._serialized_start=463
+  _globals['_TRANSLATEDOCUMENTRESPONSE']._serialized_end=611
+  _globals['_DOCUMENTSENTENCE']._serialized_start=614
+  _globals['_DOCUMENTSENTENCE']._serialized_end=757
+  _globals['_DOCUMENTEND']._serialized_start=760
+  _globals['_DOCUMENTEND']._serialized_end=913
+  _globals['_DECODEOPTIONS']._serialized_start=916
+  _globals['_DECODEOPTIONS']._serialized_end=1843
+  _globals['_TRANSLATERESPONSE']._serialized_start=1846
+  _globals['_TRANSLATERESPONSE']._serialized_end=2028
+  _globals['_TRANSLATION']._serialized_start=2031
+  _globals['_TRANSLATION']._serialized_end=2163
+  _globals['_HYPOTHESIS']._serialized_start=2165
+  _globals['_HYPOTHESIS']._serialized_end=2286
+  _globals['_TOKEN']._serialized_start=2288
+  _globals['_TOKEN']._serialized_end=2344
+  _globals['_TIMING']._serialized_start=2346
+  _globals['_TIMING']._serialized_end=2440
+  _globals['_LISTMODELSREQUEST']._serialized_start=2442
+  _globals['_LISTMODELSREQUEST']._serialized_end=2461
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2463
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2528
+  _globals['_MODEL']._serialized_start=2531
+  _globals['_MODEL']._serialized_end=2700
+  _globals['_LIMITS']._serialized_start=2703
+  _globals['_LIMITS']._serialized_end=2837
+  _globals['_TRANSLATIONSERVICE']._serialized_start=2840
+  _globals['_TRANSLATIONSERVICE']._serialized_end=3169
 # @@protoc_insertion_point(module_scope)

@@ -41,10 +41,15 @@ class TranslateRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     TARGET_PREFIXES_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model, or an alias. Empty: the server's only model."""
     model_version: _builtins.str
     """Which version of the model: its number (Model.number) or its content (Model.version). Empty: the newest one."""
+    priority: _builtins.int
+    """-2 to 2, default 0. A level higher goes before what came up to so many seconds earlier as the server is set to
+    (priority_seconds), so lower ones wait longer, but not forever.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sentences, plain text in UTF-8. At least one, at most Limits.max_sentences."""
@@ -67,14 +72,160 @@ class TranslateRequest(_message.Message):
         options: Global___DecodeOptions | None = ...,
         target_prefixes: _abc.Iterable[_builtins.str] | None = ...,
         model_version: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_version", b"model_version", "options", b"options", "sources", b"sources", "target_prefixes", b"target_prefixes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "model_version", b"model_version", "options", b"options", "priority", b"priority", "sources", b"sources", "target_prefixes", b"target_prefixes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TranslateRequest: _TypeAlias = TranslateRequest  # noqa: Y015
+
+@_typing.final
+class TranslateDocumentRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """As in TranslateRequest."""
+    model_version: _builtins.str
+    document: _builtins.str
+    """Plain text in UTF-8, of any length up to Limits.max_request_bytes. A line break always ends a sentence."""
+    language: _builtins.str
+    """Language of the document, as "de" or "de-AT", for its abbreviations and marks. Empty or unknown: general rules."""
+    priority: _builtins.int
+    """As in TranslateRequest, but default -1: documents let single requests pass."""
+    @_builtins.property
+    def options(self) -> Global___DecodeOptions:
+        """As in TranslateRequest; `truncate` means nothing here."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        document: _builtins.str = ...,
+        options: Global___DecodeOptions | None = ...,
+        language: _builtins.str = ...,
+        priority: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "options", b"options", "priority", b"priority"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_priority", b"_priority", "document", b"document", "language", b"language", "model", b"model", "model_version", b"model_version", "options", b"options", "priority", b"priority"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__priority: _TypeAlias = _typing.Literal["priority"]  # noqa: Y015
+    _WhichOneofArgType__priority: _TypeAlias = _typing.Literal["_priority", b"_priority"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__priority) -> _WhichOneofReturnType__priority | None: ...
+
+Global___TranslateDocumentRequest: _TypeAlias = TranslateDocumentRequest  # noqa: Y015
+
+@_typing.final
+class TranslateDocumentResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sentence(self) -> Global___DocumentSentence: ...
+    @_builtins.property
+    def end(self) -> Global___DocumentEnd: ...
+    def __init__(
+        self,
+        *,
+        sentence: Global___DocumentSentence | None = ...,
+        end: Global___DocumentEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "end", b"end", "sentence", b"sentence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "end", b"end", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["sentence", "end"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___TranslateDocumentResponse: _TypeAlias = TranslateDocumentResponse  # noqa: Y015
+
+@_typing.final
+class DocumentSentence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    START_BYTE_FIELD_NUMBER: _builtins.int
+    END_BYTE_FIELD_NUMBER: _builtins.int
+    TRANSLATION_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """0, 1, 2, …: the order of the text, which is that of the messages."""
+    before: _builtins.str
+    """White space of the document between this sentence and the one before."""
+    start_byte: _builtins.int
+    """Where the sentence is in the document, in bytes of UTF-8."""
+    end_byte: _builtins.int
+    @_builtins.property
+    def translation(self) -> Global___Translation: ...
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        before: _builtins.str = ...,
+        start_byte: _builtins.int = ...,
+        end_byte: _builtins.int = ...,
+        translation: Global___Translation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["translation", b"translation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "end_byte", b"end_byte", "index", b"index", "start_byte", b"start_byte", "translation", b"translation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentSentence: _TypeAlias = DocumentSentence  # noqa: Y015
+
+@_typing.final
+class DocumentEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SENTENCES_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    SOURCE_TOKENS_FIELD_NUMBER: _builtins.int
+    TARGET_TOKENS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_NUMBER_FIELD_NUMBER: _builtins.int
+    sentences: _builtins.int
+    """How many DocumentSentences there were."""
+    after: _builtins.str
+    """White space of the document behind the last sentence."""
+    source_tokens: _builtins.int
+    """Sums over all sentences: tokens of sources and of best hypotheses."""
+    target_tokens: _builtins.int
+    model: _builtins.str
+    """The model that answered, as in TranslateResponse."""
+    model_version: _builtins.str
+    model_number: _builtins.int
+    def __init__(
+        self,
+        *,
+        sentences: _builtins.int = ...,
+        after: _builtins.str = ...,
+        source_tokens: _builtins.int = ...,
+        target_tokens: _builtins.int = ...,
+        model: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        model_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "model", b"model", "model_number", b"model_number", "model_version", b"model_version", "sentences", b"sentences", "source_tokens", b"source_tokens", "target_tokens", b"target_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentEnd: _TypeAlias = DocumentEnd  # noqa: Y015
 
 @_typing.final
 class DecodeOptions(_message.Message):

@@ -39,6 +39,11 @@ class TranslationServiceStub(object):
                 request_serializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
                 response_deserializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateResponse.FromString,
                 _registered_method=True)
+        self.TranslateStream = channel.unary_stream(
+                '/t2tdeploy.serving.v1.TranslationService/TranslateStream',
+                request_serializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentRequest.SerializeToString,
+                response_deserializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/t2tdeploy.serving.v1.TranslationService/ListModels',
                 request_serializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.ListModelsRequest.SerializeToString,
@@ -52,6 +57,17 @@ class TranslationServiceServicer(object):
     def Translate(self, request, context):
         """Translates sentences. All of them or none: one bad source fails the request, and the status names it.
         Set a deadline: work whose deadline has passed, or whose call is cancelled, is dropped.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TranslateStream(self, request, context):
+        """Translates a document: finds its sentences, cuts those that are too long, and sends each translation, in the order of
+        the text, as soon as it and those before it are done; a DocumentEnd comes last. White space is kept: the translated
+        document is `before` and the text of every DocumentSentence, one after the other, and DocumentEnd.after. However long
+        it is, it takes a small part of the queue at a time, waits for room instead of being refused, and goes on no faster
+        than the client reads.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,6 +87,11 @@ def add_TranslationServiceServicer_to_server(servicer, server):
                     servicer.Translate,
                     request_deserializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateRequest.FromString,
                     response_serializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateResponse.SerializeToString,
+            ),
+            'TranslateStream': grpc.unary_stream_rpc_method_handler(
+                    servicer.TranslateStream,
+                    request_deserializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentRequest.FromString,
+                    response_serializer=t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -105,6 +126,33 @@ class TranslationService(object):
             '/t2tdeploy.serving.v1.TranslationService/Translate',
             t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateRequest.SerializeToString,
             t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TranslateStream(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/t2tdeploy.serving.v1.TranslationService/TranslateStream',
+            t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentRequest.SerializeToString,
+            t2tdeploy_dot_serving_dot_v1_dot_translation__pb2.TranslateDocumentResponse.FromString,
             options,
             channel_credentials,
             insecure,

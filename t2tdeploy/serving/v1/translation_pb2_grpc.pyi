@@ -48,6 +48,13 @@ class TranslationServiceStub:
     """Translates sentences. All of them or none: one bad source fails the request, and the status names it.
     Set a deadline: work whose deadline has passed, or whose call is cancelled, is dropped.
     """
+    TranslateStream: _grpc.UnaryStreamMultiCallable[_translation_pb2.TranslateDocumentRequest, _translation_pb2.TranslateDocumentResponse]
+    """Translates a document: finds its sentences, cuts those that are too long, and sends each translation, in the order of
+    the text, as soon as it and those before it are done; a DocumentEnd comes last. White space is kept: the translated
+    document is `before` and the text of every DocumentSentence, one after the other, and DocumentEnd.after. However long
+    it is, it takes a small part of the queue at a time, waits for room instead of being refused, and goes on no faster
+    than the client reads.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_translation_pb2.ListModelsRequest, _translation_pb2.ListModelsResponse]
     """The models of this server, with what a client needs to know to use them."""
 
@@ -57,6 +64,13 @@ class TranslationServiceAsyncStub(TranslationServiceStub):
     Translate: _aio.UnaryUnaryMultiCallable[_translation_pb2.TranslateRequest, _translation_pb2.TranslateResponse]  # type: ignore[assignment]
     """Translates sentences. All of them or none: one bad source fails the request, and the status names it.
     Set a deadline: work whose deadline has passed, or whose call is cancelled, is dropped.
+    """
+    TranslateStream: _aio.UnaryStreamMultiCallable[_translation_pb2.TranslateDocumentRequest, _translation_pb2.TranslateDocumentResponse]  # type: ignore[assignment]
+    """Translates a document: finds its sentences, cuts those that are too long, and sends each translation, in the order of
+    the text, as soon as it and those before it are done; a DocumentEnd comes last. White space is kept: the translated
+    document is `before` and the text of every DocumentSentence, one after the other, and DocumentEnd.after. However long
+    it is, it takes a small part of the queue at a time, waits for room instead of being refused, and goes on no faster
+    than the client reads.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_translation_pb2.ListModelsRequest, _translation_pb2.ListModelsResponse]  # type: ignore[assignment]
     """The models of this server, with what a client needs to know to use them."""
@@ -70,6 +84,19 @@ class TranslationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_translation_pb2.TranslateResponse, _abc.Awaitable[_translation_pb2.TranslateResponse]]:
         """Translates sentences. All of them or none: one bad source fails the request, and the status names it.
         Set a deadline: work whose deadline has passed, or whose call is cancelled, is dropped.
+        """
+
+    @_abc_1.abstractmethod
+    def TranslateStream(
+        self,
+        request: _translation_pb2.TranslateDocumentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_translation_pb2.TranslateDocumentResponse], _abc.AsyncIterator[_translation_pb2.TranslateDocumentResponse]]:
+        """Translates a document: finds its sentences, cuts those that are too long, and sends each translation, in the order of
+        the text, as soon as it and those before it are done; a DocumentEnd comes last. White space is kept: the translated
+        document is `before` and the text of every DocumentSentence, one after the other, and DocumentEnd.after. However long
+        it is, it takes a small part of the queue at a time, waits for room instead of being refused, and goes on no faster
+        than the client reads.
         """
 
     @_abc_1.abstractmethod

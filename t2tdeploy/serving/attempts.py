@@ -1,0 +1,93 @@
+"""How a client asks, and whether and when it asks again."""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from dataclasses import dataclass
+from typing import cast
+
+import grpc
+
+from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
+from t2tdeploy.serving.answering import RETRY_AFTER
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """How a client asks.
+
+    Args:
+        model: name of the model, or an alias; empty: the server's only one.
+        model_version: its number or content; empty: the newest.
+        timeout: seconds that one request may take, retries included.
+        retries: times that one request is tried again when the server is full, starting or stopping.
+        sentences_per_request: a longer list becomes several requests.
+        requests_in_flight: of these, how many are under way at once.
+    """
+
+    model: str = ""
+    model_version: str = ""
+    timeout: float = 60.0
+    retries: int = 5
+    sentences_per_request: int = 32
+    requests_in_flight: int = 4
+
+
+DEFAULT_OPTIONS = ClientOptions()
+
+
+class Attempts:
+    """The tries of one request: how long each may take, and whether another follows."""
+
+    def __init__(self, target: str, options: ClientOptions, first: int = 0) -> None:
+        self._target, self._options, self._first = target, options, first
+        self._deadline = time.monotonic() + options.timeout
+        self._tried = 0
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that are left."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def pause_after(self, error: grpc.RpcError, *, again: bool = True) -> float:
+        """Seconds to wait before the next try.
+
+        Args:
+            again: whether there may be one.
+
+        Raises:
+            RequestError, ServerError: there is none.
+        """
+        call = cast(grpc.Call, error)  # every RpcError of a call is one
+        pause = self._pause(call)
+        if not again or self._tried >= self._options.retries or pause is None or pause >= self.timeout:
+            raise _as_error(call, self._target, self._options, self._first) from None
+        self._tried += 1
+        return pause
+
+    def _pause(self, call: grpc.Call) -> float | None:
+        hint = dict(call.trailing_metadata() or ()).get(RETRY_AFTER)
+        if hint is not None:
+            return int(hint) / 1000 * random.uniform(1.0, 1.5)  # so that those refused together do not return together
+        if call.code() != grpc.StatusCode.UNAVAILABLE:
+            return None
+        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._tried) * random.uniform(0.5, 1.0)
+
+
+def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) -> T2TDeployError:
+    code, details = call.code(), call.details() or ""
+    if code == grpc.StatusCode.INVALID_ARGUMENT:
+        field, _, message = details.partition(": ")
+        field = re.sub(r"\[(\d+)\]$", lambda match: f"[{int(match[1]) + first}]", field)
+        return RequestError(field, message)
+    help = {
+        grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",
+        grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
+        grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {options.timeout:g} s: raise the timeout",
+        grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
+    }.get(code)
+    return ServerError(code.name, details, help=help)
