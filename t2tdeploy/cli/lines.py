@@ -15,6 +15,16 @@ def read_lines(path: Path | None) -> list[str]:
     """The lines of a file, or of standard input. Only a newline ends a line, so a sentence may hold any other one.
 
     Raises:
+        InputError: as for `read_text`.
+    """
+    lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def read_text(path: Path | None) -> str:
+    """The content of a file, or of standard input, without a byte order mark.
+
+    Raises:
         InputError: no such file (with the nearest name beside it), or not UTF-8 (with the line).
     """
     name = str(path) if path else "standard input"
@@ -25,14 +35,12 @@ def read_lines(path: Path | None) -> list[str]:
         close = nearest(path.name, beside) if path else None
         raise InputError(f"no file {name}", path=path, help=f"did you mean '{close}'?" if close else None) from None
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(
             f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
         ) from None
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if lines and not lines[-1] else lines
 
 
 def write_lines(path: Path | None, sources: Sequence[str], translations: Sequence[str], *, as_json: bool) -> None:

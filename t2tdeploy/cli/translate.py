@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,11 +10,14 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
+from t2tdeploy.cli.documents import translate_document
 from t2tdeploy.cli.lines import read_lines, write_lines, write_text
 
 if TYPE_CHECKING:
+    from t2tdeploy.decoding import TranslateOptions
     from t2tdeploy.errors import RequestError, UserError
     from t2tdeploy.hypotheses import Hypothesis
+    from t2tdeploy.serving.client import Client
     from t2tdeploy.translator import TargetScore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,71 +60,109 @@ def _decoding(command: Command) -> Command:
 @click.option(
     "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
 )
+@click.option(
+    "--document", "document_file", type=options.file, help="Running text instead; its white space and lines are kept."
+)
+@click.option("--language", default="", help="With --document: its language, as de; helps to find sentences.")
 @click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
 @click.option("--target-prefix", help="What every translation starts with.")
 @click.option("--target-prefixes", "prefix_file", type=options.file, help="What each starts with, a line for each.")
 @_decoding
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
-@click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds per request."
-)
+@click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0; documents -1].")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds per request [60; a document: none].")
 @options.as_json
 def translate(
     server: str | None,
     bundle_dir: Path | None,
     text: tuple[str, ...],
     input_file: Path | None,
+    document_file: Path | None,
+    language: str,
     output_file: Path | None,
     target_prefix: str | None,
     prefix_file: Path | None,
     model: str,
-    timeout: float,
+    priority: int | None,
+    timeout: float | None,
     as_json: bool,
     **decoding: Any,
 ) -> None:
-    """Translate sentences, given as arguments, a file, or a pipe: with a running server, or with a bundle.
+    """Translate sentences, given as arguments, a file, or a pipe, or a document: with a running server, or a bundle.
 
     \b
     Examples:
       t2tdeploy translate --server localhost:50051 "Two dogs play in the snow."
       t2tdeploy translate --server localhost:50051 --input in.en --output out.de
+      t2tdeploy translate --server localhost:50051 --document letter.txt --language en --output brief.txt
       t2tdeploy translate --bundle bundles/ende --num-hypotheses 3 --temperature 0.8 "Two dogs play in the snow."
     """
     from t2tdeploy.decoding import TranslateOptions
     from t2tdeploy.errors import RequestError
 
-    _require_one(server, bundle_dir)
-    if bundle_dir is not None and model:
-        raise click.UsageError("--model names a server's model: leave it out", ctx=click.get_current_context())
-    for name in ("return_tokens", "return_attention"):
-        if decoding[name] and not as_json:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --json", ctx=click.get_current_context())
-    if text and input_file:
-        raise click.UsageError("sentences and --input are given: choose one", ctx=click.get_current_context())
+    _require_sensible(click.get_current_context())
+    asked = TranslateOptions(**decoding)
+
+    def connect() -> Client:
+        return _client(str(server), model, priority, timeout or 60.0)
+
+    if document_file is not None:
+        translate_document(
+            document_file,
+            output_file,
+            asked,
+            language=language,
+            bundle_dir=bundle_dir,
+            connect=connect,
+            timeout=timeout,
+            as_json=as_json,
+        )
+        return
     sources = list(text) if text else read_lines(input_file)
     prefixes = _prefixes(target_prefix, prefix_file, len(sources))
-    asked = TranslateOptions(**decoding)
     try:
         if bundle_dir is not None:
             from t2tdeploy.api import load
 
             found = load(bundle_dir, warm_up=False).translate(sources, asked, target_prefixes=prefixes)
         else:
-            found = _ask(str(server), sources, asked, prefixes, model, timeout, quiet=bool(text), as_json=as_json)
+            with connect() as client:
+                reporter = None if text else make_reporter(as_json)
+                found = client.translate(sources, asked, target_prefixes=prefixes, reporter=reporter)
     except RequestError as error:
         raise error if text else _naming_the_line(error, input_file) from None
-    if asked.num_hypotheses is None and not as_json:
-        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=False)
-    elif asked.num_hypotheses is None and not (asked.return_tokens or asked.return_attention):
-        write_lines(output_file, sources, [hypotheses[0].text for hypotheses in found], as_json=True)
-    else:
-        _write_hypotheses(output_file, sources, found, as_json)
+    _write_found(output_file, sources, found, asked, as_json)
 
 
-def _require_one(server: str | None, bundle_dir: Path | None) -> None:
-    if (server is None) == (bundle_dir is None):
-        both = "both given: choose one" if server else "give one of them"
-        raise click.UsageError(f"--server or --bundle: {both}", ctx=click.get_current_context())
+def _require_sensible(context: click.Context) -> None:
+    """Refuses options that do not go together."""
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if not (value is None or value is False or value in ("", ()))
+    }
+    if ("server" in given) == ("bundle_dir" in given):
+        both = "both given: choose one" if "server" in given else "give one of them"
+        raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
+    if "bundle_dir" in given and "model" in given:
+        raise click.UsageError("--model names a server's model: leave it out", ctx=context)
+    if "bundle_dir" in given and "priority" in given:
+        raise click.UsageError("--priority is for a server: leave it out", ctx=context)
+    for name in ("return_tokens", "return_attention"):
+        if name in given and "as_json" not in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} needs --json", ctx=context)
+    names = {"text": "sentences", "input_file": "--input", "document_file": "--document"}
+    sources = [option for name, option in names.items() if name in given]
+    if len(sources) > 1:
+        raise click.UsageError(f"{' and '.join(sources)} are given: choose one", ctx=context)
+    if "document_file" not in given and "language" in given:
+        raise click.UsageError("--language is for --document", ctx=context)
+    for name in ("target_prefix", "prefix_file", "truncate", "return_tokens", "return_attention"):
+        if "document_file" in given and name in given:
+            option = "--target-prefixes" if name == "prefix_file" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} means nothing with --document", ctx=context)
+    if "document_file" in given and given.get("num_hypotheses", 1) != 1 and "as_json" not in given:
+        raise click.UsageError("--num-hypotheses of a document needs --json", ctx=context)
 
 
 def _prefixes(prefix: str | None, path: Path | None, count: int) -> list[str] | None:
@@ -141,24 +182,22 @@ def _prefixes(prefix: str | None, path: Path | None, count: int) -> list[str] | 
     return lines
 
 
-def _ask(
-    server: str,
-    sources: Sequence[str],
-    asked: Any,
-    prefixes: list[str] | None,
-    model: str,
-    timeout: float,
-    *,
-    quiet: bool,
-    as_json: bool,
-) -> list[list[Hypothesis]]:
+def _client(server: str, model: str, priority: int | None, timeout: float) -> Client:
     from t2tdeploy.serving.client import Client, ClientOptions
 
     name, _, version = model.partition(":")
-    with Client(server, ClientOptions(model=name, model_version=version, timeout=timeout)) as client:
-        return client.translate(
-            sources, asked, target_prefixes=prefixes, reporter=None if quiet else make_reporter(as_json)
-        )
+    return Client(server, ClientOptions(model=name, model_version=version, priority=priority, timeout=timeout))
+
+
+def _write_found(
+    path: Path | None, sources: list[str], found: list[list[Hypothesis]], asked: TranslateOptions, as_json: bool
+) -> None:
+    if asked.num_hypotheses is None and not as_json:
+        write_lines(path, sources, [hypotheses[0].text for hypotheses in found], as_json=False)
+    elif asked.num_hypotheses is None and not (asked.return_tokens or asked.return_attention):
+        write_lines(path, sources, [hypotheses[0].text for hypotheses in found], as_json=True)
+    else:
+        _write_hypotheses(path, sources, found, as_json)
 
 
 @click.command()

@@ -23,6 +23,7 @@ class ClientOptions:
     Args:
         model: name of the model, or an alias; empty: the server's only one.
         model_version: its number or content; empty: the newest.
+        priority: -2 to 2; higher goes first. None: 0 for sentences, less for documents, which let others pass.
         timeout: seconds that one request may take, retries included.
         retries: times that one request is tried again when the server is full, starting or stopping.
         sentences_per_request: a longer list becomes several requests.
@@ -31,6 +32,7 @@ class ClientOptions:
 
     model: str = ""
     model_version: str = ""
+    priority: int | None = None
     timeout: float = 60.0
     retries: int = 5
     sentences_per_request: int = 32

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -93,9 +93,8 @@ class Client:
         options: TranslateOptions = BUNDLE_DEFAULTS,
         *,
         language: str = "",
-        priority: int | None = None,
         timeout: float | None = None,
-    ) -> Iterator[TranslatedPart]:
+    ) -> Generator[TranslatedPart, None, None]:
         """The sentences of a document with their hypotheses, in order, as the server sends them.
 
         `documents.rejoin(document, client.translate_document(document))` gives the translated document piece by piece.
@@ -104,7 +103,6 @@ class Client:
         Args:
             options: `truncate` means nothing here: sentences that are too long are cut.
             language: of the document, as in "de"; empty: general rules.
-            priority: -2 to 2; None: the server's for documents, which let single requests pass.
             timeout: seconds for the whole document; None: as long as it takes.
 
         Raises:
@@ -112,7 +110,7 @@ class Client:
             ServerError: as for `translate`, and when the answer breaks off. Nothing is asked for again once a part of
                 it has come.
         """
-        asked = DocumentOptions(options, language, priority, timeout)
+        asked = DocumentOptions(options, language, timeout)
         return document_parts(self._stub, document, asked, self._target, self._options)
 
     def models(self) -> list[ModelInfo]:
@@ -217,11 +215,10 @@ class AsyncClient:
         options: TranslateOptions = BUNDLE_DEFAULTS,
         *,
         language: str = "",
-        priority: int | None = None,
         timeout: float | None = None,
-    ) -> AsyncIterator[TranslatedPart]:
+    ) -> AsyncGenerator[TranslatedPart, None]:
         """As `Client.translate_document`."""
-        asked = DocumentOptions(options, language, priority, timeout)
+        asked = DocumentOptions(options, language, timeout)
         return document_parts_async(self._stub, document, asked, self._target, self._options)
 
     async def models(self) -> list[ModelInfo]:
@@ -270,7 +267,7 @@ def _requests(
     prefixes = target_prefixes or ()
     if prefixes and len(prefixes) != len(sources):
         raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
-    whole = write_request(client.model, sources, options, prefixes, client.model_version)
+    whole = write_request(client.model, sources, options, prefixes, client.model_version, priority=client.priority or 0)
     size = client.sentences_per_request
     for first in range(0, len(sources), size):
         part = pb.TranslateRequest(
@@ -279,5 +276,6 @@ def _requests(
             sources=whole.sources[first : first + size],
             options=whole.options,
             target_prefixes=whole.target_prefixes[first : first + size],
+            priority=whole.priority,
         )
         yield _Request(first, part)

@@ -29,13 +29,11 @@ class DocumentOptions:
     Args:
         decoding: `truncate` means nothing here.
         language: of the document, as in "de"; empty: general rules.
-        priority: -2 to 2; None: the server's for documents, which let single requests pass.
         timeout: seconds for the whole document; None: as long as it takes.
     """
 
     decoding: TranslateOptions = BUNDLE_DEFAULTS
     language: str = ""
-    priority: int | None = None
     timeout: float | None = None
 
 
@@ -44,7 +42,7 @@ class _Stream:
 
     def __init__(self, document: str, asked: DocumentOptions, target: str, client: ClientOptions) -> None:
         self.request = write_document_request(
-            client.model, document, asked.decoding, asked.language, asked.priority, client.model_version
+            client.model, document, asked.decoding, asked.language, client.priority, client.model_version
         )
         timeout = math.inf if asked.timeout is None else asked.timeout
         self._attempts = Attempts(target, replace(client, timeout=timeout))
@@ -83,7 +81,7 @@ class _Stream:
 
 def document_parts(
     stub: TranslationServiceStub, document: str, asked: DocumentOptions, target: str, client: ClientOptions
-) -> Generator[TranslatedPart]:
+) -> Generator[TranslatedPart, None, None]:
     """The parts of `document` as they come; closing it cancels the rest. See `Client.translate_document`."""
     stream = _Stream(document, asked, target, client)
     while True:

@@ -11,6 +11,7 @@ from t2tdeploy.sentences import require_unicode
 from t2tdeploy.serving.document_stream import AnsweredPart
 from t2tdeploy.serving.messages import (
     field_of_invalid_text,
+    int32,
     read_translation,
     write_options,
     write_translation,
@@ -56,7 +57,7 @@ def write_document_request(
         document=document,
         options=write_options(options),
         language=language,
-        priority=priority,
+        priority=None if priority is None else int32("priority", priority),
     )
 
 

@@ -125,6 +125,8 @@ def write_request(
     options: TranslateOptions,
     target_prefixes: Sequence[str] = (),
     model_version: str = "",
+    *,
+    priority: int = 0,
 ) -> pb.TranslateRequest:
     """A request to translate `sources`.
 
@@ -145,6 +147,7 @@ def write_request(
         sources=sources,
         options=write_options(options),
         target_prefixes=target_prefixes,
+        priority=int32("priority", priority),
     )
 
 
@@ -166,6 +169,16 @@ def write_response(found: Translated, *, source_pieces: bool) -> pb.TranslateRes
         model_number=found.model.number,
         timing=pb.Timing(queue=_duration(answer.queue), compute=_duration(answer.compute)),
     )
+
+
+def int32(name: str, number: int) -> int:
+    """
+    Raises:
+        RequestError: it does not fit the wire.
+    """
+    if not -(2**31) <= number < 2**31:
+        raise RequestError(name, f"{number} is out of range")
+    return number
 
 
 def write_translation(
