@@ -14,8 +14,10 @@ STUB_TOOLS_INSTALLED := $(STUB_VENV)/.installed
 TRAINING_VENV := $(VENV)/ort-training
 TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 
+RAY_INSTALLED := $(VENV)/.installed-ray
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training lint format protos bench-train bench-train-memory bench-decode bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +30,9 @@ test: $(INSTALLED) ## run the test suite, on all CPUs
 
 test-ort-training: $(TRAINING_INSTALLED) ## run the tests of training graphs with onnxruntime-training (Python 3.11 or 3.12)
 	@$(TRAINING_VENV)/bin/python -m pytest tests/training/graph/test_environment.py tests/training/graph/test_gradient_builder.py tests/training/test_engine_parity.py
+
+test-ray: $(RAY_INSTALLED) ## run the tests that start a Ray cluster: about a minute
+	@$(PY) -m pytest -m ray tests/corpus tests/serving
 
 lint: $(INSTALLED) ## check style and types
 	@$(PY) -m ruff check .
@@ -84,6 +89,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo "installing into $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install -q -c constraints.txt -e '.[train,serve,dev,bench]'
+	@touch $@
+
+$(RAY_INSTALLED): $(INSTALLED)
+	@$(PY) -m pip install -q -c constraints.txt -e '.[ray]'
 	@touch $@
 
 $(STUB_TOOLS_INSTALLED): Makefile

@@ -137,7 +137,13 @@ class DifferentiationError(UserError):
 class RunConflictError(UserError):
     """A rerun asks for settings that differ from those its run directory was made with."""
 
-    def __init__(self, directory: Path, differences: dict[str, tuple[object, object]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        differences: dict[str, tuple[object, object]],
+        *,
+        help: str = "choose another --output-dir, or repeat the recorded settings to resume",
+    ) -> None:
         self.directory, self.differences = directory, differences
         lines = "".join(
             f"\n  {name}: {recorded!r} in the run directory, {asked!r} asked"
@@ -145,7 +151,7 @@ class RunConflictError(UserError):
         )
         super().__init__(
             f"{directory} holds a run with other settings:{lines}",
-            help="choose another --output-dir, or repeat the recorded settings to resume",
+            help=help,
         )
 
 

@@ -117,7 +117,7 @@ class Translator:
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
         found: list[list[Hypothesis]] = [[]] * len(sentences)
-        for indices in self._batches(sentences, key):
+        for indices in self.batches(sentences, key):
             hypotheses = self.search([sentences[index] for index in indices], key)
             for index, answer in zip(indices, hypotheses, strict=True):
                 found[index] = answer
@@ -143,7 +143,7 @@ class Translator:
         sentences = [replace(one, prefix=tuple(target.ids)) for one, target in zip(sentences, wanted, strict=True)]
         key = SearchKey(1, 0.0, 1, LengthLimits(extra_length=1), tokens=True)
         found: list[TargetScore] = [TargetScore(0.0, ())] * len(sentences)
-        for indices in self._batches(sentences, key):
+        for indices in self.batches(sentences, key):
             batch = [sentences[index] for index in indices]
             result = self._run(batch, key, [len(one.prefix) for one in batch])
             for row, index in enumerate(indices):
@@ -371,8 +371,8 @@ class Translator:
             interrupt=interrupt,
         )
 
-    def _batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
-        """Indices of the sentences, dearest first, in batches within the limits."""
+    def batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
+        """Indices of the sentences, dearest first, in batches for `search` within the limits."""
         costs = [key.cost(len(one.ids), len(one.prefix)) for one in sentences]
         order = sorted(range(len(sentences)), key=lambda index: -costs[index])
         while order:

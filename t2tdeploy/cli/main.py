@@ -9,6 +9,7 @@ import click
 from t2tdeploy import __version__
 from t2tdeploy.cli.benchmark import benchmark
 from t2tdeploy.cli.console import INTERRUPTED, print_error
+from t2tdeploy.cli.corpus import translate_corpus
 from t2tdeploy.cli.data import datagen, list_names
 from t2tdeploy.cli.deploy import serve
 from t2tdeploy.cli.export import export
@@ -35,6 +36,7 @@ def commands() -> None:
 
 for command in (
     list_names, datagen, train, evaluate, decode, average, export, optimize, benchmark, serve, translate, score,
+    translate_corpus,
 ):  # fmt: skip
     commands.add_command(command)
 
@@ -43,7 +45,8 @@ def _missing_package(error: ModuleNotFoundError) -> OperationalError:
     """Most commands need the packages of an extra."""
     return OperationalError(
         f"the Python package '{error.name}' is not installed",
-        help="pip install 't2tdeploy[train]' to train and export, 't2tdeploy[serve]' to serve and translate",
+        help="pip install 't2tdeploy[train]' to train and export, 't2tdeploy[serve]' to serve and translate, "
+        "'t2tdeploy[corpus]' for translate-corpus, 't2tdeploy[ray]' for its workers",
     )
 
 

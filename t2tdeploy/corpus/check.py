@@ -1,0 +1,50 @@
+"""Whether the parts of a translated corpus are whole: nothing lost, nothing twice, nothing out of order."""
+
+from __future__ import annotations
+
+import pyarrow
+import pyarrow.parquet
+
+from t2tdeploy.corpus.job import Block, BlockRecord, CorpusJob
+from t2tdeploy.corpus.source import read_rows
+from t2tdeploy.errors import CorruptFileError
+from t2tdeploy.files import sha256_of
+
+_HELP = "give the same command again: what is damaged is done again"
+
+
+def is_finished(job: CorpusJob, block: Block) -> bool:
+    """Whether a block's record and part are there and the part is what the record says."""
+    record = BlockRecord.read(job.record(block.number))
+    if record is None or record.rows != block.rows or record.part != job.part(block.number).name:
+        return False
+    part = job.part(block.number)
+    return part.is_file() and sha256_of(part) == record.sha256
+
+
+def check_part(job: CorpusJob, block: Block) -> BlockRecord:
+    """Compares a finished part with its record and with the input: checksum, columns, and every row's source.
+
+    Returns:
+        The block's record.
+
+    Raises:
+        CorruptFileError: the part is not what it should be.
+    """
+    part = job.part(block.number)
+    record = BlockRecord.read(job.record(block.number))
+    if record is None or not is_finished(job, block):
+        raise CorruptFileError(part, "it does not match its record", help=_HELP)
+    source = read_rows(block.file, block.start, block.stop)
+    try:
+        written = pyarrow.parquet.read_table(part, columns=[job.column], partitioning=None)
+        names = pyarrow.parquet.read_schema(part).names
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorruptFileError(part, str(error).splitlines()[0], help=_HELP) from error
+    if names != [*source.column_names, job.translation_column, job.score_column]:
+        raise CorruptFileError(part, f"its columns are {', '.join(names)}", help=_HELP)
+    if written.num_rows != block.rows or not written.column(job.column).equals(source.column(job.column)):
+        raise CorruptFileError(
+            part, f"its column '{job.column}' is not rows {block.start} to {block.stop} of {block.file}", help=_HELP
+        )
+    return record
