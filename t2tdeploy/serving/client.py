@@ -2,11 +2,13 @@
 
 A long list of sources becomes several requests, some of them under way at once; the answers keep the order of the list.
 A request that meets a full or restarting server is tried again after the server's own hint, or after a growing pause.
+A target of several servers, "dns:///name:port", is asked in turn (round robin).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
@@ -28,8 +30,16 @@ from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
 
-_CHANNEL = [("grpc.max_receive_message_length", -1)]  # the server bounds what it is asked, and so what it answers
 __all__ = ["AsyncClient", "Client", "ClientOptions"]
+
+_CHANNEL: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", -1),  # the server bounds what it is asked, and so what it answers
+    (
+        # Of several addresses of a name all are asked in turn, but for those whose health says that they are leaving.
+        "grpc.service_config",
+        json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
+    ),
+]
 
 _Translations = list[list[Hypothesis]]
 _Call: TypeAlias = "grpc.Future[pb.TranslateResponse]"
@@ -47,7 +57,7 @@ class Client:
     """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
 
     Args:
-        target: "host:port" of the server.
+        target: "host:port" of the server, or any other name that gRPC resolves: "dns:///name:port".
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
@@ -175,7 +185,7 @@ class AsyncClient:
     """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
 
     Args:
-        target: "host:port" of the server.
+        target: "host:port" of the server, or any other name that gRPC resolves: "dns:///name:port".
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:

@@ -1,5 +1,8 @@
 import asyncio
+import signal
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +14,7 @@ from t2tdeploy.progress import SilentReporter, Task
 from t2tdeploy.serving.client import AsyncClient, Client, ClientOptions
 from t2tdeploy.serving.server import Server
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
-from tests.serving.running import running
+from tests.serving.running import ServerProcess, running
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
 SOURCES = [f"sentence {number} " + "x" * (number * 17 % 50) for number in range(100)]
@@ -47,14 +50,18 @@ def server(bundle: Bundle):
         yield server
 
 
+def target_of(port: int | str) -> str:
+    return f"127.0.0.1:{port}" if isinstance(port, int) else port
+
+
 def sync_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS, reporter=None):
-    with Client(f"127.0.0.1:{port}", client_options) as client:
+    with Client(target_of(port), client_options) as client:
         return client.translate(sources, options, reporter=reporter)
 
 
 def async_translate(port, sources, options=BUNDLE_DEFAULTS, client_options=MANY_REQUESTS, reporter=None):
     async def call():
-        async with AsyncClient(f"127.0.0.1:{port}", client_options) as client:
+        async with AsyncClient(target_of(port), client_options) as client:
             return await client.translate(sources, options, reporter=reporter)
 
     return asyncio.run(call())
@@ -151,3 +158,41 @@ def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:
 def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
     with Client("localhost:1") as client, pytest.raises(RequestError, match="a list of strings is expected"):
         client.translate("A house.")
+
+
+def test_a_target_of_several_servers_is_asked_in_turn(bundle: Bundle, translate: Translate) -> None:
+    with running(bundle) as one, running(bundle) as two:
+        translate(f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}", [])
+        translate(f"ipv4:127.0.0.1:{one.port},127.0.0.1:{two.port}", SOURCES)
+        counts = [server.answers["OK"] for server in (one, two)]
+        assert sum(counts) == 15  # requests of 7 sentences
+        assert min(counts) >= 5
+
+
+def test_names_are_resolved(server: Server, translate: Translate) -> None:
+    assert translate(f"dns:///localhost:{server.port}", ["a"]) == translate(server.port, ["a"])
+
+
+def test_a_server_that_leaves_is_asked_no_more(bundle: Bundle) -> None:
+    """Its health tells, so no request fails although none is tried again."""
+    options = ClientOptions(sentences_per_request=1, retries=0, timeout=20)
+    with running(bundle) as stays, ServerProcess(bundle.directory, shutdown_grace_seconds=3) as leaves:
+        port = leaves.event("serving")["port"]
+        target = f"ipv4:127.0.0.1:{stays.port},127.0.0.1:{port}"
+        with Client(target, options) as client, Client(target_of(port), options) as other:
+            client.translate(SOURCES)
+            assert 0 < stays.answers["OK"] < len(SOURCES)
+            endless = threading.Thread(target=translate_endlessly, args=(other,))
+            endless.start()  # keeps the server from closing its port at once
+            time.sleep(0.2)
+            leaves.process.send_signal(signal.SIGTERM)
+            leaves.event("stopping")
+            time.sleep(0.2)
+            client.translate(SOURCES)
+            assert leaves.process.poll() is None
+            endless.join()
+
+
+def translate_endlessly(client: Client) -> None:
+    with pytest.raises(ServerError, match="UNAVAILABLE"):
+        client.translate(["a"], TranslateOptions(alpha=ENDLESS_ALPHA))
