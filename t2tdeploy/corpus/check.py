@@ -7,7 +7,7 @@ import pyarrow.parquet
 
 from t2tdeploy.corpus.job import Block, BlockRecord, CorpusJob
 from t2tdeploy.corpus.source import read_rows
-from t2tdeploy.errors import CorruptFileError
+from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.files import sha256_of
 
 _HELP = "give the same command again: what is damaged is done again"
@@ -48,3 +48,19 @@ def check_part(job: CorpusJob, block: Block) -> BlockRecord:
             part, f"its column '{job.column}' is not rows {block.start} to {block.stop} of {block.file}", help=_HELP
         )
     return record
+
+
+def check_folder(job: CorpusJob) -> None:
+    """Whether readers of the output folder find this job's parts and nothing else.
+
+    Raises:
+        InputError: there is another Parquet file.
+    """
+    expected = {job.part(block.number) for block in job.blocks()}
+    for path in sorted(job.output.glob("*.parquet")):
+        if path not in expected:
+            raise InputError(
+                f"{path} is no part of this corpus",
+                path=path,
+                help="move it away: it would be read with them",
+            )

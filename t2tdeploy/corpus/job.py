@@ -22,7 +22,7 @@ from t2tdeploy.bundle import Bundle
 from t2tdeploy.corpus.source import SourceFile
 from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError
-from t2tdeploy.files import write_json
+from t2tdeploy.files import is_leftover, write_json
 
 FORMAT_VERSION = 1
 JOB, BLOCKS, SUMMARY, BAD_ROWS, LOCK = "_corpus.json", "_blocks", "_summary.json", "_bad_rows.jsonl", "_lock"
@@ -161,6 +161,20 @@ class CorpusJob:
             **{f"input {file.path.name}": f"{file.rows} rows, {file.fingerprint}" for file in self.files},
         }
 
+    def require_usable(self) -> None:
+        """
+        Raises:
+            InputError: the output folder holds something that is no corpus translation.
+        """
+        if (self.output / JOB).exists() or not self.output.exists():
+            return
+        if any(file.name != LOCK and not is_leftover(file) for file in self.output.iterdir()):
+            raise InputError(
+                f"{self.output} is neither empty nor a corpus translation",
+                path=self.output,
+                help="choose another --output",
+            )
+
     def claim(self) -> None:
         """Makes the output folder this job's, or checks that it is.
 
@@ -168,20 +182,11 @@ class CorpusJob:
         row, so they suit every other policy too.
 
         Raises:
-            InputError: the folder holds something else.
             RunConflictError: it holds another job.
             CorruptFileError: its record cannot be read.
         """
         path, asked = self.output / JOB, self.settings()
-        if not path.exists():
-            strangers = [file for file in self.output.iterdir() if file.name != LOCK]
-            if strangers:
-                raise InputError(
-                    f"{self.output} is neither empty nor a corpus translation",
-                    path=self.output,
-                    help="choose another --output",
-                )
-        else:
+        if path.exists():
             try:
                 recorded = dict(json.loads(path.read_bytes()))
             except (ValueError, TypeError) as error:
@@ -198,6 +203,9 @@ class CorpusJob:
                 )
             if recorded == asked:
                 return
+            if differences:  # a part whose record was not written any more would stand beside this job's
+                for part in self.output.glob("part-*.parquet"):
+                    part.unlink()
         write_json(path, asked)
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from t2tdeploy.corpus.block import BlockTranslator, Report
-from t2tdeploy.corpus.check import check_part, is_finished
+from t2tdeploy.corpus.check import check_folder, check_part, is_finished
 from t2tdeploy.corpus.job import BAD_ROWS, BLOCKS, LOCK, SUMMARY, BadRow, Block, BlockRecord, CorpusJob
 from t2tdeploy.errors import InputError
 from t2tdeploy.files import atomic_file, lock_file, recover_all, write_json
@@ -58,10 +58,12 @@ def translate_corpus(job: CorpusJob, runner: Runner, reporter: Reporter) -> Summ
     Reports the task `translating` in rows, and the event `bad_rows` if there are any.
 
     Raises:
-        InputError: the output folder is something else's or in use; a row is bad and `on_error` is "fail".
+        InputError: the output folder is something else's, in use, or has other Parquet files in it; a row is bad and
+            `on_error` is "fail".
         RunConflictError: the folder holds another job.
         CorruptFileError: the input is damaged, or a part is not what it should be.
     """
+    job.require_usable()
     job.output.mkdir(parents=True, exist_ok=True)
     with _alone(job.output):
         job.claim()
@@ -80,6 +82,7 @@ def translate_corpus(job: CorpusJob, runner: Runner, reporter: Reporter) -> Summ
                     pass
         seconds = time.monotonic() - started
         records = [check_part(job, block) for block in blocks]
+        check_folder(job)
         bad = [row for record in records for row in record.bad_rows]
         _write_bad_rows(job.output / BAD_ROWS, bad)
         summary = Summary(

@@ -165,7 +165,18 @@ def test_a_job_with_nothing_finished_gives_way(make: MakeJob, tmp_path: Path) ->
     source = write_corpus(tmp_path / "in.parquet", [None, "b"])
     with pytest.raises(InputError):
         translate_corpus(make(source), HERE, SILENT)
-    translate_corpus(make(source, on_error="skip", block_rows=7), HERE, SILENT)
+    (tmp_path / "out" / "part-00007-of-00009.parquet").touch()  # of a block killed before its record
+    job = make(source, on_error="skip", block_rows=7)
+    translate_corpus(job, HERE, SILENT)
+    assert pyarrow.parquet.read_table(job.output).num_rows == 2
+
+
+def test_a_strange_file_among_the_parts_is_seen(make: MakeJob, tmp_path: Path) -> None:
+    job = make(write_corpus(tmp_path / "in.parquet", SOURCES))
+    translate_corpus(job, HERE, SILENT)
+    shutil.copyfile(job.part(0), job.output / "copy.parquet")
+    with pytest.raises(InputError, match=r"copy.parquet is no part of this corpus"):
+        translate_corpus(job, HERE, SILENT)
 
 
 def test_policies_of_bad_rows(make: MakeJob, tmp_path: Path) -> None:
@@ -203,6 +214,7 @@ def test_folders_that_are_something_elses(make: MakeJob, tmp_path: Path) -> None
     (job.output / "thesis.tex").touch()
     with pytest.raises(InputError, match="neither empty nor"):
         translate_corpus(job, HERE, SILENT)
+    assert [file.name for file in job.output.iterdir()] == ["thesis.tex"]
 
 
 def test_another_bundle_in_its_place_is_seen_by_the_worker(make: MakeJob, tmp_path: Path) -> None:
