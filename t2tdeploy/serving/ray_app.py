@@ -76,7 +76,7 @@ def add_services(servicer: object, server: Any) -> None:
         raise AssertionError("Ray's proxy answers in its place")
 
     for service, names in METHODS.items():
-        handlers = {name: grpc.unary_unary_rpc_method_handler(never) for name in names}
+        handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(never) for name in names}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
