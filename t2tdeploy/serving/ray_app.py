@@ -86,7 +86,7 @@ class Replica:
     async def __init__(self, values: dict[str, Any]) -> None:  # type: ignore[misc]  # Ray awaits it
         options = AppOptions.create(values)
         server = options.server_options()
-        self._repository = ModelRepository(options.source(), server, _LogReporter(), lambda: None)
+        self._repository = ModelRepository(options.source(), server, _LogReporter())
         self._frontend = Frontend(self._repository, server)
         self._service = TranslationService(self._frontend)
         await self._repository.start()

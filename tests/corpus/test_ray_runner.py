@@ -50,7 +50,7 @@ def workers_of(driver: int) -> list[int]:
 
 
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(make: MakeJob, tmp_path: Path) -> None:
-    slow = write_toy_bundle(tmp_path / "toy", steps=60)
+    slow = write_toy_bundle(tmp_path / "toy", steps=15)
     source, output = write_corpus(tmp_path / "in.parquet", SOURCES), tmp_path / "ray"
     words = [
         "translate-corpus", "--bundle", slow.directory, "--input", source, "--output", output, "--block-rows", "4",
