@@ -13,6 +13,7 @@ from t2tdeploy.cli.corpus import translate_corpus
 from t2tdeploy.cli.data import datagen, list_names
 from t2tdeploy.cli.deploy import serve
 from t2tdeploy.cli.export import export
+from t2tdeploy.cli.load import load_test
 from t2tdeploy.cli.optimize import optimize
 from t2tdeploy.cli.runs import average, decode, evaluate, train
 from t2tdeploy.cli.translate import score, translate
@@ -36,7 +37,7 @@ def commands() -> None:
 
 for command in (
     list_names, datagen, train, evaluate, decode, average, export, optimize, benchmark, serve, translate, score,
-    translate_corpus,
+    translate_corpus, load_test,
 ):  # fmt: skip
     commands.add_command(command)
 

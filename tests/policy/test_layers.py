@@ -15,7 +15,7 @@ from tests.policy.source import ROOT, imports, modules, room
 OWNERS = {
     "torch": {"models", "export", "training", "cli"},
     "aiohttp": {"serving"},
-    "grpc": {"serving"},
+    "grpc": {"serving", "load"},
     "grpc_health": {"serving"},
     "grpc_reflection": {"serving"},
     "onnxruntime": {"runtime", "export", "training.graph.runner"},
@@ -24,7 +24,7 @@ OWNERS = {
     "onnxscript": {"export", "training"},
     "pyarrow": {"corpus", "problems"},
     "ray": {"corpus.ray_runner", "serving.ray_app"},
-    "matplotlib": {"benchmark", "problems", "training"},
+    "matplotlib": {"benchmark", "load", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
     "sentencex": {"documents"},
