@@ -139,6 +139,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.run_options = import_onnxruntime().RunOptions()
+        self.run_options.log_severity_level = 4  # else being stopped is logged as an error; errors are raised anyway
 
     @property
     def stopped(self) -> bool:
