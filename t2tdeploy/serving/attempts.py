@@ -75,7 +75,8 @@ class Attempts:
         hint = dict(call.trailing_metadata() or ()).get(RETRY_AFTER)
         if hint is not None:
             return int(hint) / 1000 * random.uniform(1.0, 1.5)  # so that those refused together do not return together
-        if call.code() != grpc.StatusCode.UNAVAILABLE:
+        # CANCELLED, not by this client: gRPC's own answer to a call that reaches a port which is closing.
+        if call.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return None
         return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._tried) * random.uniform(0.5, 1.0)
 

@@ -4,15 +4,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import grpc
 import pytest
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import RequestError, ServerError
 from t2tdeploy.progress import SilentReporter, Task
 from t2tdeploy.serving.client import AsyncClient, Client, ClientOptions
+from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.server import Server
+from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 from tests.serving.running import ServerProcess, running
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
@@ -79,6 +83,30 @@ def test_a_long_list_keeps_its_order_and_answers_as_the_translator_does(
     options = TranslateOptions(num_hypotheses=2, extra_length=3)
     assert translate(server.port, SOURCES, options) == Translator(bundle, threads=1).translate(SOURCES, options)
     assert translate(server.port, []) == []
+
+
+def test_a_call_that_meets_a_closing_port_is_tried_again(translate: Translate) -> None:
+    """gRPC answers CANCELLED to it, before our server knows of it."""
+    calls: list[int] = []
+
+    def answer(request: pb.TranslateRequest, context: grpc.ServicerContext) -> pb.TranslateResponse:
+        calls.append(1)
+        if len(calls) == 1:
+            context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        return pb.TranslateResponse(translations=[pb.Translation(hypotheses=[pb.Hypothesis(text="done")])])
+
+    server = grpc.server(ThreadPoolExecutor(1))
+    handler = grpc.unary_unary_rpc_method_handler(
+        answer, pb.TranslateRequest.FromString, pb.TranslateResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Translate": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        assert translate(port, ["a"])[0][0].text == "done"
+    finally:
+        server.stop(0)
+    assert len(calls) == 2
 
 
 def test_progress_counts_every_sentence_once(translate: Translate, server: Server) -> None:
