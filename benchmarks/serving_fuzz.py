@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
@@ -46,14 +48,15 @@ def inference_methods(model: str) -> list[Method]:
     except ImportError:
         return []
     text = kserve.ModelInferRequest(model_name=model)
-    source = text.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
-    source.contents.bytes_contents.append(b"A dog.")
+    text.inputs.add(name="sources", datatype="BYTES", shape=[1, 1]).contents.bytes_contents.append(b"A dog.")
     raw = kserve.ModelInferRequest(model_name=model, raw_input_contents=[b"\x06\x00\x00\x00A dog."])
-    raw.inputs.add(name="text", datatype="BYTES", shape=[1, 1])
+    raw.inputs.add(name="sources", datatype="BYTES", shape=[1, 1])
+    ids = kserve.ModelInferRequest(model_name=model, raw_input_contents=[(5).to_bytes(8, "little") * 3])
+    ids.inputs.add(name="source_ids", datatype="INT64", shape=[1, 3])
     lying = kserve.ModelInferRequest(model_name=model, raw_input_contents=[b"\x01\x00\x00\x00a"])
-    lying.inputs.add(name="text", datatype="BYTES", shape=[2**40, 2**40])
+    lying.inputs.add(name="sources", datatype="BYTES", shape=[2**40, 2**40])
     wrong = kserve.ModelInferRequest(model_name=model)
-    wrong.inputs.add(name="text", datatype="FP32", shape=[1, 1]).contents.fp32_contents.append(1.5)
+    wrong.inputs.add(name="sources", datatype="FP32", shape=[1, 1]).contents.fp32_contents.append(1.5)
     named = {
         "ServerLive": kserve.ServerLiveRequest(),
         "ServerReady": kserve.ServerReadyRequest(),
@@ -64,9 +67,22 @@ def inference_methods(model: str) -> list[Method]:
         "ModelStatistics": kserve.ModelStatisticsRequest(name=model),
         "RepositoryIndex": kserve.RepositoryIndexRequest(),
     }
-    infer = tuple(one.SerializeToString() for one in (text, raw, lying, wrong))
+    infer = tuple(one.SerializeToString() for one in (text, raw, ids, lying, wrong))
     others = [Method(f"/{INFERENCE}/{name}", (one.SerializeToString(),)) for name, one in named.items()]
     return [Method(f"/{INFERENCE}/ModelInfer", infer), *others]
+
+
+def http_methods(model: str) -> list[Method]:
+    """Open Inference over HTTP: bodies of JSON."""
+    bodies: list[dict[str, Any]] = [
+        {"inputs": [{"name": "sources", "shape": [1, 1], "datatype": "BYTES", "data": ["A dog."]}]},
+        {"inputs": [{"name": "source_ids", "shape": [1, 2], "datatype": "INT64", "data": [[5, 1]]}], "id": "7"},
+        {"inputs": [{"name": "sources", "shape": [2**40, 9], "datatype": "BYTES", "data": ["a"]}]},
+        {"inputs": [{"name": "sources", "shape": [1, 1], "datatype": "FP32", "data": [1.5]}]},
+        {"inputs": {"name": 1}, "outputs": None, "parameters": {"beam_size": 10**30}},
+    ]
+    infer = Method(f"/v2/models/{model}/infer", tuple(json.dumps(body).encode() for body in bodies))
+    return [infer, Method("/v2/models/none/infer", infer.seeds), Method("/v2/repository/index", (b"{}",))]
 
 
 def cases(methods: Sequence[Method], seed: int) -> Callable[[], tuple[str, bytes]]:

@@ -14,15 +14,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import psutil
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from serving_fuzz import INFERENCE, Method, cases, inference_methods, own_methods
+from serving_fuzz import INFERENCE, Method, cases, http_methods, inference_methods, own_methods
 from serving_gates import MEGABYTE, Gates, is_well
 from serving_process import ServerProcess
 
 from t2tdeploy.load.plan import request_messages
 from t2tdeploy.serving.messages import SERVICE
+from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 HERE = Path(__file__).parent
@@ -32,6 +34,7 @@ TABLE = {
 }  # fmt: skip
 """The error table without INTERNAL: malformed input is not the server's fault. UNIMPLEMENTED is gRPC's own answer to
 methods that a server does not have."""
+HTTP_TABLE = {f"HTTP {status}" for status in (200, 400, 401, 403, 404, 405, 413, 415, 429, 503, 504)}
 TOGETHER = 16
 VICTIM_SENTENCES = 64
 FUZZ_DEADLINE = 20.0
@@ -40,7 +43,8 @@ GROWTH_MIB = 64
 
 def fuzz(gates: Gates, count: int, seed: int = 0) -> dict[str, Any]:
     """`count` malformed requests to every service that the server says it has."""
-    with gates.server(max_queue_sentences=4096) as server:
+    http = {"http_port": 0} if "http_port" in ServerOptions.model_fields else {}
+    with gates.server(**http) as server:
         services = services_of(server.address)
         model = model_of(server.address)
         surfaces = {SERVICE: own_methods()}
@@ -51,10 +55,15 @@ def fuzz(gates: Gates, count: int, seed: int = 0) -> dict[str, Any]:
         for name, methods in surfaces.items():
             gates.say(f"fuzz: {count} requests to {name}")
             found[name] = asyncio.run(send_cases(server.address, methods, count, seed))
+        if http:
+            gates.say(f"fuzz: {count} requests over HTTP")
+            address = f"http://127.0.0.1:{server.serving['http_port']}"
+            found["http"] = asyncio.run(send_http_cases(address, http_methods(model), count, seed))
         after, well = server.resident_bytes(), is_well(server, gates)
         status, stopped = server.stop()
         tracebacks = server.log.count("Traceback")
-    strange = {status: words for of in found.values() for status, words in of["words"].items() if status not in TABLE}
+    table = TABLE | HTTP_TABLE
+    strange = {status: words for of in found.values() for status, words in of["words"].items() if status not in table}
     return {
         "services": found, "not_of_the_table": strange, "well_after": well, "tracebacks_in_log": tracebacks,
         "memory_mib": [round(before / MEGABYTE), round(after / MEGABYTE)], "unfinished": stopped["unfinished"],
@@ -77,6 +86,30 @@ async def send_cases(address: str, methods: list[Method], count: int, seed: int)
                 left -= 1
                 path, content = draw()
                 status, said = await ask(channel, path, content, FUZZ_DEADLINE)
+                statuses[status] += 1
+                words.setdefault(status, f"{path}: {said}")
+
+        await asyncio.gather(*(work() for _ in range(TOGETHER)))
+    return {"requests": count, "statuses": dict(statuses.most_common()), "words": words}
+
+
+async def send_http_cases(address: str, methods: list[Method], count: int, seed: int) -> dict[str, Any]:
+    """The same over HTTP."""
+    draw = cases(methods, seed)
+    statuses: Counter[str] = Counter()
+    words: dict[str, str] = {}
+    left = count
+    timeout = aiohttp.ClientTimeout(total=FUZZ_DEADLINE)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+
+        async def work() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                path, content = draw()
+                async with session.post(address + path, data=content) as answer:
+                    said = (await answer.read())[:200].decode(errors="replace")
+                status = f"HTTP {answer.status}"
                 statuses[status] += 1
                 words.setdefault(status, f"{path}: {said}")
 

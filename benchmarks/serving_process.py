@@ -39,10 +39,12 @@ class ServerProcess:
         self._reader.start()
         self._watched = psutil.Process(self.process.pid)
         self.port = 0
+        self.serving: dict[str, Any] = {}
         self._asked = False
 
     def __enter__(self) -> Self:
-        self.port = int(self.wait_for("serving", READY_SECONDS)["port"])
+        self.serving = self.wait_for("serving", READY_SECONDS)
+        self.port = int(self.serving["port"])
         return self
 
     def __exit__(
