@@ -126,6 +126,12 @@ def test_a_higher_priority_goes_before_what_came_at_most_its_head_start_earlier(
     assert [queue.take(now=4) for _ in range(3)] == [[old], [urgent], [new]]
 
 
+def test_of_two_as_close_the_shorter_joins() -> None:
+    queue = BatchQueue[str, None](limits(max_batch_size=2))
+    queue.add([item(5), item(6), item(4)], now=0)
+    assert lengths(queue.take(now=0)) == [4, 5]
+
+
 def test_among_equally_long_ones_the_first_in_line_joins_first() -> None:
     queue = BatchQueue[str, None](limits(max_batch_size=2))
     first, bulk, urgent = item(5, priority=2), item(5, priority=-1), item(5, priority=1)
