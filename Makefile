@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-serve bench-gpu bench-communication bench-batching bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-serve bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ bench-communication: $(INSTALLED) ## what several training processes pay for tal
 
 bench-batching: $(INSTALLED) ## tokens per second of the data pipeline
 	@$(PY) benchmarks/batching.py
+
+bench-queue: $(INSTALLED) ## what the queue of a server costs its event loop
+	@$(PY) benchmarks/batch_queue.py
 
 bench-startup: $(INSTALLED) ## how long the command line and the server take to start
 	@$(PY) benchmarks/startup.py

@@ -52,7 +52,7 @@ def texts(document: str, **options: object) -> list[str]:
     return [part.text for part in split(document, **{"limit": 1000, **options})]  # type: ignore[arg-type]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(DOCUMENTS, LANGUAGES, st.integers(4, 30), st.sampled_from([characters, uneven]))
 @example("A\xa0. B.", "fr", 30, characters)
 def test_the_parts_and_the_white_space_are_the_document(
