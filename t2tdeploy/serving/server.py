@@ -73,7 +73,8 @@ class Server:
         self._options = options
         self._reporter = reporter
         self._frontend = Frontend(self.repository, options)
-        self._services = (TranslationService(self._frontend), inference.InferenceService(self._frontend))
+        self._inference = inference.InferenceService(self._frontend)
+        self._services = (TranslationService(self._frontend), self._inference)
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
@@ -130,6 +131,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
         unfinished = await self._frontend.close(self._options.shutdown_grace_seconds)
+        self._inference.close()
         batches = self.batches
         await self.repository.close()
         if self._http:

@@ -152,6 +152,18 @@ def test_a_failing_model_is_500_with_an_id(tmp_path: Path) -> None:
     assert "Traceback" not in found["error"]
 
 
+def test_accepted_requests_are_answered_before_the_port_closes(tmp_path: Path) -> None:
+    bundle = write_toy_bundle(tmp_path / "slow", steps=50)
+    body = {"sources": ["a"], "options": {"extra_length": 50}}
+    with ThreadPoolExecutor(1) as pool:
+        with running(bundle, http_port=0) as server:
+            asked = pool.submit(ask, server, "POST", "/v1/translate", body)
+            while not server.repository.models()[0].scheduler.state().running_batches:
+                time.sleep(0.005)
+        assert server.http_port is not None
+        assert asked.result()[0] == 200
+
+
 def test_a_port_that_is_taken_is_named(server: Server, bundle: Bundle) -> None:
     with (
         pytest.raises(OperationalError, match=f"cannot listen on 127.0.0.1 port {server.http_port}"),

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from t2tdeploy.serving.answering import RETRY_AFTER, Context, deadline_of, unary
+from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, deadline_of, unary
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference import metadata
 from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore, in_thread_if
 from t2tdeploy.serving.inference.messages import parse, read_infer, write_infer
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
+from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.status import status_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -31,6 +32,8 @@ class InferenceService:
     def __init__(self, frontend: Frontend) -> None:
         self._frontend = frontend
         self._core = InferenceCore(frontend)
+        self._readers: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The methods, for `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -64,6 +67,12 @@ class InferenceService:
         stream: Any = grpc.stream_stream_rpc_method_handler(self.stream_infer)
         return grpc.method_handlers_generic_handler(SERVICE, {**handlers, "ModelStreamInfer": stream})
 
+    def close(self) -> None:
+        """Ends the streams that are open, with UNAVAILABLE; what they have asked is still answered."""
+        self._closed = True
+        for reader in self._readers:
+            reader.cancel()
+
     async def infer(self, content: bytes, context: Context) -> bytes:
         """ModelInferRequest -> ModelInferResponse."""
         with self._frontend.accepting(len(content)):
@@ -90,11 +99,16 @@ class InferenceService:
                 await under_way.put(None)
 
         reader = start(read())
+        self._readers.add(reader)
         try:
             while task := await under_way.get():
                 yield await task
-            await reader
+            await asyncio.wait([reader])
+            if self._closed:
+                await abort(UnavailableError("the server is stopping"), context, self._frontend.answers)
+            reader.result()
         finally:
+            self._readers.discard(reader)
             for task in tasks:
                 task.cancel()
 

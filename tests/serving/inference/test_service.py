@@ -1,7 +1,6 @@
 """tritonclient over gRPC, unmodified, against a real server."""
 
 import asyncio
-import queue
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -229,55 +228,6 @@ def test_a_priority_that_is_none_is_refused(client) -> None:
     assert status_of(caught) == "INVALID_ARGUMENT"
     batching = client.get_model_config("toy").config.dynamic_batching
     assert (batching.priority_levels, batching.default_priority_level) == (5, 3)
-
-
-def streamed(client, requests: list[tuple[str, list, dict]]) -> list:
-    """What comes back through a stream for requests of (id, inputs, parameters)."""
-    answers: queue.Queue = queue.Queue()
-    client.start_stream(lambda result, error: answers.put(error or result))
-    try:
-        for name, inputs, parameters in requests:
-            client.async_stream_infer("toy", inputs, request_id=name, parameters=parameters)
-        return [answers.get(timeout=30) for _ in requests]
-    finally:
-        client.stop_stream()
-
-
-def test_a_stream_keeps_ids_and_order_and_survives_errors(served: Served) -> None:
-    """Long requests first: each answer waits for those before it."""
-    numbers = list(range(30))
-    requests = [
-        (str(number), [tensor("sources", [] if number % 7 == 3 else [f"{number}" + "x" * (150 - 5 * number)])], {})
-        for number in numbers
-    ]
-    with triton.InferenceServerClient(served.grpc) as client:
-        answers = streamed(client, requests)
-    for number, answer in zip(numbers, answers, strict=True):
-        if number % 7 == 3:
-            assert answer.message() == "INVALID_ARGUMENT: sources: there is none"
-        else:
-            assert answer.get_response().id == str(number)
-            assert answer.as_numpy("texts")[0, 0].decode() == f"{number}" + "x" * (150 - 5 * number)
-
-
-def test_a_stream_says_of_each_answer_that_it_is_the_last_if_asked(served: Served) -> None:
-    """perf_analyzer asks, with every request."""
-    asked = {"triton_enable_empty_final_response": True}
-    with triton.InferenceServerClient(served.grpc) as client:
-        told, silent = streamed(
-            client, [("a", [tensor("sources", ["a"])], asked), ("b", [tensor("sources", ["b"])], {})]
-        )
-        alone = client.infer("toy", [tensor("sources", ["a"])], parameters=asked)
-    assert told.get_response().parameters["triton_final_response"].bool_param
-    assert not silent.get_response().parameters
-    assert not alone.get_response().parameters
-
-
-def test_an_endless_stream_waits_for_its_reader(served: Served) -> None:
-    """More requests than are under way at once, and nothing is lost."""
-    with triton.InferenceServerClient(served.grpc) as client:
-        answers = streamed(client, [(str(number), [tensor("sources", ["a"])], {}) for number in range(150)])
-    assert [answer.get_response().id for answer in answers] == [str(number) for number in range(150)]
 
 
 def test_the_server_tells_who_it_is(client) -> None:
