@@ -11,8 +11,9 @@ sentences out of the queue. A request whose replica dies is answered with INTERN
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -32,8 +33,15 @@ from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.service import TranslationService
 from t2tdeploy.serving.status import status_of
 
-METHODS = {SERVICE: ("Translate", "ListModels"), health.SERVICE_NAME: ("Check",)}
-"""What a replica answers; each method of `Replica` has the name of the RPC."""
+METHODS = {
+    SERVICE: {
+        "Translate": grpc.unary_unary_rpc_method_handler,
+        "TranslateStream": grpc.unary_stream_rpc_method_handler,
+        "ListModels": grpc.unary_unary_rpc_method_handler,
+    },
+    health.SERVICE_NAME: {"Check": grpc.unary_unary_rpc_method_handler},
+}
+"""What a replica answers, and how; each method of `Replica` has the name of the RPC."""
 
 logger = logging.getLogger("t2tdeploy.serving")
 
@@ -75,8 +83,8 @@ def add_services(servicer: object, server: Any) -> None:
     def never(request: bytes, context: Any) -> bytes:
         raise AssertionError("Ray's proxy answers in its place")
 
-    for service, names in METHODS.items():
-        handlers: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(never) for name in names}
+    for service, methods in METHODS.items():
+        handlers: dict[str, Any] = {name: handler(never) for name, handler in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
@@ -106,6 +114,19 @@ class Replica:
         """TranslateRequest -> TranslateResponse."""
         return await self._answer(self._service.translate, content, grpc_context)
 
+    async def TranslateStream(self, content: bytes, grpc_context: RayServegRPCContext) -> AsyncIterator[_Message]:  # noqa: N802
+        """TranslateDocumentRequest -> TranslateDocumentResponses. An error ends it without a hint when to try again: in
+        a stream Ray sends metadata only along with a message."""
+        try:
+            async with contextlib.aclosing(self._service.translate_stream(content, _NO_DEADLINE)) as responses:
+                async for response in responses:
+                    yield _Message(response)
+        except Exception as error:
+            status = status_of(error)
+            grpc_context.set_code(status.code)
+            grpc_context.set_details(status.message)
+            raise RuntimeError(status.message) from None
+
     async def ListModels(self, content: bytes, grpc_context: RayServegRPCContext) -> _Message:  # noqa: N802
         """ListModelsRequest -> ListModelsResponse."""
         return await self._answer(self._service.list_models, content, grpc_context)
@@ -128,7 +149,7 @@ class Replica:
     ) -> _Message:
         """Ray turns what is raised into a status without metadata; what is set on its context arrives whole."""
         try:
-            return _Message(await method(content, _NoDeadline()))
+            return _Message(await method(content, _NO_DEADLINE))
         except Exception as error:
             status = status_of(error)
             context.set_code(status.code)
@@ -161,6 +182,9 @@ class _NoDeadline:
 
     def time_remaining(self) -> None:
         return None
+
+
+_NO_DEADLINE: Any = _NoDeadline()
 
 
 class _LogReporter(SilentReporter):

@@ -23,6 +23,7 @@ from t2tdeploy.serving.client import Client, ClientOptions
 from t2tdeploy.serving.health import health_of
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.translator import Translator
+from tests.serving.running import running
 from tests.serving.toy_bundle import write_toy_bundle
 
 pytestmark = [
@@ -85,6 +86,16 @@ def test_answers_are_those_of_the_bundle(server: str, bundle: Bundle) -> None:
         assert client.translate(SOURCES) == Translator(bundle, threads=1).translate(SOURCES)
         (model,) = client.models()
         assert (model.name, model.version) == ("toy", bundle.version)
+
+
+def test_documents_stream_as_from_a_server(server: str, bundle: Bundle) -> None:
+    document = "One sentence. Another one!\n\nA third."
+    with running(bundle) as plain, Client(server) as behind_ray, Client(f"127.0.0.1:{plain.port}") as client:
+        expected = list(client.translate_document(document))
+        assert len(expected) >= 3
+        assert list(behind_ray.translate_document(document)) == expected
+        with pytest.raises(RequestError, match=r"options.beam_size"):
+            list(behind_ray.translate_document(document, TranslateOptions(beam_size=99)))
 
 
 def test_every_node_has_a_replica(server: str) -> None:
