@@ -52,11 +52,11 @@ def test_limits_hold(tmp_path: Path) -> None:
 
 
 def test_malformed_requests_get_statuses_of_the_table(tmp_path: Path) -> None:
-    found = serving_hostile.fuzz(gates(tmp_path), count=400)
+    found = serving_hostile.fuzz(gates(tmp_path), count=200)
     assert found["passed"], found
     statuses = next(iter(found["services"].values()))["statuses"]
-    assert statuses["INVALID_ARGUMENT"] > 100
-    assert sum(statuses.values()) == 400
+    assert statuses["INVALID_ARGUMENT"] > 50
+    assert sum(statuses.values()) == 200
 
 
 def test_the_fuzz_gate_sees_faults_of_the_server(tmp_path: Path) -> None:
