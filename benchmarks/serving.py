@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -140,6 +141,7 @@ def main() -> int:
         parser.error(f"--only: no such gate: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     options.seconds = options.seconds or (2.0 if options.quick else 10.0)
     options.rounds = options.rounds or (2 if options.quick else 5)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end with this process
     with tempfile.TemporaryDirectory() as temporary:
         result = run(options, Path(temporary))
     passed = {name: found["passed"] for name, found in result.items() if "passed" in found}

@@ -1,8 +1,9 @@
 """The same session behind four fronts: our server, the obvious gRPC server, LitServe, and a bare loop.
 
-All live at the same time and take turns, so that what else the machine does meets them alike; a ratio is the median
-over the rounds of the ratio within a round. Each is asked the same sentences by so many callers, from this process,
-which shares the CPUs with them: how much it used is told, and the bare loop has no such company.
+All live at the same time and take turns, so that what else the machine does meets them alike; who has no turn stands
+still. A ratio is the median over the rounds of the ratio within a round. Each is asked the same sentences by so many
+callers, from this process, which shares the CPUs with them: how much it used is told, and the bare loop has no such
+company.
 
 The bare loop is what a program would do that has as many sentences at hand as callers are waiting: it sorts them by
 length and translates them in batches of the size that turned out fastest. A server cannot know more. Beside it, the
@@ -22,7 +23,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from serving_process import ServerProcess, serve_command
+from serving_process import ServerProcess, serve_command, standing_still
 from worker_process import WorkerProcess
 
 from t2tdeploy.load.generator import Target, measure
@@ -112,7 +113,8 @@ class Contestants:
 
     def run_bare(self, concurrency: int, batch: int, in_order: bool, start: int, count: int, seconds: float) -> Any:
         """See serving_bare.py."""
-        return self.bare.ask("run", *map(str, (start, concurrency, batch, int(in_order), count, seconds)))
+        with standing_still(self.servers.values()):
+            return self.bare.ask("run", *map(str, (start, concurrency, batch, int(in_order), count, seconds)))
 
     async def run_server(self, name: str, concurrency: int, start: int, plan: Plan, cell: Cell) -> None:
         """One measurement of a server, added to `cell`."""
@@ -241,7 +243,8 @@ def one_round(
     for name in [*names[shift:], *names[:shift]]:
         cell = cells[name][concurrency]
         if name in SERVERS:
-            asyncio.run(contestants.run_server(name, concurrency, start, plan, cell))
+            with standing_still(other for key, other in contestants.servers.items() if key != name):
+                asyncio.run(contestants.run_server(name, concurrency, start, plan, cell))
             continue
         limit = FOREVER if concurrency == 1 else seconds
         found = contestants.run_bare(concurrency, bare.batch, name == BARE, start, count, limit)
