@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from t2tdeploy.serving.channel import Security
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,6 +49,33 @@ def search(command: Command) -> Command:
     beam = click.option("--beam-size", type=click.IntRange(1, 16), help="Beams of the search (1: greedy).")
     alpha = click.option("--alpha", type=click.FloatRange(0, 10), help="Length penalty ((5 + n) / 6)^alpha.")
     return beam(alpha(command))
+
+
+_SECURITY = (
+    click.option("--tls", is_flag=True, help="Encrypt, and trust the well-known authorities."),
+    click.option("--tls-ca", type=file, help="Encrypt, and trust the authorities in this PEM file."),
+    click.option("--tls-certificate", type=file, help="Own certificate, for servers that ask for one: a PEM file."),
+    click.option("--tls-key", type=file, help="Key of the own certificate: a PEM file."),
+    click.option("--token-file", type=file, help="File with the token for the server [the variable T2TDEPLOY_TOKEN]."),
+    click.option("--insecure-token", "plain_token", is_flag=True, help="Send the token even without encryption."),
+)
+SECURITY_NAMES = ("tls", "tls_ca", "tls_certificate", "tls_key", "token_file", "plain_token")
+
+
+def security(command: Command) -> Command:
+    """How a server is reached; see `security_of`."""
+    for option in reversed(_SECURITY):
+        command = option(command)
+    return command
+
+
+def security_of(given: Mapping[str, Any]) -> Security:
+    """What the options of `security` say, and T2TDEPLOY_TOKEN where there is no --token-file."""
+    from t2tdeploy.serving.channel import Security, read_token
+
+    values = {name: given[name] for name in SECURITY_NAMES}
+    path = values.pop("token_file")
+    return Security(**values, token=read_token(path) if path else os.environ.get("T2TDEPLOY_TOKEN") or None)
 
 
 def import_user_code(usr_dir: Path | None) -> None:

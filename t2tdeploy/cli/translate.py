@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from t2tdeploy.decoding import TranslateOptions
     from t2tdeploy.errors import RequestError, UserError
     from t2tdeploy.hypotheses import Hypothesis
+    from t2tdeploy.serving.channel import Security
     from t2tdeploy.serving.client import Client
     from t2tdeploy.translator import TargetScore
 
@@ -71,6 +72,7 @@ def _decoding(command: Command) -> Command:
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0; documents -1].")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds per request [60; a document: none].")
+@options.security
 @options.as_json
 def translate(
     server: str | None,
@@ -86,7 +88,7 @@ def translate(
     priority: int | None,
     timeout: float | None,
     as_json: bool,
-    **decoding: Any,
+    **given: Any,
 ) -> None:
     """Translate sentences, given as arguments, a file, or a pipe, or a document: with a running server, or a bundle.
 
@@ -101,10 +103,10 @@ def translate(
     from t2tdeploy.errors import RequestError
 
     _require_sensible(click.get_current_context())
-    asked = TranslateOptions(**decoding)
+    asked = TranslateOptions(**{name: value for name, value in given.items() if name not in options.SECURITY_NAMES})
 
     def connect() -> Client:
-        return _client(str(server), model, priority, timeout or 60.0)
+        return _client(str(server), model, priority, timeout or 60.0, options.security_of(given))
 
     if document_file is not None:
         translate_document(
@@ -182,11 +184,14 @@ def _prefixes(prefix: str | None, path: Path | None, count: int) -> list[str] | 
     return lines
 
 
-def _client(server: str, model: str, priority: int | None, timeout: float) -> Client:
+def _client(server: str, model: str, priority: int | None, timeout: float, security: Security) -> Client:
     from t2tdeploy.serving.client import Client, ClientOptions
 
     name, _, version = model.partition(":")
-    return Client(server, ClientOptions(model=name, model_version=version, priority=priority, timeout=timeout))
+    chosen = ClientOptions(
+        model=name, model_version=version, priority=priority, timeout=timeout, security=security
+    )
+    return Client(server, chosen)
 
 
 def _write_found(

@@ -77,8 +77,9 @@ async def abort(error: Exception, context: Context, answers: Counter[str]) -> No
     status = status_of(error)
     answers[status.code.name] += 1
     hint = () if status.retry_after is None else ((RETRY_AFTER, str(round(status.retry_after * 1000))),)
+    sent = tuple(context.trailing_metadata() or ())  # by the gate: the id of the request
     try:
-        await context.abort(status.code, status.message, hint)
+        await context.abort(status.code, status.message, (*hint, *sent))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
 

@@ -12,6 +12,7 @@ import grpc
 
 from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
 from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.channel import PLAIN, Security
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
 
@@ -28,6 +29,7 @@ class ClientOptions:
         retries: times that one request is tried again when the server is full, starting or stopping.
         sentences_per_request: a longer list becomes several requests.
         requests_in_flight: of these, how many are under way at once.
+        security: TLS and token.
     """
 
     model: str = ""
@@ -37,6 +39,7 @@ class ClientOptions:
     retries: int = 5
     sentences_per_request: int = 32
     requests_in_flight: int = 4
+    security: Security = PLAIN
 
 
 DEFAULT_OPTIONS = ClientOptions()
@@ -90,6 +93,8 @@ def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) 
     help = {
         grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",
         grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
+        grpc.StatusCode.UNAUTHENTICATED: "give the server's token: --token-file FILE, or T2TDEPLOY_TOKEN",
+        grpc.StatusCode.PERMISSION_DENIED: "ask who runs the server for a token with the role that is needed",
         grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {options.timeout:g} s: raise the timeout",
         grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
     }.get(code)

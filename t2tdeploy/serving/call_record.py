@@ -37,7 +37,7 @@ class CallRecord:
         known: whether the server has such a method.
         model, version: name and number of the model that answered; empty: none was found.
         sentences, source_tokens, target_tokens: of all sources, and of all hypotheses returned.
-        queue, compute: seconds; None: it did not come so far.
+        queue, compute: seconds; None: it did not come so far. Of a stream, the longest wait and the sum.
         computed: seconds from the first look at the call to the end of `compute`.
         reason: why it was refused, see `status.Status`; empty: it was not.
         status: name of the gRPC status, set at the end.
@@ -69,9 +69,17 @@ class CallRecord:
     seconds: float = 0.0
     _clock: float = field(default_factory=time.perf_counter, repr=False)
 
-    def answered(self, queue: float, compute: float) -> None:
-        """Its sentences were computed just now, after so many seconds in the queue and under computation."""
-        self.queue, self.compute = queue, compute
+    def admitted(self, model: str, version: str, sentences: int, source_tokens: int) -> None:
+        """So many sentences of it are to be answered by a model; a stream may admit several times."""
+        self.model, self.version = model, version
+        self.sentences += sentences
+        self.source_tokens += source_tokens
+
+    def answered(self, queue: float, compute: float, target_tokens: int) -> None:
+        """What was admitted last was answered just now, after so many seconds in the queue and under computation."""
+        self.queue = queue if self.queue is None else max(self.queue, queue)
+        self.compute = (self.compute or 0.0) + compute
+        self.target_tokens += target_tokens
         self.computed = time.perf_counter() - self._clock
 
     def end(self, status: str) -> None:

@@ -24,6 +24,7 @@ from t2tdeploy.documents import TranslatedPart
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
+from t2tdeploy.serving.channel import open_async_channel, open_channel
 from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
@@ -62,7 +63,7 @@ class Client:
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL)
+        self._channel = open_channel(target, options.security, _CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
     def translate(
@@ -190,7 +191,7 @@ class AsyncClient:
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
-        self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL)
+        self._channel = open_async_channel(target, options.security, _CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
     async def translate(

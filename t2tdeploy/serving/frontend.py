@@ -18,6 +18,7 @@ from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import Sentence, Source
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
+from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import Answer, UnavailableError
@@ -141,7 +142,12 @@ class Frontend:
             scheduler.require_room(len(call.sources))  # an overloaded server does not tokenize what it then refuses
             sentences = await self._encode(translator, call)
             self.require_size(sentences, key)
+            if record := current_record():
+                record.admitted(model.name, str(model.number), len(sentences), _tokens(sentences))
             answer = await scheduler.translate(sentences, key, deadline=call.deadline, priority=call.priority)
+            if record:
+                target_tokens = sum(one.tokens for hypotheses in answer.hypotheses for one in hypotheses)
+                record.answered(answer.queue, answer.compute, target_tokens)
             return Translated(model, sentences, key, answer)
 
     async def _encode(self, translator: Translator, call: TranslateCall) -> list[Sentence]:
@@ -166,8 +172,8 @@ class Frontend:
         Raises:
             RequestError: they are more than the queue ever takes, or their answer could be too large.
         """
-        tokens = sum(len(sentence.ids) + len(sentence.prefix) for sentence in sentences)
-        if tokens > (limit := self.options.max_queue_tokens):
+        tokens, limit = _tokens(sentences), self.options.tokens_per_request
+        if tokens > limit:
             raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
         if not key.tokens:
             return
@@ -193,3 +199,7 @@ def require_priority(priority: int) -> None:
     """
     if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         raise RequestError("priority", f"{priority} is not between {MIN_PRIORITY} and {MAX_PRIORITY}")
+
+
+def _tokens(sentences: Sequence[Sentence]) -> int:
+    return sum(len(sentence.ids) + len(sentence.prefix) for sentence in sentences)

@@ -8,11 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
 from t2tdeploy.serving.batcher import BatchLimits
+from t2tdeploy.serving.operation_options import OperationOptions
 from t2tdeploy.serving.version_policy import Alias, VersionPolicy
-from t2tdeploy.settings import Settings
 
 
-class ServerOptions(Settings):
+class ServerOptions(OperationOptions):
     """Options of `t2tdeploy serve`."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for every interface")
@@ -66,6 +66,8 @@ class ServerOptions(Settings):
     def _request_fits_the_queue(self) -> Self:
         if self.max_sentences_per_request > self.max_queue_sentences:
             raise ValueError("max_sentences_per_request is more than max_queue_sentences: such requests never fit")
+        if (self.max_tokens_per_request or 0) > self.max_queue_tokens:
+            raise ValueError("max_tokens_per_request is more than max_queue_tokens: such requests never fit")
         return self
 
     @field_validator("versions")
@@ -91,6 +93,11 @@ class ServerOptions(Settings):
     def aliases_by_name(self) -> dict[str, Alias]:
         """`aliases`, read."""
         return {alias.name: alias for alias in map(Alias.parse, self.aliases)}
+
+    @property
+    def tokens_per_request(self) -> int:
+        """How many source tokens a request may have."""
+        return self.max_tokens_per_request or self.max_queue_tokens
 
     def batch_limits(self) -> BatchLimits:
         """The part that the batcher needs, in seconds."""

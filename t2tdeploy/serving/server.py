@@ -21,6 +21,7 @@ from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference import service as inference
 from t2tdeploy.serving.inference.descriptors import ReflectedPool
 from t2tdeploy.serving.messages import SERVICE
+from t2tdeploy.serving.operations import Operations
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.service import TranslationService
@@ -41,7 +42,8 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
     Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port, models,
-    workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`.
+    workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second signal waits for nothing
+    more.
 
     Raises:
         InputError, CorruptFileError: a bundle cannot be read.
@@ -53,9 +55,15 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
 
 async def _serve_until_signal(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     server = Server(source, options, reporter)
+
+    def signalled() -> None:
+        if stopping.is_set():
+            server.hurry()
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signalled)
     try:
         await server.start()
         await stopping.wait()
@@ -69,9 +77,11 @@ class Server:
     def __init__(self, source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
         self.port: int | None = None
         self.http_port: int | None = None
+        self.operations = Operations(options)
         self.repository = ModelRepository(source, options, reporter, self._models_changed)
         self._options = options
         self._reporter = reporter
+        self._hurry = asyncio.Event()
         self._frontend = Frontend(self.repository, options)
         self._inference = inference.InferenceService(self._frontend)
         self._services = (TranslationService(self._frontend), self._inference)
@@ -122,23 +132,44 @@ class Server:
         return self.port
 
     async def stop(self) -> None:
-        """Health turns NOT_SERVING, new requests get UNAVAILABLE, accepted ones finish, the port closes."""
+        """Health turns NOT_SERVING, then new requests get UNAVAILABLE, accepted ones finish, the port closes."""
         if self._grpc is None:
             return
-        self._reporter.event("stopping", grace_seconds=self._options.shutdown_grace_seconds)
+        options = self._options
+        self._reporter.event(
+            "stopping", lame_duck_seconds=options.lame_duck_seconds, grace_seconds=options.shutdown_grace_seconds
+        )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
-        unfinished = await self._frontend.close(self._options.shutdown_grace_seconds)
+        await self._drain()
+        unfinished = await self._frontend.close(0)
         self._inference.close()
         batches = self.batches
         await self.repository.close()
         if self._http:
             await self._http.stop()
         await self._grpc.stop(_FLUSH_SECONDS)
+        await self.operations.stop()
         self._grpc = None
         self._reporter.event("stopped", answers=dict(self.answers), unfinished=unfinished, batches=batches)
+
+    def hurry(self) -> None:
+        """`stop` waits no longer: what is not answered now gets UNAVAILABLE."""
+        self._hurry.set()
+
+    async def _drain(self) -> None:
+        """Waits for load balancers to see that the server leaves, then for accepted requests, or for `hurry`."""
+
+        async def wait() -> None:
+            await asyncio.sleep(self._options.lame_duck_seconds)
+            await self._frontend.close(self._options.shutdown_grace_seconds)
+
+        tasks = {asyncio.create_task(wait()), asyncio.create_task(self._hurry.wait())}
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
 
     async def _poll_forever(self) -> None:
         while True:
@@ -179,16 +210,13 @@ class Server:
             # Beyond max_request_bytes our own answer names the limit; beyond this gRPC refuses to read on.
             ("grpc.max_receive_message_length", 4 * self._options.max_request_bytes),
         ]
-        self._grpc = grpc.aio.server(options=options)
+        self._grpc = self.operations.make_server(options)
         self._grpc.add_generic_rpc_handlers([service.handler() for service in self._services])
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc, pool=ReflectedPool()
         )
-        try:
-            port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OperationalError(f"cannot listen on {address}: {error}", help="choose another --port") from error
+        port = self.operations.add_port(self._grpc, address)
         await self._grpc.start()
         return port
 

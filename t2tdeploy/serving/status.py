@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import grpc
 
 from t2tdeploy.errors import RequestError, UnknownNameError
+from t2tdeploy.serving.auth import PermissionDeniedError, UnauthenticatedError
+from t2tdeploy.serving.call_record import current_record
+from t2tdeploy.serving.client_slots import ClientBusyError
 from t2tdeploy.serving.scheduler import OverloadedError, UnavailableError
 
 _MOST_BYTES = 2000
@@ -24,31 +27,52 @@ class Status:
 
     Args:
         message: for the client; never a stack trace.
+        reason: why a call was refused, for metrics; empty: it was not refused but went wrong.
         retry_after: seconds until it may be worth trying again; None: unknown.
     """
 
     code: grpc.StatusCode
     message: str
+    reason: str = ""
     retry_after: float | None = None
 
 
 def status_of(error: Exception) -> Status:
     """The status of an exception that a request ended with. What is not in the table is INTERNAL, with an id under
-    which the logger `t2tdeploy.serving` has the cause."""
+    which the logger `t2tdeploy.serving` has the cause. The record of the call that is being answered notes the reason
+    or the id."""
+    record = current_record()
+    status = _refusal(error)
+    if status is None:
+        error_id = uuid.uuid4().hex[:12]
+        logger.error("internal error %s", error_id, exc_info=error)
+        status = Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}, see the server's log")
+        if record:
+            record.error_id = error_id
+    if record:
+        record.reason = status.reason
+    return status
+
+
+def _refusal(error: Exception) -> Status | None:
     match error:
         case RequestError():
-            return Status(grpc.StatusCode.INVALID_ARGUMENT, _sentence(error.message, error.help))
+            return Status(grpc.StatusCode.INVALID_ARGUMENT, _sentence(error.message, error.help), "invalid")
         case UnknownNameError():
-            return Status(grpc.StatusCode.NOT_FOUND, _sentence(error.message, error.help))
+            return Status(grpc.StatusCode.NOT_FOUND, _sentence(error.message, error.help), "not_found")
+        case ClientBusyError():
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), "client_busy", error.retry_after)
         case OverloadedError():
-            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_after)
+            return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), "queue_full", error.retry_after)
         case TimeoutError():
-            return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+            return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed", "deadline")
         case UnavailableError():
-            return Status(grpc.StatusCode.UNAVAILABLE, str(error))
-    error_id = uuid.uuid4().hex[:12]
-    logger.error("internal error %s", error_id, exc_info=error)
-    return Status(grpc.StatusCode.INTERNAL, f"internal error {error_id}, see the server's log")
+            return Status(grpc.StatusCode.UNAVAILABLE, str(error), "unavailable")
+        case UnauthenticatedError():
+            return Status(grpc.StatusCode.UNAUTHENTICATED, str(error), "unauthenticated")
+        case PermissionDeniedError():
+            return Status(grpc.StatusCode.PERMISSION_DENIED, str(error), "permission_denied")
+    return None
 
 
 def _sentence(message: str, help: str | None) -> str:

@@ -47,7 +47,7 @@ def test_trace_parents(given: str | None, valid: bool) -> None:
 def test_a_record_knows_the_trace_and_when_it_was_computed() -> None:
     record = CallRecord("id", "service", "Method", "grpc", trace_parent=TRACE)
     assert record.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
-    record.answered(0.1, 0.2)
+    record.answered(0.1, 0.2, 5)
     record.end("OK")
     assert record.computed is not None
     assert 0 <= record.computed <= record.seconds

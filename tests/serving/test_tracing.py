@@ -25,7 +25,7 @@ def spans_of(record: CallRecord) -> dict[str, ReadableSpan]:
 def ended(status: str = "OK", **fields: object) -> CallRecord:
     record = CallRecord("id-1", "t2tdeploy.Toy", "Translate", "grpc", **fields)  # type: ignore[arg-type]
     if status == "OK":
-        record.answered(0.25, 0.5)
+        record.answered(0.25, 0.5, 7)
     record.end(status)
     record.computed, record.seconds = 0.8, 1.0
     return record

@@ -1,0 +1,73 @@
+"""What operators have asked of one server, made of its options: TLS, the gate, logs, spans."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import grpc
+
+from t2tdeploy.errors import OperationalError
+from t2tdeploy.serving.access_log import log_access
+from t2tdeploy.serving.auth import Authenticator, TokenFile
+from t2tdeploy.serving.call_record import RecordSink
+from t2tdeploy.serving.channel import is_local
+from t2tdeploy.serving.client_slots import ClientSlots
+from t2tdeploy.serving.gate import Gate
+from t2tdeploy.serving.grpc_gate import GrpcGate
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.tls import ServerTls
+from t2tdeploy.serving.tracing import Spans, otlp_exporter
+
+logger = logging.getLogger("t2tdeploy.serving")
+
+
+class Operations:
+    """Made before a server starts, so that faulty files are told before a port is bound.
+
+    Attributes:
+        gate: what every call passes.
+        tls: the server's certificate; None: it speaks plain text.
+
+    Raises:
+        InputError: a certificate, key or token file is not as it must be.
+        OperationalError: a package for what is asked is not installed.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self._options = options
+        self.tls = ServerTls(options.tls_files) if options.tls_files else None
+        tokens = TokenFile(options.token_file) if options.token_file else None
+        if tokens and not self.tls and not is_local(options.host):
+            logger.warning("tokens come unencrypted to %s: give tls_certificate and tls_key", options.host)
+        sinks: list[RecordSink] = [log_access] if options.access_log else []
+        self._spans: Spans | None = None
+        if options.otlp_endpoint:
+            self._spans = Spans(otlp_exporter(options.otlp_endpoint))
+            sinks.append(self._spans)
+        self.gate = Gate(Authenticator(tokens), ClientSlots(options.max_requests_per_client), sinks)
+
+    def make_server(self, arguments: list[tuple[str, Any]]) -> grpc.aio.Server:
+        """A gRPC server whose calls pass the gate, and which keeps the limits that gRPC knows itself."""
+        return grpc.aio.server(
+            interceptors=[GrpcGate(self.gate)], options=[*arguments, *self._options.channel_arguments()]
+        )
+
+    def add_port(self, server: grpc.aio.Server, address: str) -> int:
+        """Binds `address`, encrypted if the options say so.
+
+        Raises:
+            OperationalError: it cannot be had.
+        """
+        try:
+            if self.tls:
+                return server.add_secure_port(address, self.tls.grpc_credentials())
+            return server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OperationalError(f"cannot listen on {address}: {error}", help="choose another --port") from error
+
+    async def stop(self) -> None:
+        """Sends the last spans."""
+        if self._spans:
+            await asyncio.to_thread(self._spans.close)
