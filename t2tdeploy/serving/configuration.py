@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from t2tdeploy.errors import Fault, InputError, SettingsError, nearest
-from t2tdeploy.settings import Settings
+from pydantic import Field
+
+from t2tdeploy.errors import Fault, InputError, SettingsError, UserError, nearest
+from t2tdeploy.serving.bundle_source import BundleFolders, BundleSource, RepositoryFolder
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.settings import Settings, parse_overrides
 
 VARIABLE_PREFIX = "T2TDEPLOY_SERVE_"
 
@@ -72,6 +76,23 @@ def from_flags(values: Mapping[str, Any], named: Mapping[str, str] | None = None
     given = {name: value for name, value in values.items() if value is not None and value != ()}
     flags = {name: f"--{name.replace('_', '-')}" for name in given}
     return Layer("", given, {**flags, **(named or {})})
+
+
+def from_overrides(text: str) -> Layer:
+    """What `--options a=1,b=2` gives.
+
+    Raises:
+        SettingsError: it is not of that form, or names an option twice.
+    """
+    values: dict[str, Any] = {}
+    faults = []
+    for name, index, value in parse_overrides(text):
+        if name in values:
+            faults.append(Fault(f"--options {name}", value, "it is given twice"))
+        values[name if index is None else f"{name}[{index}]"] = value
+    if faults:
+        raise SettingsError("the configuration", faults)
+    return Layer("", values, {name: f"--options {name}" for name in values})
 
 
 @dataclass(frozen=True)
@@ -148,3 +169,25 @@ def _help(cls: type[Settings], faults: list[Fault]) -> str | None:
     if any(fault.problem == "no such option" and fault.nearest is None for fault in faults):
         return f"options: {', '.join(cls.model_fields)}"
     return None
+
+
+class ServeSettings(ServerOptions):
+    """What `t2tdeploy serve` can be told: the options of a server, and what it serves."""
+
+    bundles: tuple[Path, ...] = Field((), description="folders that export wrote")
+    repository: Path | None = Field(None, description="folder of models and versions, instead of bundles")
+
+    def source(self) -> BundleSource:
+        """Where the bundles come from.
+
+        Raises:
+            UserError: none are given, or in both ways.
+            InputError, CorruptFileError: a folder is not what it is said to be.
+        """
+        if bool(self.bundles) == (self.repository is not None):
+            both = "both given: choose one" if self.bundles else "give one of them"
+            raise UserError(
+                f"bundles or a repository: {both}",
+                help='on the command line --bundle or --repository, in a file bundles = ["…"] or repository = "…"',
+            )
+        return RepositoryFolder(self.repository) if self.repository else BundleFolders(self.bundles)

@@ -252,8 +252,8 @@ def test_a_port_in_use_and_options_of_the_server(road: Road, fails: Fails):
         port = str(taken.getsockname()[1])
         fails(1, ["serve", "--bundle", road.bundle, "--port", port], f"port {port}", "help: choose another --port")
     words = ["serve", "--bundle", road.bundle, "--options", "max_batch=3"]
-    fails(2, words, "max_batch = '3': no such field (did you mean 'max_batch_size'?)")
-    fails(2, ["serve", "--bundle", road.bundle, "--port", "99999"], "99999", "0<=x<=65535")
+    fails(2, words, "--options max_batch = '3': no such option (did you mean 'max_batch_size'?)")
+    fails(2, ["serve", "--bundle", road.bundle, "--port", "99999"], "--port = '99999'", "less than or equal to 65535")
 
 
 def test_no_server_listens(fails: Fails):
