@@ -48,6 +48,9 @@ class OperationOptions(Settings):
     min_ping_seconds: float = Field(
         20.0, ge=0, description="a client that pings more often than this is sent away (ENHANCE_YOUR_CALM)"
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of Prometheus metrics, on the same host; none: there are none"
+    )
     access_log: bool = Field(True, description="a line for every request in the log, without anybody's text")
     log_format: LogFormat = Field("text", description="lines of the log: text, or json with an object a line")
     otlp_endpoint: str | None = Field(

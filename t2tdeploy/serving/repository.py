@@ -61,6 +61,7 @@ class ModelRepository:
 
     Args:
         changed: called after every change of what is served.
+        loaded: called with every model before it serves.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class ModelRepository:
         options: ServerOptions,
         reporter: Reporter,
         changed: Callable[[], None] = lambda: None,
+        loaded: Callable[[ServedModel], None] = lambda model: None,
     ) -> None:
+        self._announce = loaded
         self._source, self._options, self._reporter, self._changed = source, options, reporter, changed
         self._policy, self._aliases = options.version_policy, options.aliases_by_name()
         self._served: dict[str, dict[int, ServedModel]] = {}
@@ -278,6 +281,7 @@ class ModelRepository:
             self._loading.discard(key)
         self._broken.pop(key, None)
         model = ServedModel(found, translator, self._options, self._slots)
+        self._announce(model)
         self._served.setdefault(found.name, {})[found.number] = model
         self._report_loaded(model, time.monotonic() - started)
         if served:

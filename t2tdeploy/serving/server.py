@@ -41,8 +41,8 @@ _FLUSH_SECONDS = 1.0
 def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
-    Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port, models,
-    workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second signal waits for nothing
+    Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port,
+    metrics_port, models, workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second signal waits for nothing
     more.
 
     Raises:
@@ -78,7 +78,8 @@ class Server:
         self.port: int | None = None
         self.http_port: int | None = None
         self.operations = Operations(options)
-        self.repository = ModelRepository(source, options, reporter, self._models_changed)
+        reporter = self.operations.listen(reporter)
+        self.repository = ModelRepository(source, options, reporter, self._models_changed, self.operations.watch)
         self._options = options
         self._reporter = reporter
         self._hurry = asyncio.Event()
@@ -116,6 +117,7 @@ class Server:
         self.port = await self._bind()
         if self._options.http_port is not None:
             self.http_port = await self._start_http(self._options.http_port)
+        await self.operations.start(self.repository, lambda: self._frontend.serving)
         await self.repository.start()
         self._frontend.open()
         await self._set_health()
@@ -124,6 +126,7 @@ class Server:
             host=self._options.host,
             port=self.port,
             http_port=self.http_port,
+            metrics_port=self.operations.metrics_port,
             models=[model.label for model in self.repository.models()],
             workers=self._options.workers,
         )

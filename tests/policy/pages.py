@@ -23,14 +23,14 @@ def inline_code(page: Path) -> list[str]:
 
 
 def block_commands(page: Path) -> list[str]:
-    """The command lines of t2tdeploy and make in code blocks; continued lines are joined, comments dropped."""
+    """The command lines of t2tdeploy and make in code blocks; continued lines joined, comments and a last & dropped."""
     lines = [
         line.strip()
         for block in _BLOCK.findall(page.read_text(encoding="utf-8"))
         for line in block.replace("\\\n", " ").splitlines()
     ]
     found = [_COMMAND.search(line) for line in lines]
-    return [re.sub(r"\s#\s.*", "", match[1]) for match in found if match]
+    return [re.sub(r"\s#\s.*|\s&$", "", match[1]) for match in found if match]
 
 
 def anchors(page: Path) -> set[str]:
