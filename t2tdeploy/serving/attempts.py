@@ -91,7 +91,7 @@ def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) 
         field = re.sub(r"\[(\d+)\]$", lambda match: f"[{int(match[1]) + first}]", field)
         return RequestError(field, message)
     help = {
-        grpc.StatusCode.UNAVAILABLE: f"is the server running at {target}? t2tdeploy serve starts one",
+        grpc.StatusCode.UNAVAILABLE: _unreachable(target, options.security, details),
         grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
         grpc.StatusCode.UNAUTHENTICATED: "give the server's token: --token-file FILE, or T2TDEPLOY_TOKEN",
         grpc.StatusCode.PERMISSION_DENIED: "ask who runs the server for a token with the role that is needed",
@@ -99,3 +99,13 @@ def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) 
         grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
     }.get(code)
     return ServerError(code.name, details, help=help)
+
+
+def _unreachable(target: str, security: Security, details: str) -> str:
+    """What to do about a server that cannot be reached, or not by the way that was taken."""
+    if re.search(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification", details):
+        return "trust the authority of its certificate with --tls-ca FILE, and call it by a name in the certificate"
+    if "WRONG_VERSION_NUMBER" in details:
+        return "it does not speak TLS: leave the options of TLS out"
+    words = f"is the server running at {target}? t2tdeploy serve starts one"
+    return words if security.encrypted else f"{words}; if it speaks TLS, give --tls-ca FILE or --tls"

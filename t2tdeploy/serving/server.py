@@ -42,8 +42,8 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
     Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port,
-    metrics_port, models, workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second signal waits for nothing
-    more.
+    metrics_port, models, workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second
+    signal waits for nothing more.
 
     Raises:
         InputError, CorruptFileError: a bundle cannot be read.

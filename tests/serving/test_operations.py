@@ -61,10 +61,10 @@ def translated(port: int | None, **security: object) -> str:
         return asking.translate(["a"])[0][0].text
 
 
-def refusal(port: int | None, **security: object) -> str:
+def refusal(port: int | None, **security: object) -> ServerError:
     with pytest.raises(ServerError) as caught:
         translated(port, **security)
-    return caught.value.status
+    return caught.value
 
 
 def test_tls(bundle: Bundle, authority: Authority) -> None:
@@ -73,8 +73,8 @@ def test_tls(bundle: Bundle, authority: Authority) -> None:
         trusting = Security(tls_ca=authority.certificate)
         assert translated(server.port, tls_ca=authority.certificate) == "a"
         assert health_of(f"localhost:{server.port}", timeout=10, security=trusting) == "SERVING"
-        assert refusal(server.port) == "UNAVAILABLE"  # plain text
-        assert refusal(server.port, tls=True) == "UNAVAILABLE"  # an authority that is not well-known
+        assert "if it speaks TLS, give --tls-ca" in (refusal(server.port).help or "")
+        assert "trust the authority of its certificate" in (refusal(server.port, tls=True).help or "")
 
         async def ask() -> str:
             async with AsyncClient(f"localhost:{server.port}", ClientOptions(security=trusting)) as asking:
@@ -102,7 +102,7 @@ def test_mutual_tls(bundle: Bundle, authority: Authority, tmp_path: Path, caplog
     with running(bundle, **files) as server:
         trusting = {"tls_ca": authority.certificate}
         assert translated(server.port, **trusting, tls_certificate=own.certificate, tls_key=own.key) == "a"
-        assert refusal(server.port, **trusting) == "UNAVAILABLE"
+        assert refusal(server.port, **trusting).status == "UNAVAILABLE"
         assert refusal(server.port, **trusting, tls_certificate=stranger.certificate, tls_key=stranger.key)
     assert "client=a-client" in caplog.text
 
@@ -124,8 +124,8 @@ def test_tokens_over_plain_text_are_warned_about(token_file: Path, caplog: pytes
 
 def test_tokens(bundle: Bundle, token_file: Path) -> None:
     with running(bundle, token_file=token_file) as server:
-        assert refusal(server.port) == "UNAUTHENTICATED"
-        assert refusal(server.port, token="wrong-0123456789") == "UNAUTHENTICATED"
+        assert refusal(server.port).status == "UNAUTHENTICATED"
+        assert refusal(server.port, token="wrong-0123456789").status == "UNAUTHENTICATED"
         assert translated(server.port, token=TOKEN) == translated(server.port, token=ADMIN) == "a"
         assert health_of(f"localhost:{server.port}", timeout=10) == "SERVING"
         token_file.write_text("web:renewed-0123456789\n")
@@ -137,7 +137,7 @@ def test_tokens(bundle: Bundle, token_file: Path) -> None:
                     break
                 except ServerError:
                     time.sleep(0.1)
-        assert refusal(server.port, token=TOKEN) == "UNAUTHENTICATED"
+        assert refusal(server.port, token=TOKEN).status == "UNAUTHENTICATED"
 
 
 def test_every_request_has_a_line_and_nobodys_text_is_in_it(
