@@ -188,9 +188,7 @@ def _client(server: str, model: str, priority: int | None, timeout: float, secur
     from t2tdeploy.serving.client import Client, ClientOptions
 
     name, _, version = model.partition(":")
-    chosen = ClientOptions(
-        model=name, model_version=version, priority=priority, timeout=timeout, security=security
-    )
+    chosen = ClientOptions(model=name, model_version=version, priority=priority, timeout=timeout, security=security)
     return Client(server, chosen)
 
 

@@ -37,7 +37,7 @@ class CallRecord:
         known: whether the server has such a method.
         model, version: name and number of the model that answered; empty: none was found.
         sentences, source_tokens, target_tokens: of all sources, and of all hypotheses returned.
-        queue, compute: seconds; None: it did not come so far. Of a stream, the longest wait and the sum.
+        queue, compute: seconds; None: it did not come so far. Of a stream, the longest of a sentence.
         computed: seconds from the first look at the call to the end of `compute`.
         reason: why it was refused, see `status.Status`; empty: it was not.
         status: name of the gRPC status, set at the end.
@@ -78,7 +78,7 @@ class CallRecord:
     def answered(self, queue: float, compute: float, target_tokens: int) -> None:
         """What was admitted last was answered just now, after so many seconds in the queue and under computation."""
         self.queue = queue if self.queue is None else max(self.queue, queue)
-        self.compute = (self.compute or 0.0) + compute
+        self.compute = compute if self.compute is None else max(self.compute, compute)
         self.target_tokens += target_tokens
         self.computed = time.perf_counter() - self._clock
 

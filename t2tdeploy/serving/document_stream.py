@@ -18,6 +18,7 @@ from t2tdeploy.document_translation import split_for
 from t2tdeploy.documents import Part
 from t2tdeploy.hypotheses import Hypothesis
 from t2tdeploy.sentences import Sentence
+from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.frontend import Frontend, require_priority
 from t2tdeploy.serving.scheduler import Answer
 from t2tdeploy.serving.served_model import ServedModel
@@ -97,8 +98,12 @@ async def stream_document(
             if not under_way:
                 return
             first = under_way[0]
-            (hypotheses,) = (await first.answer).hypotheses
+            answered = await first.answer
+            (hypotheses,) = answered.hypotheses
             under_way.popleft()
+            if record := current_record():
+                record.admitted(model.name, str(model.number), 1, len(first.sentence.ids))
+                record.answered(answered.queue, answered.compute, sum(one.tokens for one in hypotheses))
             yield AnsweredPart(first.part, first.sentence, hypotheses)
     finally:
         for one in under_way:

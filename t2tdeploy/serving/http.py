@@ -28,7 +28,7 @@ BODY_SECONDS = 60.0
 _FLUSH_SECONDS = 1.0
 """For answers on their way when the port closes."""
 
-_STATUSES = {
+STATUSES = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
@@ -165,7 +165,9 @@ def error_response(error: Exception, answers: Counter[str]) -> web.Response:
             "Retry-After": str(max(1, math.ceil(status.retry_after))),  # the header only knows whole seconds
             RETRY_AFTER: str(round(status.retry_after * 1000)),
         }
-    return json_response({"error": status.message}, status=_STATUSES.get(status.code, 500), headers=headers)
+    if status.code is grpc.StatusCode.UNAUTHENTICATED:
+        headers = {"WWW-Authenticate": "Bearer"}
+    return json_response({"error": status.message}, status=STATUSES.get(status.code, 500), headers=headers)
 
 
 def _error_table(answers: Counter[str]) -> Any:

@@ -1,72 +1,58 @@
-"""The gate of HTTP requests: a middleware of aiohttp, and the error table in HTTP's words."""
+"""The gate of HTTP requests: a middleware of aiohttp, around what answers errors (http.py)."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import grpc
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from t2tdeploy.serving.call_record import REQUEST_ID, TRACE_PARENT, CallRecord, sane_id, set_current, valid_trace_parent
 from t2tdeploy.serving.gate import Gate
-from t2tdeploy.serving.status import Status, status_of
+from t2tdeploy.serving.http import STATUSES, error_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-HTTP_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.INTERNAL: 500,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+SERVICE = "http"
+"""What stands for the service in logs, where gRPC has one."""
+
+_METHODS = {
+    "/v2/health/live": "ServerLive",
+    "/v2/health/ready": "ServerReady",
+    "/v2/repository/models/{model}/load": "RepositoryModelLoad",
+    "/v2/repository/models/{model}/unload": "RepositoryModelUnload",
 }
-"""The mapping of google.rpc.Code, https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto."""
+"""Paths whose credentials are those of a method of gRPC (auth.py); others go by their path, and need the role `use`."""
 
-_OWN_STATUSES = {405: "UNIMPLEMENTED", 413: "INVALID_ARGUMENT"}
-"""Of aiohttp itself: no such method, too large."""
-
-_STATUS_NAMES = {number: code.name for code, number in HTTP_STATUS.items()} | _OWN_STATUSES
-
-
-def error_response(status: Status) -> web.Response:
-    """An answer other than OK: {"error": "…"}, as the Open Inference Protocol writes it."""
-    headers = {}
-    if status.retry_after is not None:
-        headers["Retry-After"] = str(math.ceil(status.retry_after))  # whole seconds, by RFC 9110
-    if status.code is grpc.StatusCode.UNAUTHENTICATED:
-        headers["WWW-Authenticate"] = "Bearer"
-    return web.json_response({"error": status.message}, status=HTTP_STATUS[status.code], headers=headers)
+_OUTCOMES = {number: code.name for code, number in STATUSES.items()} | {
+    405: "UNIMPLEMENTED",
+    413: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+}
 
 
-def http_gate(gate: Gate, service: str) -> Middleware:
-    """A middleware that puts requests through `gate`. The name of a route is its method: "ServerLive", "ModelInfer".
-
-    What a handler raises is answered by the error table; errors of aiohttp itself (404, 405, 413) stay as they are.
+def http_gate(gate: Gate, answers: Counter[str]) -> Middleware:
+    """A middleware that puts requests through `gate`, and sends their ids back as a header.
 
     Args:
-        service: its name in the access log.
+        answers: counts the requests that are refused here, by status.
     """
 
     @web.middleware
     async def pass_gate(request: web.Request, handler: Handler) -> web.StreamResponse:
-        record = _record_of(request, service)
+        record = _record_of(request)
         set_current(record)
         outcome = "UNKNOWN"
         try:
-            response = await _answer(gate, record, request, handler)
-            outcome = _STATUS_NAMES.get(response.status, "OK" if response.status < 400 else "UNKNOWN")
+            response = await _answer(gate, record, request, handler, answers)
+            outcome = _OUTCOMES.get(response.status, "OK" if response.status < 400 else "UNKNOWN")
             if not response.prepared:
                 response.headers[REQUEST_ID] = record.request_id
             return response
         except web.HTTPException as error:
-            outcome = _STATUS_NAMES.get(error.status, "UNKNOWN")
+            outcome = _OUTCOMES.get(error.status, "UNKNOWN")
             error.headers[REQUEST_ID] = record.request_id
             raise
         except asyncio.CancelledError:
@@ -78,7 +64,9 @@ def http_gate(gate: Gate, service: str) -> Middleware:
     return pass_gate
 
 
-async def _answer(gate: Gate, record: CallRecord, request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer(
+    gate: Gate, record: CallRecord, request: web.Request, handler: Handler, answers: Counter[str]
+) -> web.StreamResponse:
     try:
         if record.known:
             gate.admit(record, request.headers.get("Authorization"))
@@ -88,7 +76,7 @@ async def _answer(gate: Gate, record: CallRecord, request: web.Request, handler:
     except web.HTTPException:
         raise
     except Exception as error:
-        return error_response(status_of(error))
+        return error_response(error, answers)
 
 
 def _certificate_name(request: web.Request) -> str:
@@ -97,12 +85,13 @@ def _certificate_name(request: web.Request) -> str:
     return str(dict(pair for part in certificate.get("subject", ()) for pair in part).get("commonName", ""))
 
 
-def _record_of(request: web.Request, service: str) -> CallRecord:
-    route = request.match_info.route
+def _record_of(request: web.Request) -> CallRecord:
+    resource = request.match_info.route.resource
+    path = resource.canonical if resource else ""
     return CallRecord(
         request_id=sane_id(request.headers.get(REQUEST_ID)),
-        service=service,
-        method=route.name or "",
+        service=SERVICE,
+        method=_METHODS.get(path, path.lstrip("/")),
         protocol="http",
         peer=request.remote or "",
         trace_parent=valid_trace_parent(request.headers.get(TRACE_PARENT)),

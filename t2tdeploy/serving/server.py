@@ -225,10 +225,16 @@ class Server:
 
     async def _start_http(self, port: int) -> int:
         from t2tdeploy.serving.http import HttpServer  # aiohttp takes a while to import
+        from t2tdeploy.serving.http_gate import http_gate
         from t2tdeploy.serving.inference.rest import add_inference_routes
         from t2tdeploy.serving.translation_http import add_translation_routes
 
-        self._http = HttpServer(self._frontend, [add_translation_routes, add_inference_routes])
+        self._http = HttpServer(
+            self._frontend,
+            [add_translation_routes, add_inference_routes],
+            middlewares=[http_gate(self.operations.gate, self.answers)],
+            tls=self.operations.tls.ssl_context() if self.operations.tls else None,
+        )
         return await self._http.start(self._options.host, port)
 
 

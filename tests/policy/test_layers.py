@@ -18,7 +18,6 @@ OWNERS = {
     "grpc": {"serving", "load"},
     "grpc_health": {"serving"},
     "grpc_reflection": {"serving"},
-    "aiohttp": {"serving"},
     "prometheus_client": {"serving"},
     "opentelemetry": {"serving"},
     "onnxruntime": {"runtime", "export", "training.graph.runner"},

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -43,11 +44,11 @@ def run(test: Test, authenticator: Authenticator = OPEN) -> None:
     async def inside() -> None:
         records: list[CallRecord] = []
         gate = Gate(authenticator, ClientSlots(None), [records.append])
-        application = web.Application(middlewares=[http_gate(gate, "toy")])
-        application.router.add_get("/v2/health/live", fine, name="ServerLive")
-        application.router.add_post("/infer", fine, name="ModelInfer")
-        application.router.add_post("/load", fine, name="RepositoryModelLoad")
-        application.router.add_get("/raise/{name}", raising, name="Raise")
+        application = web.Application(middlewares=[http_gate(gate, Counter())])
+        application.router.add_get("/v2/health/live", fine)
+        application.router.add_post("/infer", fine)
+        application.router.add_post("/v2/repository/models/{model}/load", fine)
+        application.router.add_get("/raise/{name}", raising)
         async with TestClient(TestServer(application)) as client:
             await test(client, records)
 
@@ -61,16 +62,16 @@ def test_credentials() -> None:
             await client.post("/infer"),
             await client.post("/infer", headers={"Authorization": "Bearer wrong-wrong-wrong"}),
             await client.post("/infer", headers=BEARER),
-            await client.post("/load", headers=BEARER),
+            await client.post("/v2/repository/models/toy/load", headers=BEARER),
         ]
         assert [answer.status for answer in answers] == [200, 401, 401, 200, 403]
         assert answers[1].headers["WWW-Authenticate"] == "Bearer"
         assert "a token is needed" in (await answers[1].json())["error"]
         assert [(one.method, one.status, one.client) for one in records] == [
             ("ServerLive", "OK", ""),
-            ("ModelInfer", "UNAUTHENTICATED", ""),
-            ("ModelInfer", "UNAUTHENTICATED", ""),
-            ("ModelInfer", "OK", "web"),
+            ("infer", "UNAUTHENTICATED", ""),
+            ("infer", "UNAUTHENTICATED", ""),
+            ("infer", "OK", "web"),
             ("RepositoryModelLoad", "PERMISSION_DENIED", ""),
         ]
 
