@@ -5,7 +5,9 @@
     layer norm epsilon 1e-6       in CTranslate2's config, whose default is 1e-5
 
 The searches differ: CTranslate2 divides scores by length^alpha, we by ((5 + length) / 6)^alpha. With alpha 0 both are
-log-probabilities. It stops when enough hypotheses have ended, we when none can still become one of those asked for.
+log-probabilities. It stops a sentence when beam_size * patience hypotheses have ended, each among the beam_size best of
+its step (with alpha 0: when the best of a step has); we when none can still become one of those asked for, or, with
+early stopping, as it does.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ it, at the latest EXTRA tokens beyond its source. The beam is 4.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ Found = list[tuple[list[int], float]]
 class T2TDeploy:
     """Our graph in onnxruntime, as the server runs it. `model` is the ONNX file of the precision."""
 
+    patience = math.inf
+
     def __init__(self, model: Path, precision: str, threads: int, alpha: float) -> None:
         from t2tdeploy.runtime import GraphSession
 
@@ -28,6 +31,7 @@ class T2TDeploy:
         self._alpha = alpha
 
     def __call__(self, batch: list[list[int]], length: int | None) -> Found:
+        from t2tdeploy.decoding import NO_CONTROLS, SearchControls
         from t2tdeploy.sentences import pad_rows
 
         limits = [len(ids) + EXTRA if length is None else length for ids in batch]
@@ -37,11 +41,18 @@ class T2TDeploy:
             beam_size=BEAM,
             alpha=self._alpha if length is None else NEVER_ENDS,
             num_hypotheses=1,
+            controls=SearchControls(patience=self.patience) if length is None else NO_CONTROLS,
         )
         return [
             (result.target_ids[row, 0, : result.lengths[row, 0]].tolist(), float(result.scores[row, 0]))
             for row in range(len(batch))
         ]
+
+
+class EarlyStopping(T2TDeploy):
+    """The same with CTranslate2's stop rule: beam_size * patience hypotheses, of the beam_size best of their step."""
+
+    patience = 1.0
 
 
 class CTranslate2:
@@ -123,4 +134,10 @@ class Optimum(_Generated):
         self._model = ORTModelForSeq2SeqLM.from_pretrained(model, session_options=options)
 
 
-BACKENDS = {"t2tdeploy": T2TDeploy, "ctranslate2": CTranslate2, "transformers": Transformers, "optimum": Optimum}
+BACKENDS = {
+    "t2tdeploy": T2TDeploy,
+    "t2tdeploy, early stopping": EarlyStopping,
+    "ctranslate2": CTranslate2,
+    "transformers": Transformers,
+    "optimum": Optimum,
+}

@@ -9,7 +9,8 @@ base       transformer_base (6 + 6 layers, hidden 512, vocabulary 32000) with ra
            Optimum's model for onnxruntime, of the same size with random weights, take turns with them where they are
            installed.
 trained    a trained run (--run): BLEU on test; whether float32 hypotheses and scores are CTranslate2's (alpha 0, where
-           both searches mean the same); how many tokens int8 leaves as they are; tokens per second.
+           both searches mean the same); how many tokens int8 leaves as they are; tokens per second. Ours searches by
+           its own rule, which goes on until nothing can become better, and with CTranslate2's (early stopping).
 
 Each decoder has a process of its own; all live at the same time and translate in turns. A ratio of speeds is the median
 over the rounds of the ratio within a round. The last line is one JSON object: precision -> batch size -> tokens per
@@ -50,6 +51,7 @@ from t2tdeploy.runtime import available_cpus
 
 WORKER = Path(__file__).parent / "decode_worker.py"
 OURS, THEIRS = "t2tdeploy", "ctranslate2"
+OURS_EARLY = f"{OURS}, early stopping"
 PRECISIONS = ("float32", "int8")
 PACKAGES = ("torch", "onnx", "onnxruntime", "ctranslate2")
 
@@ -145,9 +147,11 @@ def caught(measured: Measured, name: str) -> Iterator[None]:
         say(f"{name} could not run: {error}")
 
 
-def ratios(measured: dict[str, Measured], precision: str, threads: int, groups: Sequence[str]) -> dict[str, Any]:
+def ratios(
+    measured: dict[str, Measured], precision: str, threads: int, groups: Sequence[str], of: str = OURS
+) -> dict[str, Any]:
     """Group -> ours over CTranslate2's: the median over the rounds, and its quartiles."""
-    ours, theirs = (measured[label(backend, precision, threads)] for backend in (OURS, THEIRS))
+    ours, theirs = (measured[label(backend, precision, threads)] for backend in (of, THEIRS))
     if ours.failed is not None or theirs.failed is not None:
         return dict.fromkeys(groups)
     found = {}
@@ -228,7 +232,7 @@ def measure_trained(options: argparse.Namespace, folder: Path) -> dict[str, Any]
     path = folder / "groups.json"
     path.write_text(json.dumps(trained.groups))
     plain = answers_of(jobs_of(trained.files, ["float32"], [options.threads], path, 0.0))
-    jobs = jobs_of(trained.files, PRECISIONS, [options.threads], path, trained.alpha)
+    jobs = jobs_of(with_early_stopping(trained.files), PRECISIONS, [options.threads], path, trained.alpha)
     answers = answers_of(jobs)
     measured = measure(jobs, ["test"], options.rounds or 5)
     names = {
@@ -244,7 +248,17 @@ def measure_trained(options: argparse.Namespace, folder: Path) -> dict[str, Any]
         "file_mib": {name: round(trained.files.mib(*key), 1) for key, name in names.items()},
         "decoders": {name: one.record() for name, one in measured.items()},
         "ratios": {precision: ratios(measured, precision, options.threads, ["test"]) for precision in PRECISIONS},
+        "ratios_with_early_stopping": {
+            precision: ratios(measured, precision, options.threads, ["test"], OURS_EARLY) for precision in PRECISIONS
+        },
     }
+
+
+def with_early_stopping(files: Files) -> Files:
+    """And ours once more, for the decoder that stops as CTranslate2 does."""
+    return Files(
+        {**files.models, **{(OURS_EARLY, precision): files.models[OURS, precision] for precision in PRECISIONS}}
+    )
 
 
 def answers_of(jobs: dict[str, Job]) -> dict[str, list[dict[str, Any]]]:

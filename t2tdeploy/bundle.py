@@ -14,6 +14,7 @@ misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and sa
 
     1   a float32 graph for CPUs
     2   variants in other precisions and for other machines, with what was measured of each
+    3   early stopping among the decoding defaults
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from typing import Annotated, Any, Literal, NoReturn, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from t2tdeploy import __version__
-from t2tdeploy.decoding import Alpha, BeamSize, ExtraLength
+from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
 from t2tdeploy.files import atomic_directory, sha256_of
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 
 _REPAIR = "copy the bundle again, or export it again"
@@ -103,12 +104,19 @@ class DecodeDefaults(_Record):
         alpha: length penalty ((5 + n) / 6)^alpha.
         extra_length: tokens that a target may be longer than its source.
         max_source_length: tokens of the longest source, EOS included.
+        early_stopping: see `TranslateOptions`.
     """
 
     beam_size: BeamSize
     alpha: Alpha
     extra_length: ExtraLength
     max_source_length: int = Field(ge=2)
+    early_stopping: bool = False
+
+    @property
+    def controls(self) -> SearchControls:
+        """What the search is asked beyond its beam."""
+        return EARLY_STOPPING if self.early_stopping else NO_CONTROLS
 
 
 class Manifest(_Record):

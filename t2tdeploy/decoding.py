@@ -38,6 +38,10 @@ class SearchControls:
         top_k: samples are of the k likeliest ids; 0: of all.
         top_p: then of the likeliest ids that have this probability together (Holtzman et al. 2020).
         seed: of samples; the same seed and source give the same samples.
+        patience: of early stopping: a sentence is decided once beam size * patience hypotheses, rounded, have ended
+            (Kasai et al. 2022), and as many as are asked for. Those count that were among the beam-size best
+            continuations of their step, as in fairseq, CTranslate2 and Transformers. Infinite: never early, but when
+            nothing open can still become one of those asked for.
     """
 
     suppressed: tuple[int, ...] = ()
@@ -48,9 +52,17 @@ class SearchControls:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    patience: float = math.inf
+
+    def enough(self, beam_size: int, num_hypotheses: int) -> float:
+        """Hypotheses of a sentence that end its search; infinite without early stopping."""
+        if math.isinf(self.patience):
+            return math.inf
+        return max(num_hypotheses, math.floor(beam_size * self.patience + 0.5))
 
 
 NO_CONTROLS = SearchControls()
+EARLY_STOPPING = SearchControls(patience=1.0)
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,9 @@ class TranslateOptions:
         top_k: of samples: from the k likeliest tokens.
         top_p: of samples: from the likeliest tokens that have this probability together.
         seed: of samples; the same seed and source give the same samples. None: others each time.
+        early_stopping: a sentence's search ends once beam_size of its hypotheses have, as in other systems; without,
+            when nothing open can still become one of those asked for. Fewer steps, now and then a worse translation.
+        patience: with early stopping, it ends once beam_size * patience have; None: 1. Turns early stopping on.
         alternatives: the hypotheses of a source all go on differently after its target prefix.
         return_tokens: hypotheses come with their tokens and the log-probability of each.
         return_attention: and with what of the source each token looked at.
@@ -100,6 +115,8 @@ class TranslateOptions:
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
+    early_stopping: bool | None = None
+    patience: float | None = None
     alternatives: bool = False
     return_tokens: bool = False
     return_attention: bool = False
@@ -132,8 +149,29 @@ RANGES: dict[str, tuple[float, float]] = {
     "top_k": (0, 1_000_000),
     "top_p": (0.0001, 1),
     "seed": (0, 2**63 - 1),
+    "patience": (0.01, 100),
 }
 """Smallest and largest value of those options whose range does not depend on the bundle."""
+
+
+def patience_of(options: TranslateOptions, *, default: bool) -> float:
+    """What a search is asked: a patience, infinite without early stopping.
+
+    Args:
+        default: whether a search stops early if the options say nothing of it.
+
+    Raises:
+        RequestError: a patience out of range, or one without early stopping.
+    """
+    if options.patience is None:
+        early = default if options.early_stopping is None else options.early_stopping
+        return EARLY_STOPPING.patience if early else NO_CONTROLS.patience
+    require_range("patience", options.patience, *RANGES["patience"])
+    if options.early_stopping is False:
+        raise RequestError(
+            "options.patience", f"{options.patience:g} without early stopping", help="leave one of them out"
+        )
+    return options.patience
 
 
 MIN_TEMPERATURE = 0.001

@@ -24,6 +24,7 @@ from t2tdeploy.decoding import (
     SearchControls,
     SearchKey,
     TranslateOptions,
+    patience_of,
     require_range,
 )
 from t2tdeploy.errors import CorruptFileError, RequestError
@@ -237,6 +238,9 @@ class Translator:
             raise RequestError(
                 "options.suppress", f"{len(options.suppress)} pieces, at most {MAX_SUPPRESSED} are taken"
             )
+        patience = patience_of(options, default=self.defaults.early_stopping)
+        if patience != NO_CONTROLS.patience:
+            self._require_graph("options.early_stopping", "patience")
         suppressed = [UNK_ID] if options.suppress_unknown else []
         for piece in options.suppress:
             token = self._target.id_of(piece)
@@ -250,10 +254,11 @@ class Translator:
         if suppressed:
             field = "options.suppress" if options.suppress else "options.suppress_unknown"
             self._require_graph(field, "suppressed")
-        controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), **given)
+        controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), patience=patience, **given)
         if controls.temperature <= 0:
             return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
-        return replace(controls, seed=secrets.randbits(63) if options.seed is None else options.seed)
+        seed = secrets.randbits(63) if options.seed is None else options.seed
+        return replace(controls, seed=seed, patience=NO_CONTROLS.patience)  # every sample has its own end
 
     def _require_graph(self, field: str, control: str) -> None:
         if control not in self.session.controls:

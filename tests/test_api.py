@@ -70,6 +70,8 @@ def test_an_unknown_option_is_answered_with_the_nearest(bundle: Translator) -> N
         ({"suppress": ("<0x41>",) * 1001}, "options.suppress: 1001 pieces, at most 1000"),
         ({"temperature": 1e-50}, "options.temperature: 1e-50 is neither 0 nor"),
         ({"temperature": 1.0, "alternatives": True}, "options.alternatives: samples"),
+        ({"patience": 0.0}, "options.patience: 0.0 is not between 0.01 and 100"),
+        ({"patience": 2.0, "early_stopping": False}, "options.patience: 2 without early stopping"),
         ({"min_length": 10, "max_length": 3}, "options.min_length: 10 is more than max_length = 3"),
     ],
 )
@@ -85,6 +87,28 @@ def test_lengths_keep_their_limits(bundle: Translator) -> None:
         assert not source or hypotheses[0].tokens >= 1.5 * (len(source.encode()) + 1)
     for source, hypotheses in zip(SOURCES, bundle.translate(SOURCES, max_ratio=1.5), strict=True):
         assert not source or hypotheses[0].tokens <= 1.5 * (len(source.encode()) + 1)
+
+
+def test_early_stopping_is_a_bundles_default_or_a_requests_wish(
+    directory: Path, bundle: Translator, tmp_path: Path
+) -> None:
+    manifest = load_bundle(directory).manifest
+    decode = manifest.decode.model_copy(update={"early_stopping": True})
+    early = write_bundle(
+        tmp_path / "early",
+        manifest.model_copy(update={"decode": decode}),
+        {name: directory / name for name in load_bundle(directory).files()},
+    )
+    by_default = Translator(early, threads=1)
+    kept = ("<0x61>", "<0x62>", "</s>")  # of few pieces and with this alpha, translations end and are better if longer
+    others = tuple({*ByteTokenizer().pieces(range(ByteTokenizer.vocab_size))}.difference(kept))
+    options = {"suppress": others, "alpha": 5.0}
+    wished = bundle.translate(SOURCES, early_stopping=True, **options)
+    assert wished == bundle.translate(SOURCES, patience=1.0, **options) == by_default.translate(SOURCES, **options)
+    exact = bundle.translate(SOURCES, **options)
+    assert wished != exact == by_default.translate(SOURCES, early_stopping=False, **options)
+    samples = {"temperature": 1.0, "num_hypotheses": 3, "seed": 1}
+    assert by_default.translate(SOURCES, **samples) == bundle.translate(SOURCES, **samples, patience=0.3)
 
 
 def test_a_prefix_starts_the_translation(bundle: Translator) -> None:

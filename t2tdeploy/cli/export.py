@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--options", "overrides", default="",
               help="Options of --format triton: max_batch_size=32,device=gpu; see docs/triton.md.")  # fmt: skip
 @options.checkpoint
+@click.option("--early-stopping", is_flag=True,
+              help="Requests that say nothing stop early: faster; see docs/decoding.md.")  # fmt: skip
 @click.option("--name", help="What requests call the model [the problem's name, or the bundle's].")
 @click.option("--parity-input", type=options.file, help="Source sentences for the parity check [the dev split].")
 @click.option("--parity-sentences", type=click.IntRange(1), default=16, show_default=True, help="How many of them.")
@@ -83,6 +85,7 @@ class _Asked:
     text_graph: bool
     overrides: str
     checkpoint: str
+    early_stopping: bool
     name: str | None
     parity_input: Path | None
     parity_sentences: int
@@ -124,6 +127,8 @@ def _check_usage(context: click.Context) -> None:
     if given["from_bundle"]:
         if context.get_parameter_source("checkpoint") == ParameterSource.COMMANDLINE:
             refuse("--checkpoint is for a run (--output-dir)")
+        if given["early_stopping"]:
+            refuse("--early-stopping is for a run (--output-dir); a bundle has it or not")
         if given["name"] and given["format"] != "triton":
             refuse("--name is for a run (--output-dir) or --format triton")
 
@@ -223,6 +228,7 @@ def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bo
             alpha=hparams.alpha,
             extra_length=hparams.extra_length,
             max_source_length=hparams.max_length,
+            early_stopping=asked.early_stopping,
         ),
         sentences=_parity_sentences(run, asked.parity_input, asked.parity_sentences),
         provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(asked.checkpoint).name},

@@ -113,7 +113,7 @@ def load_test(
     seconds = 10.0 if duration is None and requests is None else duration
     names = ("warm_up", "deadline", "connections", "seed")
     plan = Plan(duration=seconds, requests=requests, **{name: given[name] for name in names})
-    decoding = {name: given[name] for name in ("beam_size", "alpha", "truncate")}
+    decoding = {name: given[name] for name in ("beam_size", "alpha", "early_stopping", "patience", "truncate")}
     sources = _sources(text, input_file)
     name, _, version = given["model"].partition(":")
     asked = Asked(sources, given["sentences_per_request"], name, version, TranslateOptions(**decoding))

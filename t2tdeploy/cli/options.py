@@ -45,10 +45,15 @@ def checkpoint(command: Command) -> Command:
 
 
 def search(command: Command) -> Command:
-    """`--beam-size` and `--alpha`; default: those of the run or bundle"""
+    """`--beam-size`, `--alpha`, `--early-stopping` and `--patience`; default: those of the run or bundle"""
     beam = click.option("--beam-size", type=click.IntRange(1, 16), help="Beams of the search (1: greedy).")
     alpha = click.option("--alpha", type=click.FloatRange(0, 10), help="Length penalty ((5 + n) / 6)^alpha.")
-    return beam(alpha(command))
+    early = click.option(
+        "--early-stopping/--no-early-stopping", default=None,
+        help="End a sentence's search once beam-size hypotheses have ended [runs: no; bundles: their default].",
+    )  # fmt: skip
+    patience = click.option("--patience", type=float, help="With early stopping: beam-size * patience of them [1].")
+    return beam(alpha(early(patience(command))))
 
 
 _SECURITY = (

@@ -194,12 +194,11 @@ def evaluate(
     output_dir: Path,
     split: str,
     checkpoint: str,
-    beam_size: int | None,
-    alpha: float | None,
     data_dir: Path | None,
     sentences: int | None,
     lowercase: bool,
     as_json: bool,
+    **search: Any,
 ) -> None:
     """Measure loss, perplexity, accuracy, sacreBLEU and chrF of a run.
 
@@ -219,7 +218,7 @@ def evaluate(
         _model(run, checkpoint),
         data,
         split,
-        options=_search_options(run.hparams, beam_size, alpha),
+        options=_search_options(run.hparams, **search),
         extra_length=run.hparams.extra_length,
         batch_size=run.hparams.batch_size,
         sentences=sentences,
@@ -251,11 +250,10 @@ def evaluate(
 def decode(
     output_dir: Path,
     checkpoint: str,
-    beam_size: int | None,
-    alpha: float | None,
     input_file: Path | None,
     output_file: Path | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Translate text with a run's checkpoint: a file, a pipe, or line by line on a terminal.
 
@@ -272,7 +270,7 @@ def decode(
     run = RunDirectory.open(output_dir)
     model, search, reporter = (
         _model(run, checkpoint),
-        _search_options(run.hparams, beam_size, alpha),
+        _search_options(run.hparams, **given),
         make_reporter(as_json),
     )
 
@@ -317,12 +315,16 @@ def _model(run: RunDirectory, checkpoint: str) -> Model:
     return run.model(checkpoint).to(default_device())
 
 
-def _search_options(hparams: HParams, beam_size: int | None, alpha: float | None) -> Any:
+def _search_options(
+    hparams: HParams, beam_size: int | None, alpha: float | None, early_stopping: bool | None, patience: float | None
+) -> Any:
+    from t2tdeploy.decoding import TranslateOptions, patience_of
     from t2tdeploy.models.beam_search import SearchOptions
 
     return SearchOptions(
         beam_size=hparams.beam_size if beam_size is None else beam_size,
         alpha=hparams.alpha if alpha is None else alpha,
+        patience=patience_of(TranslateOptions(early_stopping=early_stopping, patience=patience), default=False),
     )
 
 

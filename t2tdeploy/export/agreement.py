@@ -160,7 +160,14 @@ def answers_of(
 
 def _search(session: GraphSession, rows: Sequence[Sequence[int]], decode: DecodeDefaults) -> list[Answer]:
     limits = np.array([len(ids) + decode.extra_length for ids in rows], dtype=np.int64)
-    result = session.search(pad_rows(rows), limits, beam_size=decode.beam_size, alpha=decode.alpha, num_hypotheses=1)
+    result = session.search(
+        pad_rows(rows),
+        limits,
+        beam_size=decode.beam_size,
+        alpha=decode.alpha,
+        num_hypotheses=1,
+        controls=decode.controls,
+    )
     return [
         Answer(tuple(result.target_ids[row, 0, : result.lengths[row, 0]].tolist()), float(result.scores[row, 0]))
         for row in range(len(rows))

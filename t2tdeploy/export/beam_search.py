@@ -47,6 +47,7 @@ INPUTS: Signature = {
     "top_k": (TensorProto.INT64, ()),
     "top_p": (TensorProto.FLOAT, ()),
     "uniforms": (TensorProto.FLOAT, ("batch_or_one", "beam_or_one", "steps")),
+    "patience": (TensorProto.FLOAT, ()),
 }
 DEFAULTS: dict[str, npt.NDArray[np.generic]] = {
     "min_length": np.zeros(1, np.int64),
@@ -59,6 +60,7 @@ DEFAULTS: dict[str, npt.NDArray[np.generic]] = {
     "top_k": np.array(0, np.int64),
     "top_p": np.array(1, np.float32),
     "uniforms": np.zeros((1, 1, 0), np.float32),
+    "patience": np.array(np.inf, np.float32),
 }
 """Of the inputs that a caller may leave out: initializers of the same name."""
 

@@ -54,6 +54,7 @@ CONTROL_AXES: dict[str, Axes] = {
     "top_k": (),
     "top_p": (),
     "uniforms": ("batch", "beam", "steps"),
+    "patience": (),
 }
 BY_ROW = {"min_length": "row_min_length", "prefix": "row_prefix"}
 """What a request may give once for all sentences, and its name with a row for each."""
@@ -65,6 +66,7 @@ STATE_AXES: dict[str, Axes] = {
     "finished_scores": ("batch", "beam"),
     "finished_log_probs": ("batch", "beam"),
     "finished_ends": ("batch", "beam"),
+    "ended": ("batch",),
     "ancestors": ("batch", "beam", "history"),
     "history_tokens": ("batch", "history"),
     "history_attention": ("batch", "history", "source_length"),
@@ -90,7 +92,7 @@ class SearchPieces:
 
     Args:
         encoder: source_ids -> memory.
-        prelude: controls -> `LIMITS`.
+        prelude: controls, beam_size -> `LIMITS`.
         look: beam_STATE, `LIMITS`, memory, the model's state -> constrained, log_probs, `GROWN`, NAME_next of the
             model's state or, where it is to be reordered, NAME_grown.
         best: log_probs -> `CHOSEN`.
@@ -138,15 +140,16 @@ def export_pieces(model: Model) -> SearchPieces:
     memory = [Example(*item) for item in zip(memory_axes, encoded, memory_axes.values(), strict=True)]
     controls = _controls()
     raw_controls = [example._replace(name=name) for example, name in zip(controls, CONTROL_AXES, strict=True)]
-    found = limits(Controls(*(example.tensor for example in controls)))
-    bounds = [Example(*item) for item in zip(LIMITS, found, ((), (), ("batch",), ()), strict=True)]
+    beam = _scalar("beam_size", BEAM)
+    found = limits(Controls(*(example.tensor for example in controls)), beam.tensor)
+    bounds = [Example(*item) for item in zip(LIMITS, found, ((), (), ("batch",), (), ()), strict=True)]
     now, grown = _state(STEPS), _state(STEPS + 1, GROWN)
     scores = Example("log_probs", torch.zeros(BATCH, BEAM, VOCAB).log_softmax(2), ("batch", "beam", "vocab"))
     grown_names = [f"{name}_{'grown' if name in rows else 'next'}" for name in state_axes]
     moving = [e._replace(name=f"{e.name}_grown") for e in _model_state(model, STEPS + 1) if e.name in rows]
     return SearchPieces(
         encoder=trace(model.encode, [source], [*memory_axes], model),
-        prelude=trace(lambda controls: limits(Controls(*controls)), [raw_controls], LIMITS),
+        prelude=trace(lambda controls, beam: limits(Controls(*controls), beam), [raw_controls, beam], LIMITS),
         look=trace(
             _look(model),
             [now, bounds, memory, _model_state(model, STEPS)],

@@ -89,7 +89,12 @@ def option_defaults(search: ModelProto, decode: DecodeDefaults, num_hypotheses: 
     Raises:
         OperationalError: an input has no default.
     """
-    known = {"beam_size": decode.beam_size, "alpha": decode.alpha, "num_hypotheses": num_hypotheses}
+    known = {
+        "beam_size": decode.beam_size,
+        "alpha": decode.alpha,
+        "num_hypotheses": num_hypotheses,
+        "patience": decode.controls.patience,
+    }
     own = {tensor.name: tensor for tensor in search.graph.initializer}
     found = {"extra_length": numpy_helper.from_array(np.array(decode.extra_length), "extra_length")}
     for value in option_inputs(search):

@@ -61,6 +61,7 @@ def export_bundle(
         alpha=decode.alpha,
         extra_length=decode.extra_length,
         num_hypotheses=min(PARITY_HYPOTHESES, decode.beam_size),
+        controls=decode.controls,
         reporter=reporter,
     )
     vocabularies = _vocabulary_files(tokenizers)

@@ -106,7 +106,7 @@ def export_variant(
         OperationalError: the model's state grows with every step, or the graph is too large for one file.
         InputError: TensorRT lacks an operator of the model.
     """
-    search = StaticSearch(decode.beam_size, decode.alpha, num_hypotheses, decode.extra_length)
+    search = StaticSearch(decode.beam_size, decode.alpha, num_hypotheses, decode.extra_length, decode.controls)
     graph = export_static_search(model, search)
     if precision == "float16":
         graph = halved(graph)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import ParityError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.model import Model
@@ -70,6 +72,7 @@ def verify(
     alpha: float,
     extra_length: int,
     num_hypotheses: int,
+    controls: SearchControls = NO_CONTROLS,
     reporter: Reporter | None = None,
 ) -> ParityReport:
     """Decodes `sources` (ids with EOS) as one batch in the graph, and one by one by the oracle.
@@ -79,17 +82,14 @@ def verify(
     """
     model.eval()
     limits = np.array([len(ids) + extra_length for ids in sources], dtype=np.int64)
-    found = session.search(pad_rows(sources), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=num_hypotheses)
+    asked: dict[str, Any] = {
+        "beam_size": beam_size, "alpha": alpha, "num_hypotheses": num_hypotheses, "controls": controls
+    }  # fmt: skip
+    found = session.search(pad_rows(sources), limits, **asked)
     differences, largest, identical = [], 0.0, 0
     with (reporter or SilentReporter()).task("parity with the oracle", total=len(sources), unit="sentences") as task:
         for row, ids in enumerate(sources):
-            expected = oracle_search(
-                model_log_probs(model, ids),
-                beam_size=beam_size,
-                alpha=alpha,
-                max_length=int(limits[row]),
-                num_hypotheses=num_hypotheses,
-            )
+            expected = oracle_search(model_log_probs(model, ids), max_length=int(limits[row]), **asked)
             same, distance = _compare(found, row, expected)
             identical += same
             largest = max(largest, distance)

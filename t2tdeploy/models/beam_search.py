@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,13 @@ class SearchOptions:
         beam_size: hypotheses kept alive; at most half the vocabulary.
         alpha: length penalty ((5 + n) / 6)^alpha.
         num_hypotheses: how many to return, at most `beam_size`.
+        patience: of early stopping, see `SearchControls`; infinite: none.
     """
 
     beam_size: int = 4
     alpha: float = 0.6
     num_hypotheses: int = 1
+    patience: float = math.inf
 
 
 @torch.inference_mode()
@@ -46,7 +49,7 @@ def beam_search(
     Args:
         source_ids: [batch, source_length] int64, EOS at the end, PAD behind.
         max_length: [batch] int64, longest target of every row, EOS included, at least 1.
-        controls: further wishes; their max_length, alpha and num_hypotheses are those given here.
+        controls: further wishes; what is given here too is as given here.
 
     Raises:
         ValueError: num_hypotheses is not between 1 and beam_size.
@@ -62,6 +65,7 @@ def beam_search(
         torch.tensor(options.num_hypotheses, device=device),
     )
     controls = Controls(*given, *(controls or neutral(*given))[len(given) :])
+    controls = controls._replace(patience=torch.tensor(options.patience, device=device))
     was_training = model.training
     model.eval()
     state, records = _run(model, source_ids, controls, options.beam_size)
@@ -75,7 +79,7 @@ def _run(model: Model, source_ids: Tensor, controls: Controls, beam: int) -> tup
     sampling = bool(controls.temperature > 0)
     state = initial_state(batch, beam, source_length, source_ids.device, sampling=sampling)
     model_state = model.initial_state(batch, beam, source_ids.device)
-    found = limits(controls)
+    found = limits(controls, torch.tensor(beam, device=source_ids.device))
     records: list[StepRecord] = []
     while True:
         log_probs, state, model_state = look(model, state, memory, model_state)

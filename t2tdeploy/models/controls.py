@@ -7,6 +7,7 @@ Python, which these are tested against, are in models/oracle.py.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class Controls(NamedTuple):
     top_k: Tensor  # [] int64, samples are of the k likeliest ids; 0: of all
     top_p: Tensor  # [] float32, samples are of the likeliest ids that have this probability together
     uniforms: Tensor  # [batch, beam, steps] float32 in [0, 1): the chance of every sample
+    patience: Tensor  # [] float32, beam * patience hypotheses end a row; infinite: when none can be beaten
 
 
 def neutral(max_length: Tensor, alpha: Tensor, num_hypotheses: Tensor) -> Controls:
@@ -58,6 +60,7 @@ def neutral(max_length: Tensor, alpha: Tensor, num_hypotheses: Tensor) -> Contro
         top_k=scalar(0),
         top_p=scalar(1.0),
         uniforms=torch.zeros(max_length.size(0), 1, 0, device=device),
+        patience=scalar(math.inf),
     )
 
 
@@ -68,6 +71,7 @@ class Limits(NamedTuple):
     before: Tensor  # [] int64, the steps before this one have to
     longest_penalty: Tensor  # [batch] float32, length penalty of the longest hypothesis
     last_asked: Tensor  # [1] int64, index of the last hypothesis asked for
+    enough: Tensor  # [] float32, hypotheses that end a row
 
 
 def length_penalty(length: Tensor, alpha: Tensor) -> Tensor:
@@ -75,8 +79,8 @@ def length_penalty(length: Tensor, alpha: Tensor) -> Tensor:
     return ((5.0 + length.to(torch.float32)) / 6.0) ** alpha
 
 
-def limits(controls: Controls) -> Limits:
-    """Of a request."""
+def limits(controls: Controls, beam: Tensor) -> Limits:
+    """Of a request; beam [] int64."""
     always = (
         (controls.repetition_penalty != 1)
         | (controls.no_repeat_ngram_size > 0)
@@ -89,6 +93,7 @@ def limits(controls: Controls) -> Limits:
         before=torch.clamp(controls.min_length.max(), min=controls.prefix.size(1)),
         longest_penalty=length_penalty(controls.max_length, controls.alpha),
         last_asked=controls.num_hypotheses.reshape(1) - 1,
+        enough=torch.maximum(torch.floor(beam * controls.patience + 0.5), controls.num_hypotheses.to(torch.float32)),
     )
 
 

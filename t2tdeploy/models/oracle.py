@@ -4,7 +4,8 @@ The semantics are Tensor2Tensor's (utils/beam_search.py, and its greedy inferenc
 token, until that ends) with three differences. The length limit is each sentence's own, where Tensor2Tensor's follows
 the longest of the batch. A sentence is decided by itself, not when all are. With fewer hypotheses asked than beams it
 is decided as soon as the last one asked for can no longer change (Tensor2Tensor knows the first and the last of the
-beam). The last two save steps and change no result.
+beam). The last two save steps and change no result. Early stopping (`SearchControls.patience`) is not Tensor2Tensor's
+and may change it.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def oracle_search(
     beams = beam_size if controls.temperature > 0 else 1
     alive: list[tuple[float, list[int]]] = [(0.0, [PAD_ID])] * beams
     finished: list[tuple[float, list[int]]] = []
+    count = 0  # of those that have ended, for early stopping
     for step in range(max_length):
         if not alive:
             break
@@ -97,6 +99,9 @@ def oracle_search(
             if ids[-1] == EOS_ID
         ]
         finished = sorted(finished + ended, key=lambda candidate: -candidate[0])[:beam_size]
+        count += sum(ids[-1] == EOS_ID for _, ids in best[:beam_size])
+        if count >= controls.enough(beam_size, num_hypotheses):
+            break
         if _decided(alive, finished, alpha=alpha, max_length=max_length, num_hypotheses=num_hypotheses):
             break
     chosen = finished if finished else alive

@@ -45,6 +45,7 @@ class BeamState(NamedTuple):
     finished_scores: Tensor  # [batch, beam] length-normalized, best first
     finished_log_probs: Tensor  # [batch, beam] raw
     finished_ends: Tensor  # [batch, beam] int64
+    ended: Tensor  # [batch] float32, hypotheses that have ended, of those that count for early stopping
     ancestors: Tensor  # [batch, beam, history] bool, which of all that was decoded each alive sequence consists of
     history_tokens: Tensor  # [batch, history] int64
     history_attention: Tensor  # [batch, history, source_length], that chose the id behind each of them
@@ -79,6 +80,7 @@ def initial_state(batch: int, beam: int, source_length: int, device: torch.devic
         finished_scores=scores,
         finished_log_probs=scores,
         finished_ends=ends,
+        ended=torch.zeros(batch, device=device),
         ancestors=torch.zeros(batch, beam, 0, dtype=torch.bool, device=device),
         history_tokens=ends[:, :0],
         history_attention=torch.zeros(batch, 0, source_length, device=device),
@@ -170,14 +172,21 @@ def next_finished(state: BeamState, candidates: Candidates, normalized: Tensor) 
     return scores, torch.gather(log_probs, 1, index), torch.gather(ends, 1, index)
 
 
+def ended_now(candidates: Candidates, beam: int) -> Tensor:
+    """[batch]: how many of the best K candidates end."""
+    ends = (candidates.tokens[:, :beam] == EOS_ID) & (candidates.scores[:, :beam] > NEVER)
+    return ends.to(torch.float32).sum(1)
+
+
 def rows_decided(
-    alive_scores: Tensor, finished_scores: Tensor, step: Tensor, max_length: Tensor, limits: Limits
+    alive_scores: Tensor, finished_scores: Tensor, ended: Tensor, step: Tensor, max_length: Tensor, limits: Limits
 ) -> Tensor:
-    """[batch]: nothing alive can still become one of the hypotheses asked for, or the row has reached its length."""
+    """[batch]: nothing alive can still become one of the hypotheses asked for, or enough have ended, or the row has
+    reached its length."""
     best_possible = alive_scores[:, 0] / limits.longest_penalty
     last_asked = torch.index_select(finished_scores, 1, limits.last_asked).squeeze(1)
     beaten = (best_possible <= last_asked) & (last_asked > NEVER)
-    return beaten | (step >= max_length)
+    return beaten | (ended >= limits.enough) | (step >= max_length)
 
 
 def with_themselves(ancestors: Tensor) -> Tensor:
@@ -219,7 +228,8 @@ def update(
     normalized = candidates.scores / length_penalty(step, alpha)
     normalized = normalized + torch.gather(choice.penalties, 1, candidates.beams)
     scores, log_probs, ends = next_finished(state, candidates, normalized)
-    decided = rows_decided(record.scores, scores, step, max_length, limits)
+    ended = state.ended + ended_now(candidates, state.alive_scores.size(1))
+    decided = rows_decided(record.scores, scores, ended, step, max_length, limits)
     beams = record.parents.unsqueeze(-1).expand(-1, -1, state.ancestors.size(2))
     after = state._replace(
         step=step,
@@ -228,6 +238,7 @@ def update(
         finished_scores=scores,
         finished_log_probs=log_probs,
         finished_ends=ends,
+        ended=ended,
         ancestors=torch.gather(state.ancestors, 1, beams),
     )
     return decided.all(), record, after

@@ -162,6 +162,7 @@ def static_limits(search: StaticSearch, max_length: Tensor) -> Limits:
         before=torch.full((), 0, device=device),
         longest_penalty=length_penalty(max_length, torch.full((), search.alpha, device=device)),
         last_asked=torch.full((1,), search.num_hypotheses - 1, device=device),
+        enough=torch.full((), float(search.controls.enough(search.beam_size, search.num_hypotheses)), device=device),
     )
 
 

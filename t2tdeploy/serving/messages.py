@@ -18,7 +18,7 @@ from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.served_model import ServedModel
 from t2tdeploy.serving.v1 import translation_pb2 as pb
-from t2tdeploy.translator import Hypothesis, Token, TranslateOptions
+from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, Token, TranslateOptions
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
 
@@ -109,10 +109,8 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
 
 def write_options(options: TranslateOptions) -> pb.DecodeOptions:
     """The message of `options`; None is left out."""
-    # False is not written: an older side, which does not know the option, would refuse it.
-    given = {
-        name: value for name, value in asdict(options).items() if not (value is None or value is False or value == ())
-    }
+    # What says nothing is not written: an older side, which does not know the option, would refuse it.
+    given = {name: value for name, value in asdict(options).items() if value != getattr(BUNDLE_DEFAULTS, name)}
     try:
         return pb.DecodeOptions(**given)
     except (TypeError, ValueError) as error:
@@ -220,7 +218,9 @@ def read_translation(message: pb.Translation) -> list[Hypothesis]:
 def write_model(model: ServedModel, options: ServerOptions) -> pb.Model:
     """What ListModels says of a model."""
     translator, decode = model.translator, model.translator.defaults
-    defaults = TranslateOptions(decode.beam_size, decode.alpha, 1, decode.extra_length)
+    defaults = TranslateOptions(
+        decode.beam_size, decode.alpha, 1, decode.extra_length, early_stopping=decode.early_stopping or None
+    )
     limits = pb.Limits(
         max_sentences=options.max_sentences_per_request,
         max_source_tokens=decode.max_source_length,

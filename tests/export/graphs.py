@@ -21,7 +21,9 @@ CONTROLLED = StaticSearch(
     alpha=0.6,
     num_hypotheses=2,
     extra_length=6,
-    controls=SearchControls(suppressed=(7, 9), repetition_penalty=1.3, no_repeat_ngram_size=2, coverage_penalty=0.2),
+    controls=SearchControls(
+        suppressed=(7, 9), repetition_penalty=1.3, no_repeat_ngram_size=2, coverage_penalty=0.2, patience=1.0
+    ),
     min_length=4,
     prefix=(5,),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -90,6 +91,7 @@ controls_strategy = st.builds(
     top_k=st.sampled_from([0, 1, 5]),
     top_p=st.sampled_from([1.0, 0.8, 0.3]),
     seed=st.integers(0, 2**63 - 1),
+    patience=st.sampled_from([math.inf, math.inf, 0.3, 0.5, 1.0, 1.4]),
 )
 
 

@@ -4,7 +4,7 @@ changes nothing."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import GraphProto, ModelProto, NodeProto
 
-from t2tdeploy.decoding import SearchControls
+from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.export.half import halved
 from t2tdeploy.export.static_search import export_static_search
@@ -32,7 +32,8 @@ from tests.models.tiny import HPARAMS, features, padded, random_sources
 
 torch.set_num_threads(1)
 VOCAB = STATIC_VOCAB
-OPTIONS = SearchOptions(STATIC.beam_size, STATIC.alpha, STATIC.num_hypotheses)
+ASKED = {"beam_size": STATIC.beam_size, "alpha": STATIC.alpha, "num_hypotheses": STATIC.num_hypotheses}
+OPTIONS = SearchOptions(**ASKED)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,11 @@ class Session:
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 
-    def search(self, source_ids: np.ndarray, max_length: np.ndarray, **fixed: float) -> SearchResult:
-        assert fixed in ({}, asdict(OPTIONS))
+    def search(
+        self, source_ids: np.ndarray, max_length: np.ndarray, *, controls: SearchControls = NO_CONTROLS, **fixed: float
+    ) -> SearchResult:
+        assert fixed in ({}, ASKED)
+        assert controls == NO_CONTROLS
         return SearchResult(*self._session.run(None, {"source_ids": source_ids, "max_length": max_length}))
 
 
@@ -95,7 +99,7 @@ def test_it_is_the_search_that_grows(model, session, seed, extra, count):
 
 
 def test_it_is_the_oracle(model, session):
-    report = verify(model, session, random_sources(VOCAB, seed=5, count=4), extra_length=4, **asdict(OPTIONS))
+    report = verify(model, session, random_sources(VOCAB, seed=5, count=4), extra_length=4, **ASKED)
     assert report.identical == 4
 
 
@@ -111,7 +115,8 @@ def test_a_result_does_not_depend_on_batch_and_padding(session):
 def test_all_controls_are_those_of_the_search_that_grows(model, controlled):
     rows = random_sources(VOCAB, seed=3, count=7)
     limits = torch.tensor([len(row) + 5 for row in rows])
-    expected = beam_search(model, padded(rows), limits, OPTIONS, as_tensors(CONTROLLED, limits))
+    options = replace(OPTIONS, patience=CONTROLLED.controls.patience)
+    expected = beam_search(model, padded(rows), limits, options, as_tensors(CONTROLLED, limits))
     found = Session(controlled).search(pad_rows(rows), limits.numpy())
     assert_same(found, SearchResult(*expected))
     assert (found.target_ids[:, :, 0] == CONTROLLED.prefix[0]).all()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2tdeploy.decoding import SearchControls
 from t2tdeploy.errors import RequestError
 from t2tdeploy.export.verify import model_log_probs
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.oracle import exhaustive_search, oracle_search
+from t2tdeploy.models.oracle import OracleResult, exhaustive_search, oracle_search
 from t2tdeploy.models.transformer import Transformer
 from tests.models.tiny import HPARAMS, padded, random_sources, tiny_transformer
 
@@ -38,17 +42,58 @@ def test_oracle_with_a_beam_that_holds_everything_is_exhaustive_search(seed: int
 
 
 @given(
+    seed=st.integers(0, 10_000),
+    beam_size=st.integers(1, 6),
+    alpha=st.sampled_from([0.0, 0.6, 1.5]),
+    hypotheses=st.integers(1, 6),
+)
+@settings(max_examples=60, deadline=None)
+def test_patience_only_improves_what_is_found(seed: int, beam_size: int, alpha: float, hypotheses: int):
+    """And it looks at more; enough of it is the search without early stopping."""
+    vocab_size, hypotheses = 9, min(hypotheses, beam_size)
+    tables = torch.log_softmax(torch.randn(999, vocab_size, generator=torch.manual_seed(seed)) * 2, -1).tolist()
+
+    def search(patience: float) -> tuple[OracleResult, int]:
+        asked = 0
+
+        def next_log_probs(prefixes: list[list[int]]) -> list[list[float]]:
+            nonlocal asked
+            asked += 1
+            return [tables[sum(token * 31**i for i, token in enumerate(prefix)) % 999] for prefix in prefixes]
+
+        controls = SearchControls(patience=patience)
+        found = oracle_search(
+            next_log_probs,
+            beam_size=beam_size,
+            alpha=alpha,
+            max_length=8,
+            num_hypotheses=hypotheses,
+            controls=controls,
+        )
+        assert len(found.hypotheses) == hypotheses or asked == 8
+        return found, asked
+
+    found = [search(patience) for patience in (0.2, 1.0, 2.0, 99.0, math.inf)]
+    for (less, steps), (more, more_steps) in itertools.pairwise(found):
+        assert steps <= more_steps
+        if less.finished:
+            assert all(a.score <= b.score for a, b in zip(less.hypotheses, more.hypotheses, strict=False))
+    assert found[-2] == found[-1]
+
+
+@given(
     seed=st.integers(0, 1000),
     beam_size=st.integers(1, 5),
     alpha=st.sampled_from([0.0, 0.6, 1.0, 2.0]),
     hypotheses=st.integers(1, 5),
+    patience=st.sampled_from([math.inf, 0.5, 1.0, 1.5]),
 )
-@settings(max_examples=20, deadline=None)
-def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float, hypotheses: int):
+@settings(max_examples=25, deadline=None)
+def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float, hypotheses: int, patience: float):
     vocab_size, hypotheses = 12, min(hypotheses, beam_size)
     model, rows = tiny_transformer(vocab_size, seed), random_sources(12, seed)
     max_lengths = [len(row) + 3 for row in rows]
-    options = SearchOptions(beam_size, alpha, hypotheses)
+    options = SearchOptions(beam_size, alpha, hypotheses, patience)
     result = beam_search(model, padded(rows), torch.tensor(max_lengths), options)
     for i, row in enumerate(rows):
         expected = oracle_search(
@@ -57,6 +102,7 @@ def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float
             alpha=alpha,
             max_length=max_lengths[i],
             num_hypotheses=hypotheses,
+            controls=SearchControls(patience=patience),
         )
         assert bool(result.finished[i]) == expected.finished
         for j, hypothesis in enumerate(expected.hypotheses):
@@ -74,10 +120,11 @@ def test_a_beam_larger_than_half_the_vocabulary_is_refused():
         beam_search(tiny_transformer(12), padded(random_sources(12, 0)), torch.full((5,), 9), SearchOptions(7, 0.6, 1))
 
 
-def test_a_result_does_not_depend_on_the_batch():
+@pytest.mark.parametrize("patience", [math.inf, 1.0])
+def test_a_result_does_not_depend_on_the_batch(patience: float):
     model, rows = tiny_transformer(30, seed=3), random_sources(30, seed=4, count=12)
     limits = torch.tensor([len(row) + 4 for row in rows])
-    options = SearchOptions(4, 0.6, 3)
+    options = SearchOptions(4, 0.6, 3, patience)
     together = beam_search(model, padded(rows), limits, options)
     for i, row in enumerate(rows):
         alone = beam_search(model, torch.tensor([row]), limits[i : i + 1], options)
@@ -88,7 +135,8 @@ def test_a_result_does_not_depend_on_the_batch():
         assert together.finished[i] == alone.finished[0]
 
 
-def test_a_model_without_a_cache_of_its_own_decodes_the_same():
+@pytest.mark.parametrize("patience", [math.inf, 1.0])
+def test_a_model_without_a_cache_of_its_own_decodes_the_same(patience: float):
     class Uncached(Transformer):
         memory_axes, state_axes = Model.memory_axes, Model.state_axes
         encode, initial_state, decode_step = Model.encode, Model.initial_state, Model.decode_step
@@ -96,7 +144,7 @@ def test_a_model_without_a_cache_of_its_own_decodes_the_same():
     cached, rows = tiny_transformer(20, seed=5), random_sources(20, seed=6)
     uncached = Uncached(HPARAMS, cached.features)
     uncached.load_state_dict(cached.state_dict())
-    limits, options = torch.tensor([len(row) + 4 for row in rows]), SearchOptions(3, 0.6, 2)
+    limits, options = torch.tensor([len(row) + 4 for row in rows]), SearchOptions(3, 0.6, 2, patience)
     first = beam_search(cached, padded(rows), limits, options)
     second = beam_search(uncached, padded(rows), limits, options)
     assert torch.equal(first.target_ids, second.target_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,7 @@ searches = st.builds(
         repetition_penalty=st.sampled_from([1.0, 1.4]),
         no_repeat_ngram_size=st.integers(0, 3),
         coverage_penalty=st.sampled_from([0.0, 0.3]),
+        patience=st.sampled_from([math.inf, 0.5, 1.0]),
     ),
     min_length=st.integers(0, 6),
     prefix=st.lists(st.integers(3, VOCAB - 1), max_size=2).map(tuple),
@@ -86,7 +89,7 @@ def test_it_is_the_search_that_grows_also_after_steps_too_many(model, search, se
     rows = random_sources(VOCAB, seed, count=3)
     limits = torch.tensor([len(row) + extra for row in rows])
     found = run(model, padded(rows), limits, search, more)
-    options = SearchOptions(search.beam_size, search.alpha, search.num_hypotheses)
+    options = SearchOptions(search.beam_size, search.alpha, search.num_hypotheses, search.controls.patience)
     expected = beam_search(model, padded(rows), limits, options, as_tensors(search, limits))
     width = expected.target_ids.size(2)
     assert torch.equal(found.target_ids[:, :, :width], expected.target_ids)

@@ -22,7 +22,8 @@ PLACES = r"(?:t2tdeploy|tests|docs|scripts|benchmarks|protos)/[\w./-]*|[\w-]+\.(
 
 
 def options_of(command: click.Command) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts} | {"--help", "-h"}
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return names | {"--help", "-h"}
 
 
 def check_names(line: str) -> None:

@@ -16,6 +16,8 @@ options = st.builds(
     num_hypotheses=st.none() | st.integers(-(2**31), 2**31 - 1),
     extra_length=st.none() | st.integers(-(2**31), 2**31 - 1),
     truncate=st.booleans(),
+    early_stopping=st.none() | st.booleans(),
+    patience=st.none() | st.floats(allow_nan=False),
 )
 
 

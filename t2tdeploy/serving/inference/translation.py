@@ -30,7 +30,7 @@ from t2tdeploy.serving.inference.interface import TensorInterface, TensorSpec, i
 from t2tdeploy.serving.inference.tensors import Array, Tensor, shown, texts
 from t2tdeploy.serving.served_model import ServedModel
 
-_FLAGS = frozenset(field.name for field in fields(TranslateOptions) if field.default is False)
+_FLAGS = frozenset(field.name for field in fields(TranslateOptions) if str(field.type).startswith("bool"))
 _BY_OPTION = {"return_tokens": ("target_ids", "token_scores"), "return_attention": ("attention",)}
 _OPTION_OF = {"token_scores": "return_tokens", "attention": "return_attention"}
 

@@ -253,6 +253,8 @@ class DecodeOptions(_message.Message):
     RETURN_TOKENS_FIELD_NUMBER: _builtins.int
     RETURN_ATTENTION_FIELD_NUMBER: _builtins.int
     REPLACE_UNKNOWN_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     beam_size: _builtins.int
     """Hypotheses kept during beam search, 1 to Limits.max_beam_size."""
     alpha: _builtins.float
@@ -292,6 +294,12 @@ class DecodeOptions(_message.Message):
     return_attention: _builtins.bool
     replace_unknown: _builtins.bool
     """The unknown token becomes the source token that it looked at most."""
+    early_stopping: _builtins.bool
+    """The search for a sentence ends once beam_size * patience (default 1) of its hypotheses have ended, as in other
+    systems, instead of when no open one can become better than those asked for: fewer steps, and now and then a worse
+    translation. A patience alone turns it on.
+    """
+    patience: _builtins.float
     @_builtins.property
     def suppress(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Pieces of the target vocabulary that are never chosen, and whether the unknown token is one of them."""
@@ -321,10 +329,12 @@ class DecodeOptions(_message.Message):
         return_tokens: _builtins.bool | None = ...,
         return_attention: _builtins.bool | None = ...,
         replace_unknown: _builtins.bool | None = ...,
+        early_stopping: _builtins.bool | None = ...,
+        patience: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_early_stopping", b"_early_stopping", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_patience", b"_patience", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "early_stopping", b"early_stopping", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "patience", b"patience", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress", b"suppress", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_alternatives", b"_alternatives", "_beam_size", b"_beam_size", "_coverage_penalty", b"_coverage_penalty", "_early_stopping", b"_early_stopping", "_extra_length", b"_extra_length", "_max_length", b"_max_length", "_max_ratio", b"_max_ratio", "_min_length", b"_min_length", "_min_ratio", b"_min_ratio", "_no_repeat_ngram_size", b"_no_repeat_ngram_size", "_num_hypotheses", b"_num_hypotheses", "_patience", b"_patience", "_repetition_penalty", b"_repetition_penalty", "_replace_unknown", b"_replace_unknown", "_return_attention", b"_return_attention", "_return_tokens", b"_return_tokens", "_seed", b"_seed", "_suppress_unknown", b"_suppress_unknown", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "_truncate", b"_truncate", "alpha", b"alpha", "alternatives", b"alternatives", "beam_size", b"beam_size", "coverage_penalty", b"coverage_penalty", "early_stopping", b"early_stopping", "extra_length", b"extra_length", "max_length", b"max_length", "max_ratio", b"max_ratio", "min_length", b"min_length", "min_ratio", b"min_ratio", "no_repeat_ngram_size", b"no_repeat_ngram_size", "num_hypotheses", b"num_hypotheses", "patience", b"patience", "repetition_penalty", b"repetition_penalty", "replace_unknown", b"replace_unknown", "return_attention", b"return_attention", "return_tokens", b"return_tokens", "seed", b"seed", "suppress", b"suppress", "suppress_unknown", b"suppress_unknown", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -334,6 +344,8 @@ class DecodeOptions(_message.Message):
     _WhichOneofArgType__beam_size: _TypeAlias = _typing.Literal["_beam_size", b"_beam_size"]  # noqa: Y015
     _WhichOneofReturnType__coverage_penalty: _TypeAlias = _typing.Literal["coverage_penalty"]  # noqa: Y015
     _WhichOneofArgType__coverage_penalty: _TypeAlias = _typing.Literal["_coverage_penalty", b"_coverage_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping: _TypeAlias = _typing.Literal["early_stopping"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping: _TypeAlias = _typing.Literal["_early_stopping", b"_early_stopping"]  # noqa: Y015
     _WhichOneofReturnType__extra_length: _TypeAlias = _typing.Literal["extra_length"]  # noqa: Y015
     _WhichOneofArgType__extra_length: _TypeAlias = _typing.Literal["_extra_length", b"_extra_length"]  # noqa: Y015
     _WhichOneofReturnType__max_length: _TypeAlias = _typing.Literal["max_length"]  # noqa: Y015
@@ -348,6 +360,8 @@ class DecodeOptions(_message.Message):
     _WhichOneofArgType__no_repeat_ngram_size: _TypeAlias = _typing.Literal["_no_repeat_ngram_size", b"_no_repeat_ngram_size"]  # noqa: Y015
     _WhichOneofReturnType__num_hypotheses: _TypeAlias = _typing.Literal["num_hypotheses"]  # noqa: Y015
     _WhichOneofArgType__num_hypotheses: _TypeAlias = _typing.Literal["_num_hypotheses", b"_num_hypotheses"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
     _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
     _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__replace_unknown: _TypeAlias = _typing.Literal["replace_unknown"]  # noqa: Y015
@@ -377,6 +391,8 @@ class DecodeOptions(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage_penalty) -> _WhichOneofReturnType__coverage_penalty | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping) -> _WhichOneofReturnType__early_stopping | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__extra_length) -> _WhichOneofReturnType__extra_length | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_length) -> _WhichOneofReturnType__max_length | None: ...
@@ -390,6 +406,8 @@ class DecodeOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__no_repeat_ngram_size) -> _WhichOneofReturnType__no_repeat_ngram_size | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__num_hypotheses) -> _WhichOneofReturnType__num_hypotheses | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload

@@ -107,7 +107,13 @@ def test_padding_is_not_beyond_what_a_server_should_hold() -> None:
 
 def test_every_option_is_a_parameter_and_can_be_written_as_text() -> None:
     given = TranslateOptions(
-        beam_size=3, alpha=0.25, truncate=True, max_ratio=1.5, suppress=("\u2581Hund", "a,b"), seed=2**62
+        beam_size=3,
+        alpha=0.25,
+        truncate=True,
+        max_ratio=1.5,
+        suppress=("\u2581Hund", "a,b"),
+        seed=2**62,
+        early_stopping=False,
     )
     written = {
         "beam_size": "3",
@@ -116,6 +122,7 @@ def test_every_option_is_a_parameter_and_can_be_written_as_text() -> None:
         "max_ratio": "1.5",
         "suppress": '["\u2581Hund", "a,b"]',
         "seed": str(2**62),
+        "early_stopping": "false",
     }
     assert INTERFACE.decode(request(**written), None, 9).options == given
     assert set(INTERFACE.parameters) == {one.name for one in fields(TranslateOptions)}
