@@ -61,7 +61,7 @@ class GrpcGate(grpc.aio.ServerInterceptor):
         async def refuse(requests: Any, context: Context) -> Any:
             record.peer = _address(context.peer())
             self._gate.ended(record, code.name)
-            await context.abort(code, message, ((REQUEST_ID, record.request_id),))
+            await _abort(context, code, message, ((REQUEST_ID, record.request_id),))
 
         return grpc.stream_unary_rpc_method_handler(refuse)
 
@@ -106,11 +106,19 @@ class _Passage:
             status = status_of(error)
             self._gate.ended(record, status.code.name)
             hint = () if status.retry_after is None else ((RETRY_AFTER, str(round(status.retry_after * 1000))),)
-            await context.abort(status.code, status.message, (*hint, (REQUEST_ID, record.request_id)))
+            await _abort(context, status.code, status.message, (*hint, (REQUEST_ID, record.request_id)))
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._slot.__exit__(None, None, None)
         self._gate.ended(self._record, _outcome(self._context, error))
+
+
+async def _abort(context: Context, code: grpc.StatusCode, message: str, trailing: Any) -> None:
+    """Ends a call; always raises."""
+    try:
+        await context.abort(code, message, trailing)
+    except grpc.aio.InternalError:  # it has ended already: the client went away
+        raise asyncio.CancelledError from None
 
 
 def _outcome(context: Context, error: BaseException | None) -> str:
