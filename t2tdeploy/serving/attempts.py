@@ -108,4 +108,5 @@ def _unreachable(target: str, security: Security, details: str) -> str:
     if "WRONG_VERSION_NUMBER" in details:
         return "it does not speak TLS: leave the options of TLS out"
     words = f"is the server running at {target}? t2tdeploy serve starts one"
-    return words if security.encrypted else f"{words}; if it speaks TLS, give --tls-ca FILE or --tls"
+    other = "its certificate is not trusted" if security.encrypted else "it speaks TLS"
+    return f"{words}; if {other}, give --tls-ca FILE"
