@@ -33,7 +33,7 @@ from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.service import TranslationService
 from t2tdeploy.serving.status import status_of
 
-METHODS = {
+METHODS: dict[str, dict[str, Callable[..., Any]]] = {
     SERVICE: {
         "Translate": grpc.unary_unary_rpc_method_handler,
         "TranslateStream": grpc.unary_stream_rpc_method_handler,
