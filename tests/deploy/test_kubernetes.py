@@ -114,8 +114,9 @@ def test_a_server_answers_every_probe(tmp_path: Path) -> None:
 
 
 def test_pods_may_take_as_long_to_stop_as_the_server_takes() -> None:
-    lame_duck = getattr(OPTIONS, "lame_duck_seconds", 0.0)
-    assert POD["spec"]["terminationGracePeriodSeconds"] >= lame_duck + OPTIONS.shutdown_grace_seconds + 5
+    stopping = OPTIONS.lame_duck_seconds + OPTIONS.shutdown_grace_seconds
+    assert OPTIONS.lame_duck_seconds > 0
+    assert POD["spec"]["terminationGracePeriodSeconds"] >= stopping + 5
 
 
 def test_the_container_is_the_image_of_the_dockerfile() -> None:
