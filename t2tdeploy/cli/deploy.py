@@ -40,6 +40,8 @@ _SERVE_OPTIONS = (
     click.option("--host", metavar="ADDRESS", help="Address to listen on [127.0.0.1]; 0.0.0.0 for every interface."),
     click.option("--port", metavar="PORT", help="Port to listen on [50051]; 0 takes a free one."),
     click.option("--http-port", metavar="PORT", help="Port that answers HTTP and JSON as well [none]."),
+    click.option("--ui", is_flag=True, default=None, help="Serve a page to try it, on --http-port [8080]."),
+    click.option("--ui-examples", metavar="FILE", help="Sentences to click on that page, one a line."),
     click.option("--variant", metavar="NAME", help="Form of the graph that runs [the bundle's default]."),
     click.option("--workers", metavar="N", help="Batches that run at once [1]."),
     click.option("--threads", metavar="N", help="Threads of the model [the CPUs available]."),
@@ -72,6 +74,7 @@ def serve(config: Path | None, overrides: str, check: bool, as_json: bool, **fla
     \b
     Examples:
       t2tdeploy serve --bundle bundles/dates --port 50051
+      t2tdeploy serve --bundle bundles/dates --ui
       t2tdeploy serve --repository models --poll 10 --alias production=ende:2
       t2tdeploy serve --config serve.toml --check
     """

@@ -34,8 +34,9 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # b64token of RFC 6750: no colon
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 
-OPEN_METHODS = frozenset({"Check", "Watch", "ServerLive", "ServerReady"})
-"""Answered to everybody: probes and load balancers have no token. They tell whether the server serves, nothing else."""
+OPEN_METHODS = frozenset({"Check", "Watch", "ServerLive", "ServerReady", "Page"})
+"""Answered to everybody: probes and load balancers have no token, nor has a browser before the page asks for one. They
+tell whether the server serves, nothing else."""
 
 ADMIN_METHODS = frozenset({"LoadModel", "UnloadModel", "RepositoryModelLoad", "RepositoryModelUnload"})
 """They change what everybody gets."""

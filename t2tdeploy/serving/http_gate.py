@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
@@ -25,6 +26,9 @@ _METHODS = {
     "/v2/repository/models/{model}/unload": "RepositoryModelUnload",
 }
 """Paths whose credentials are those of a method of gRPC (auth.py); others go by their path, and need the role `use`."""
+
+_PAGE = re.compile(r"/|/ui|/ui/(?!examples\.json$).*")
+"""Paths of the page's own files, which are the same everywhere; the examples are somebody's."""
 
 _OUTCOMES = {number: code.name for code, number in STATUSES.items()} | {
     405: "UNIMPLEMENTED",
@@ -91,7 +95,7 @@ def _record_of(request: web.Request) -> CallRecord:
     return CallRecord(
         request_id=sane_id(request.headers.get(REQUEST_ID)),
         service=SERVICE,
-        method=_METHODS.get(path, path.lstrip("/")),
+        method="Page" if _PAGE.fullmatch(path) else _METHODS.get(path, path.lstrip("/")),
         protocol="http",
         peer=request.remote or "",
         trace_parent=valid_trace_parent(request.headers.get(TRACE_PARENT)),

@@ -11,6 +11,8 @@ from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.operation_options import OperationOptions
 from t2tdeploy.serving.version_policy import Alias, VersionPolicy
 
+UI_PORT = 8080
+
 
 class ServerOptions(OperationOptions):
     """Options of `t2tdeploy serve`."""
@@ -19,6 +21,12 @@ class ServerOptions(OperationOptions):
     port: int = Field(50051, ge=0, le=65535, description="port to listen on; 0 takes a free one and reports it")
     http_port: int | None = Field(
         None, ge=0, le=65535, description="port that answers HTTP, on the same host; 0 takes a free one; none: no HTTP"
+    )
+    ui: bool = Field(
+        False, description="whether HTTP serves the page to try the models; http_port is 8080 then, if not set"
+    )
+    ui_examples: str | None = Field(
+        None, min_length=1, description="file with sentences to click on the page, one a line; none: some in English"
     )
     versions: str = Field(
         "latest", description="which versions of a model are served: latest, latest:N, all, or numbers like 1+3"
@@ -70,6 +78,12 @@ class ServerOptions(OperationOptions):
             raise ValueError("max_tokens_per_request is more than max_queue_tokens: such requests never fit")
         return self
 
+    @model_validator(mode="after")
+    def _examples_have_a_page(self) -> Self:
+        if self.ui_examples is not None and not self.ui:
+            raise ValueError("ui_examples without ui: there is no page to show them on")
+        return self
+
     @field_validator("versions")
     @classmethod
     def _versions_can_be_read(cls, text: str) -> str:
@@ -84,6 +98,11 @@ class ServerOptions(OperationOptions):
             if names.count(name) > 1:
                 raise ValueError(f"'{name}' is given twice")
         return texts
+
+    @property
+    def bound_http_port(self) -> int | None:
+        """Where HTTP is answered; None: nowhere."""
+        return UI_PORT if self.http_port is None and self.ui else self.http_port
 
     @property
     def version_policy(self) -> VersionPolicy:

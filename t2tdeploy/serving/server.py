@@ -42,8 +42,8 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
     Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port,
-    metrics_port, models, workers), `broken` (model, number, reason), `unloaded`, `stopping` and `stopped`. A second
-    signal waits for nothing more.
+    metrics_port, models, workers, and with the page ui, its address), `broken` (model, number, reason), `unloaded`,
+    `stopping` and `stopped`. A second signal waits for nothing more.
 
     Raises:
         InputError, CorruptFileError: a bundle cannot be read.
@@ -77,6 +77,7 @@ class Server:
     def __init__(self, source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
         self.port: int | None = None
         self.http_port: int | None = None
+        self.ui_url: str | None = None
         self.operations = Operations(options)
         reporter = self.operations.listen(reporter)
         self.repository = ModelRepository(source, options, reporter, self._models_changed, self.operations.watch)
@@ -115,8 +116,8 @@ class Server:
         """
         await self._set_health()
         self.port = await self._bind()
-        if self._options.http_port is not None:
-            self.http_port = await self._start_http(self._options.http_port)
+        if (http_port := self._options.bound_http_port) is not None:
+            self.http_port = await self._start_http(http_port)
         await self.operations.start(self.repository, lambda: self._frontend.serving)
         await self.repository.start()
         self._frontend.open()
@@ -129,6 +130,7 @@ class Server:
             metrics_port=self.operations.metrics_port,
             models=[model.label for model in self.repository.models()],
             workers=self._options.workers,
+            **({"ui": self.ui_url} if self.ui_url else {}),
         )
         if self._options.poll_seconds:
             self._in_background(self._poll_forever())
@@ -227,15 +229,20 @@ class Server:
         from t2tdeploy.serving.http import HttpServer  # aiohttp takes a while to import
         from t2tdeploy.serving.http_gate import http_gate
         from t2tdeploy.serving.inference.rest import add_inference_routes
+        from t2tdeploy.serving.other_sites import refuse_unasked
+        from t2tdeploy.serving.page import add_page_routes, page_url
         from t2tdeploy.serving.translation_http import add_translation_routes
 
         self._http = HttpServer(
             self._frontend,
-            [add_translation_routes, add_inference_routes],
-            middlewares=[http_gate(self.operations.gate, self.answers)],
+            [add_translation_routes, add_inference_routes, *([add_page_routes] if self._options.ui else [])],
+            middlewares=[http_gate(self.operations.gate, self.answers), refuse_unasked],
             tls=self.operations.tls.ssl_context() if self.operations.tls else None,
         )
-        return await self._http.start(self._options.host, port)
+        bound = await self._http.start(self._options.host, port)
+        if self._options.ui:
+            self.ui_url = page_url(self._options.host, bound, scheme="https" if self.operations.tls else "http")
+        return bound
 
 
 def _require_bindable(host: str, port: int) -> None:

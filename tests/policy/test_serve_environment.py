@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def test_it_has_nothing_of_training(environment: Path, tmp_path: Path) -> None:
 def test_it_answers(environment: Path, tmp_path: Path) -> None:
     write_toy_bundle(tmp_path / "bundle")
     command = [str(environment / "t2tdeploy"), "serve", "--bundle", "bundle", "--port", "0", "--threads", "1", "--json"]
+    command += ["--ui", "--http-port", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout
@@ -65,6 +67,8 @@ def test_it_answers(environment: Path, tmp_path: Path) -> None:
             assert (answer.returncode, answer.stdout) == (0, "A house.\n"), answer.stderr
             health = run(environment / "python", "-m", "t2tdeploy.serving.health", address, cwd=tmp_path)
             assert (health.returncode, health.stdout) == (0, "SERVING\n")
+            with urllib.request.urlopen(serving["ui"], timeout=30) as page:  # its files are in the package
+                assert b"app.js" in page.read()
             server.send_signal(signal.SIGTERM)
             assert server.wait(timeout=30) == 0
         finally:

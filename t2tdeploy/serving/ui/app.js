@@ -1,0 +1,182 @@
+// The page: reads the form, asks the model, shows the answer or what the server says is wrong.
+
+import { ServerError, listExamples, listModels, useToken } from "./api.js";
+import { byId, element } from "./dom.js";
+import { ModelChoice } from "./models.js";
+import { Options } from "./options.js";
+import { TASKS } from "./tasks.js";
+
+const STARTING_MS = 2000;
+const UNAUTHENTICATED = 401;
+const NOT_FOUND = 404;
+const UNAVAILABLE = 503;
+
+const form = byId("form");
+const sources = byId("sources");
+const go = byId("go");
+const stop = byId("stop");
+const status = byId("status");
+const errorBox = byId("error");
+const results = byId("results");
+const options = new Options(byId("options").querySelector(".fields"));
+const models = new ModelChoice(byId("model"), byId("version"), suit);
+let running = null;
+
+function suit(model) {
+  const task = model && TASKS[model.task];
+  go.disabled = !task;
+  status.textContent = "";
+  if (!model) status.textContent = "The server has no model now.";
+  else if (!task) status.textContent = `This page cannot ask models of the task "${model.task}".`;
+  else {
+    go.textContent = task.verb;
+    options.suit(model);
+  }
+}
+
+async function refresh() {
+  try {
+    models.show(await listModels());
+    if (!models.current) suit(null);
+  } catch (error) {
+    if (error.status === UNAUTHENTICATED) return askForToken(error);
+    status.textContent = error.message;
+    if (error.status === UNAVAILABLE) setTimeout(refresh, STARTING_MS);
+  }
+}
+
+function askForToken(error) {
+  showError(error, []);
+  byId("access").hidden = false;
+  byId("token").focus();
+}
+
+// The lines that hold something, with their numbers as people count them.
+function lines() {
+  return sources.value
+    .split("\n")
+    .map((text, index) => ({ text: text.trim(), number: index + 1 }))
+    .filter((line) => line.text);
+}
+
+async function submit() {
+  const model = models.current;
+  const given = lines();
+  forgetError();
+  running?.abort();
+  if (!given.length) return showError(new RangeError("sources: there is none (write a sentence)"), given);
+  const request = { ...models.asked, sources: given.map((line) => line.text) };
+  try {
+    request.options = options.read();
+  } catch (error) {
+    return showError(error, given);
+  }
+  if (options.prefix.value) request.target_prefixes = given.map(() => options.prefix.value);
+
+  const run = new AbortController();
+  running = run;
+  busy(true);
+  const started = performance.now();
+  try {
+    const task = TASKS[model.task];
+    const answer = await task.ask(request, run.signal);
+    const took = performance.now() - started;
+    results.replaceChildren(...task.render(answer, request, took));
+    const count = given.length === 1 ? "1 sentence" : `${given.length} sentences`;
+    status.textContent = `${count} in ${Math.round(took)} ms`;
+  } catch (error) {
+    if (running !== run) return; // another request took its place
+    if (error.status === UNAUTHENTICATED) askForToken(error);
+    else if (error.name === "AbortError") status.textContent = "Stopped.";
+    else showError(error, given);
+    if (error.status === NOT_FOUND) refresh();
+  } finally {
+    if (running === run) {
+      running = null;
+      busy(false);
+    }
+  }
+}
+
+function busy(is) {
+  results.setAttribute("aria-busy", String(is));
+  stop.hidden = !is;
+  if (is) status.textContent = "Asking …";
+}
+
+function showError(error, given) {
+  const { field, problem, help } = error instanceof ServerError ? error : new ServerError(error.message);
+  status.textContent = "";
+  const line = given[Number(/^sources\[(\d+)\]$/.exec(field ?? "")?.[1])];
+  errorBox.replaceChildren(
+    element(
+      "p",
+      {},
+      field && element("code", {}, field),
+      field && ": ",
+      element("span", { class: "problem" }, problem),
+      line && sources.value.includes("\n") && ` [line ${line.number}]`,
+    ),
+    ...(help ? [element("p", { class: "help" }, help)] : []),
+  );
+  errorBox.hidden = false;
+  const input = inputOf(field);
+  if (!input) return;
+  input.setAttribute("aria-invalid", "true");
+  input.setAttribute("aria-errormessage", "error");
+  input.closest("details")?.setAttribute("open", "");
+  input.focus();
+}
+
+function inputOf(field) {
+  if (!field) return null;
+  if (field.startsWith("sources")) return sources;
+  if (field === "model" || field === "model_version") return byId(field === "model" ? "model" : "version");
+  return options.input(field);
+}
+
+function forgetError() {
+  errorBox.hidden = true;
+  errorBox.replaceChildren();
+  for (const input of document.querySelectorAll("[aria-invalid]")) {
+    input.removeAttribute("aria-invalid");
+    input.removeAttribute("aria-errormessage");
+  }
+}
+
+function showExamples(examples) {
+  byId("examples").replaceChildren(
+    ...examples.map((text) => {
+      const button = element("button", { type: "button", class: "example", dir: "auto" }, text);
+      button.addEventListener("click", () => {
+        sources.value = text;
+        if (!go.disabled) submit();
+      });
+      return button;
+    }),
+  );
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (!go.disabled) submit();
+});
+sources.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+byId("token").addEventListener("change", () => {
+  useToken(byId("token").value);
+  forgetError();
+  start();
+});
+stop.addEventListener("click", () => running?.abort());
+document.addEventListener("visibilitychange", () => document.hidden || refresh());
+
+function start() {
+  refresh();
+  listExamples().then(showExamples, () => {}); // without examples the page does all else
+}
+
+start();
