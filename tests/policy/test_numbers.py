@@ -80,3 +80,13 @@ def test_the_page_on_training_graphs_quotes_the_gpu_run() -> None:
     assert len(rates) == 4
     for tokens, of in rates.items():
         assert f"| {tokens} | {of['ort']:,} | {of['torch']:,} |".replace(",", " ") in page
+
+
+def test_the_page_on_decoding_quotes_what_stopping_early_costs() -> None:
+    page = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
+    rules = result("stop_rules")["rules"]
+    for name, of in rules.items():
+        shown = {"until nothing open can win": "exact", "patience 1": "`early_stopping`, patience 1"}.get(name, name)
+        assert f"| {shown} | {of['steps']:.2f} | {of['bleu']:.2f} | {of['identical']} |" in page
+    longest = rules["until nothing open can win"]["longest_translation"]
+    assert f"by the exact rule {longest:.2f}." in page
