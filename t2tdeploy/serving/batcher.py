@@ -151,13 +151,25 @@ class BatchQueue(Generic[K, T]):
                 self._remove(item)
         return before - len(self)
 
-    def expire(self, now: float) -> list[Item[K, T]]:
-        """Removes and returns the items whose deadline has passed, the earliest deadline first."""
-        expired = []
-        while (first := self._deadlines.first()) and first[0] <= now:
-            self._remove(first[1])
-            expired.append(first[1])
-        return expired
+    def expire(self, now: float, reach: float = 0.0) -> list[Item[K, T]]:
+        """Removes and returns the items whose deadline has passed, the earliest deadline first.
+
+        Args:
+            reach: those too whose deadline passes within so many seconds, unless nobody would be left: an estimate of
+                how long a batch takes must not keep every batch from being run.
+        """
+        expired = self._deadlines.until(now)
+        for item in expired:
+            self._remove(item)
+        hopeless = self._deadlines.until(now + reach)
+        if len(hopeless) == len(self):
+            for item in hopeless:
+                assert item.deadline is not None
+                self._deadlines.add(item.deadline, item)
+            return expired
+        for item in hopeless:
+            self._remove(item)
+        return expired + hopeless
 
     def clear(self) -> list[Item[K, T]]:
         """Removes and returns everything."""
@@ -297,6 +309,14 @@ class _Timers(Generic[K, T]):
         if len(self._heap) > 2 * len(self._waiting) + 64:
             self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
             heapq.heapify(self._heap)
+
+    def until(self, time: float) -> list[Item[K, T]]:
+        """Takes out those of which the time has come, the earliest first."""
+        found = []
+        while (first := self.first()) and first[0] <= time:
+            heapq.heappop(self._heap)
+            found.append(first[1])
+        return found
 
     def first(self) -> tuple[float, Item[K, T]] | None:
         while self._heap:

@@ -24,24 +24,24 @@ from t2tdeploy.serving.observer import (
     Refusal,
     SchedulerState,
 )
+from t2tdeploy.serving.pace import Pace
 from t2tdeploy.translator import Hypothesis, SearchKey, Translator
 
 logger = logging.getLogger("t2tdeploy.serving")
 
 _MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
-_SMOOTHING = 0.2  # weight of the newest batch in running means
 
 
 class OverloadedError(Exception):
-    """The queue is full.
+    """The queue is full, or too long for the deadline of a request.
 
     Args:
-        retry_after: seconds until what waits now is done, by the speed of the last batches.
+        retry_after: seconds until it may be worth trying again, by the speed of the last batches.
     """
 
-    def __init__(self, retry_after: float) -> None:
+    def __init__(self, retry_after: float, message: str = "the queue is full") -> None:
         self.retry_after = retry_after
-        super().__init__("the queue is full")
+        super().__init__(message)
 
 
 class UnavailableError(Exception):
@@ -79,6 +79,8 @@ class _Run:
     """A batch under way."""
 
     batch: list[_Item]
+    started: float
+    others_waited: bool
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def stop_if_unwanted(self) -> None:
@@ -116,8 +118,7 @@ class Scheduler:
         self._runs: set[_Run] = set()
         self._arrived = asyncio.Event()
         self._wanting_room: deque[tuple[list[_Item], asyncio.Future[None]]] = deque()
-        self._seconds_per_token: float | None = None
-        self._seconds_per_batch: float | None = None
+        self._pace = Pace(workers)
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
@@ -175,8 +176,8 @@ class Scheduler:
             wait_for_room: instead of being refused by a full queue, wait in line until there is room.
 
         Raises:
-            OverloadedError: the queue is full; none was queued.
-            TimeoutError: the deadline passed.
+            OverloadedError: the queue is full, or too long for the deadline; none was queued.
+            TimeoutError: the deadline passed, or came too close.
             UnavailableError: the scheduler stopped.
             OperationalError: the search failed.
         """
@@ -193,6 +194,7 @@ class Scheduler:
                 if wait_for_room:
                     await self._wait_for_room(items)
                 else:
+                    self._require_time(items, deadline)
                     self._add(items)
                 hypotheses = await asyncio.gather(*(one.future for one in waiting))
         except TimeoutError:
@@ -211,9 +213,25 @@ class Scheduler:
             key.cost(length, prefix),
             key,
             deadline,
-            start_by=None if deadline is None else deadline - (self._seconds_per_batch or 0.0),
+            start_by=None if deadline is None else deadline - self._pace.batch,
             priority=priority,
         )
+
+    def _require_time(self, items: list[_Item], deadline: float | None) -> None:
+        """
+        Raises:
+            OverloadedError: what waits and runs will probably take until after the deadline.
+        """
+        if deadline is None or not len(self._queue):  # one may always wait: else a wrong estimate would never mend
+            return
+        now = asyncio.get_running_loop().time()
+        busy = len(self._runs) >= self._workers
+        running = now - min(run.started for run in self._runs) if busy else None
+        tokens = self._queue.tokens + sum(item.length for item in items)
+        late = self._pace.lateness(tokens, running, deadline - now)
+        if late > 0:
+            self._tell_refused(len(items), "queue_full")
+            raise OverloadedError(_clamped(late), "the queue is too long for the deadline")
 
     def _add(self, items: list[_Item]) -> None:
         """
@@ -262,15 +280,14 @@ class Scheduler:
         self._give_room()
 
     def _retry_after(self) -> float:
-        seconds = self._queue.tokens * (self._seconds_per_token or 0.0) / self._workers
-        return min(max(seconds, _MIN_RETRY), _MAX_RETRY)
+        return _clamped(self._pace.wait(self._queue.tokens))
 
     async def _work(self) -> None:
         while True:
             await self._ready()
             async with self._slots.slot(self):
                 if batch := self._take():
-                    await self._run(batch)
+                    await self._run(batch, others_waited=len(self._queue) > 0)
 
     async def _ready(self) -> None:
         """Waits until a batch can be taken."""
@@ -283,7 +300,7 @@ class Scheduler:
 
     def _take(self) -> list[_Item]:
         now = asyncio.get_running_loop().time()
-        expired = self._queue.expire(now)
+        expired = self._queue.expire(now, self._pace.next_batch(self._queue.tokens))
         self._tell_dropped(len(expired), "deadline")
         for item in expired:
             _fail(item.content.future, TimeoutError())
@@ -291,10 +308,11 @@ class Scheduler:
         self._give_room()
         return batch
 
-    async def _run(self, batch: list[_Item]) -> None:
+    async def _run(self, batch: list[_Item], *, others_waited: bool) -> None:
         """Runs a batch. If it fails, its halves are run, and so on: only the sentences that fail alone are lost."""
         loop = asyncio.get_running_loop()
-        run, started = _Run(batch), loop.time()
+        started = loop.time()
+        run = _Run(batch, started, others_waited)
         for item in batch:
             item.content.started = started
         self._runs.add(run)
@@ -312,35 +330,39 @@ class Scheduler:
                 if not item.content.future.done():
                     item.content.future.set_result(hypotheses)
         self.batches += 1
-        self._report(batch, started, outcome)
+        self._report(run, outcome)
         if outcome == "split":
             wanted = [item for item in batch if not item.content.future.done()]
             middle = (len(wanted) + 1) // 2
             for half in (wanted[:middle], wanted[middle:]):
                 if half:
-                    await self._run(half)
+                    await self._run(half, others_waited=False)
         self._runs.discard(run)  # not when cancelled: `stop` still has to answer its sentences
 
     def _search(self, run: _Run) -> list[list[Hypothesis]]:
         sentences = [item.content.sentence for item in run.batch]
         return self._translator.search(sentences, run.batch[0].key, interrupt=run.interrupt)
 
-    def _report(self, batch: list[_Item], started: float, outcome: Outcome) -> None:
+    def _report(self, run: _Run, outcome: Outcome) -> None:
         """Tells the observers of a batch that ended, and learns from it how fast batches are."""
-        finished, tokens = asyncio.get_running_loop().time(), sum(item.length for item in batch)
+        batch, finished = run.batch, asyncio.get_running_loop().time()
         report = BatchReport(
             sentences=len(batch),
-            tokens=tokens,
+            tokens=sum(item.length for item in batch),
             padded_tokens=len(batch) * max(item.length for item in batch),
             cost=len(batch) * max(item.cost for item in batch),
-            queue_seconds=tuple(started - item.enqueued for item in batch),
-            compute_seconds=finished - started,
+            queue_seconds=tuple(run.started - item.enqueued for item in batch),
+            compute_seconds=finished - run.started,
             outcome=outcome,
             finished=finished,
         )
-        if outcome == "ok":
-            self._seconds_per_token = _mean(self._seconds_per_token, report.compute_seconds / tokens)
-            self._seconds_per_batch = _mean(self._seconds_per_batch, report.compute_seconds)
+        if outcome in ("ok", "stopped"):
+            self._pace.learn(
+                report.compute_seconds,
+                report.tokens,
+                others_waited=run.others_waited,
+                complete=outcome == "ok",
+            )
         self._tell(lambda observer: observer.batch_done(report))
 
     def _tell_dropped(self, count: int, why: Dropped) -> None:
@@ -358,9 +380,9 @@ class Scheduler:
                 logger.exception("%s failed", type(observer).__name__)
 
 
-def _mean(known: float | None, newest: float) -> float:
-    """A running mean."""
-    return newest if known is None else known + _SMOOTHING * (newest - known)
+def _clamped(seconds: float) -> float:
+    """As a hint when to try again."""
+    return min(max(seconds, _MIN_RETRY), _MAX_RETRY)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

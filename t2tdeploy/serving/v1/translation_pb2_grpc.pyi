@@ -7,7 +7,7 @@ Errors carry a status code and a sentence:
   INVALID_ARGUMENT     a field is not valid; the sentence starts with its name, e.g. "sources[3]: …".
                        No part of the request was translated.
   NOT_FOUND            the server has no model of that name, or no such version of it
-  RESOURCE_EXHAUSTED   the queue is full; the trailing metadata `retry-after-ms` says when to try again
+  RESOURCE_EXHAUSTED   the queue is full, or too long for the deadline; the trailing metadata `retry-after-ms` says when to try again
   DEADLINE_EXCEEDED    the deadline of the call passed, in the queue or while translating
   UNAVAILABLE          the server is starting or stopping, or the model is not served now; try again, or another one
   INTERNAL             the server's fault; the sentence holds an id to look up in the server's log

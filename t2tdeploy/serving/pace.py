@@ -1,0 +1,77 @@
+"""How fast a model's batches are, learned from them, and what that means for a deadline.
+
+When more comes in than can be computed, a queue grows until everything in it is about as old as its deadline: each
+batch is then full of sentences that expire while it runs, and almost nothing is answered in time. So a request is
+refused when what waits before it would take too long, and what the next batch can hardly finish in time is dropped
+before the batch is formed. Refusing early instead of queueing is what Maurer, "Fail at Scale" (ACM Queue 2015),
+recommends; here the bound is the request's own deadline.
+
+Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+_SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what was too high has refused for nothing
+
+
+class Pace:
+    """The speed of the batches of one model.
+
+    Args:
+        workers: batches that run at once.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._batch: float | None = None
+        self._token: float | None = None
+
+    @property
+    def batch(self) -> float:
+        """Seconds that the batches of late took; 0: there was none."""
+        return self._batch or 0.0
+
+    def learn(self, seconds: float, tokens: int, *, others_waited: bool, complete: bool) -> None:
+        """A batch took so long.
+
+        Args:
+            tokens: of its sentences, without padding.
+            others_waited: it was as large as it could be. Of other batches only those are learned from in which a
+                token was cheaper than known: a lone sentence's tokens cost many times as much.
+            complete: False: it was stopped, and would have taken longer.
+        """
+        self._batch = _learned(self._batch, seconds, complete)
+        token = seconds / tokens
+        if others_waited or (complete and self._token is not None and token < self._token):
+            self._token = _learned(self._token, token, complete)
+
+    def wait(self, tokens: int) -> float:
+        """Seconds until so many waiting tokens are computed; 0 as long as no batch has left others waiting."""
+        return tokens * (self._token or 0.0) / self._workers
+
+    def next_batch(self, tokens: int) -> float:
+        """Seconds that a batch out of so many waiting tokens may take; 0 as long as that is not known.
+
+        Twice what its tokens cost in large batches, and never more than the batches of late: a short queue makes a
+        short batch, however long others were.
+        """
+        return min(self.batch, 2 * tokens * (self._token or 0.0))
+
+    def lateness(self, tokens: int, running: float | None, remaining: float) -> float:
+        """Seconds by which a request would probably come too late; 0 or less: it has time.
+
+        Args:
+            tokens: that wait, its own included.
+            running: seconds that the oldest batch under way has run; None: a worker is free.
+            remaining: seconds until its deadline.
+        """
+        under_way = 0.0 if running is None or not self._token else max(0.0, self.batch - running)
+        return under_way + self.wait(tokens) + self.next_batch(tokens) - remaining
+
+
+def _learned(known: float | None, newest: float, complete: bool) -> float:
+    if known is None:
+        return newest
+    if not complete:
+        return max(known, newest)
+    return known + (_FASTER if newest < known else _SLOWER) * (newest - known)

@@ -1,0 +1,130 @@
+"""Under overload the server goes on answering in time: real queue and pace, a clock of the test's own."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item
+from t2tdeploy.serving.pace import Pace
+
+LIMITS = BatchLimits(
+    max_batch_size=64, max_batch_tokens=32_768, max_queue_delay=0.0, max_queue_sentences=2048, max_queue_tokens=131_072
+)
+CAPACITY = 60.0
+"""Sentences per second of `seconds_of`, about, in batches of 64."""
+
+
+def seconds_of(batch: list[Item[int, None]], chance: random.Random) -> float:
+    """50 ms and a millisecond per token with padding, give or take 30 %."""
+    padded = len(batch) * max(item.length for item in batch)
+    return (0.05 + 0.001 * padded) * chance.uniform(0.7, 1.3)
+
+
+@dataclass
+class Simulated:
+    """A server with one worker, as scheduler.py runs it; sentences come at random, one a request."""
+
+    queue: BatchQueue[int, None] = field(default_factory=lambda: BatchQueue(LIMITS))
+    pace: Pace = field(default_factory=lambda: Pace(workers=1))
+    chance: random.Random = field(default_factory=lambda: random.Random(1))
+    now: float = 0.0
+    started: float = 0.0
+    free: float = 0.0
+    came: int = 0
+    in_time: int = 0
+    refused: int = 0
+
+    def run(self, rate: float, deadline: float, seconds: float) -> None:
+        end, arrival = self.now + seconds, self.now + self.chance.expovariate(rate)
+        while True:
+            take = max(self.free, self.now) if len(self.queue) else math.inf
+            if min(arrival, take) == math.inf:
+                return
+            if arrival <= take:
+                self.now = arrival
+                arrival += self.chance.expovariate(rate)
+                arrival = arrival if arrival < end else math.inf
+                self.arrive(deadline)
+            else:
+                self.now = take
+                self.take()
+
+    def arrive(self, deadline: float) -> None:
+        self.came += 1
+        length = min(60, max(4, int(self.chance.lognormvariate(2.5, 0.5))))
+        running = self.now - self.started if self.free > self.now else None
+        late = self.pace.lateness(self.queue.tokens + length, running, deadline)
+        if (len(self.queue) and late > 0) or not self.queue.has_room(1, length):
+            self.refused += 1
+            return
+        self.queue.add([Item(None, length, length * 8, 0, self.now + deadline)], self.now)
+
+    def take(self) -> None:
+        self.queue.expire(self.now, self.pace.next_batch(self.queue.tokens))
+        batch = self.queue.take(self.now)
+        if not batch:
+            return
+        end = self.now + seconds_of(batch, self.chance)
+        wanted_until = max(item.deadline or 0.0 for item in batch)
+        self.started, self.free = self.now, min(end, wanted_until)  # stopped when nobody waits any more
+        self.in_time += sum((item.deadline or 0.0) >= end for item in batch)
+        self.pace.learn(
+            self.free - self.now,
+            sum(item.length for item in batch),
+            others_waited=len(self.queue) > 0,
+            complete=end <= wanted_until,
+        )
+
+
+@pytest.mark.parametrize("deadline", [1.5, 3.0, 10.0])
+@pytest.mark.parametrize("overload", [2, 5])
+def test_overload_leaves_the_goodput(deadline: float, overload: int) -> None:
+    best = 0.0
+    for share in (0.5, 0.7, 0.9, 1.1):
+        server = Simulated()
+        server.run(share * CAPACITY, deadline, seconds=40)
+        best = max(best, server.in_time / 40)
+    server = Simulated()
+    server.run(overload * CAPACITY, deadline, seconds=40)
+    assert server.in_time / 40 >= 0.9 * best
+    assert server.refused > 0
+
+
+def test_with_time_enough_nothing_is_refused() -> None:
+    server = Simulated()
+    server.run(0.6 * CAPACITY, 20.0, seconds=60)
+    assert (server.refused, server.in_time) == (0, server.came)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 30.0])
+def test_a_wrong_estimate_mends_itself(seconds: float) -> None:
+    """After batches that were much slower, or faster, than those that come: some of 30 s, perhaps of other options."""
+    server = Simulated()
+    for _ in range(5):
+        server.pace.learn(seconds, 100, others_waited=True, complete=False)
+    server.run(0.5 * CAPACITY, 2.0, seconds=20)
+    before = (server.came, server.in_time)
+    server.run(0.3 * CAPACITY, 2.0, seconds=40)
+    assert server.in_time - before[1] >= 0.85 * (server.came - before[0])
+
+
+def test_nothing_is_estimated_before_batches_left_others_waiting() -> None:
+    pace = Pace(workers=1)
+    pace.learn(0.5, 10, others_waited=False, complete=True)
+    assert pace.lateness(100_000, 0.1, remaining=0.01) < 0
+    assert pace.next_batch(100_000) == 0
+    pace.learn(1.0, 100, others_waited=True, complete=True)
+    assert pace.wait(1000) == pytest.approx(10.0)
+    assert pace.next_batch(10) == pytest.approx(0.2)
+    assert pace.lateness(1000, None, remaining=20.0) < 0 < pace.lateness(1000, None, remaining=10.0)
+
+
+def test_several_workers_empty_a_queue_faster() -> None:
+    one, two = Pace(workers=1), Pace(workers=2)
+    for pace in (one, two):
+        pace.learn(1.0, 100, others_waited=True, complete=True)
+    assert two.wait(1000) == one.wait(1000) / 2
