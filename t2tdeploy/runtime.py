@@ -73,6 +73,8 @@ def import_onnxruntime() -> Any:
     """
     try:
         import onnxruntime
+
+        onnxruntime.disable_telemetry_events()  # some builds would report their use to their maker
     except ImportError as error:
         raise OperationalError(
             f"onnxruntime cannot be imported: {error}", help="install it with: pip install 't2tdeploy[serve]'"

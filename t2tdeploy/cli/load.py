@@ -72,6 +72,7 @@ def _callers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--truncate", is_flag=True, help="Have the server cut sentences that are too long.")
 @click.option("--output", "output_file", type=options.file, help="JSON file to write: all numbers and histograms.")
 @click.option("--plot", "plot_file", type=options.file, help="Picture to write: .png, .svg or .pdf.")
+@options.security
 @options.as_json
 def load_test(
     server: str,
@@ -117,7 +118,7 @@ def load_test(
     sources = _sources(text, input_file)
     name, _, version = given["model"].partition(":")
     asked = Asked(sources, given["sentences_per_request"], name, version, TranslateOptions(**decoding))
-    report = asyncio.run(load_test(server, asked, shapes, plan, make_reporter(as_json)))
+    report = asyncio.run(load_test(server, asked, shapes, plan, make_reporter(as_json), options.security_of(given)))
     if output_file is not None:
         from t2tdeploy.files import write_json
 

@@ -20,6 +20,7 @@ from t2tdeploy.errors import OperationalError, RequestError, ServerError, T2TDep
 from t2tdeploy.load.plan import ClosedLoop, OpenLoop, Plan, Shape
 from t2tdeploy.load.tally import NOT_SENT, Measured, Outcome, Tally
 from t2tdeploy.progress import Reporter, SilentReporter, Task
+from t2tdeploy.serving.channel import PLAIN, Security, open_async_channel
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
@@ -39,9 +40,13 @@ class Target:
     Args:
         server: "host:port".
         deadline: see `Plan`.
+        security: TLS and token.
     """
 
-    def __init__(self, server: str, *, connections: int = 1, deadline: float = 10.0) -> None:
+    def __init__(
+        self, server: str, *, connections: int = 1, deadline: float = 10.0, security: Security = PLAIN
+    ) -> None:
+        self._security = security
         self._server, self._deadline = server, deadline
         self._connections = connections
         self._channels: list[grpc.aio.Channel] = []
@@ -50,12 +55,12 @@ class Target:
 
     async def __aenter__(self) -> Target:
         for _ in range(self._connections):
-            options = [
+            options: list[tuple[str, Any]] = [
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.use_local_subchannel_pool", 1),  # else channels to one address share a connection
                 ("grpc.enable_retries", 0),
             ]
-            channel = grpc.aio.insecure_channel(self._server, options=options)
+            channel = open_async_channel(self._server, self._security, options)
             self._channels.append(await self._stack.enter_async_context(channel))
         path, read = f"/{SERVICE}/Translate", pb.TranslateResponse.FromString
         self._calls = itertools.cycle(

@@ -14,6 +14,7 @@ from t2tdeploy.load.tally import Measured
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.progress import Reporter
 from t2tdeploy.runtime import available_cpus
+from t2tdeploy.serving.channel import PLAIN, Security
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,14 @@ class Report:
         }
 
 
-async def load_test(server: str, asked: Asked, shapes: Sequence[Shape], plan: Plan, reporter: Reporter) -> Report:
+async def load_test(
+    server: str,
+    asked: Asked,
+    shapes: Sequence[Shape],
+    plan: Plan,
+    reporter: Reporter,
+    security: Security = PLAIN,
+) -> Report:
     """Puts each of `shapes` on the server, after finding out that it answers such requests.
 
     Raises:
@@ -85,7 +93,7 @@ async def load_test(server: str, asked: Asked, shapes: Sequence[Shape], plan: Pl
         options=asked.options,
     )
     measured = []
-    async with Target(server, connections=plan.connections, deadline=plan.deadline) as target:
+    async with Target(server, connections=plan.connections, deadline=plan.deadline, security=security) as target:
         model, version = await target.try_out(messages[0])
         for number, shape in enumerate(shapes):
             measured.append(

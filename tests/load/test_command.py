@@ -93,3 +93,18 @@ def test_mistakes_end_in_a_sentence(server: Server, run, words: list[str], statu
     assert said in errors
     assert found == status
     assert "Traceback" not in errors
+
+
+def test_a_server_with_tokens_takes_a_caller_with_one(run, tmp_path: Path) -> None:
+    token = "a-token-that-is-long-enough-1234567890"
+    for name, line in (("server.tokens", f"load:use:{token}"), ("client.token", token)):
+        (tmp_path / name).write_text(f"{line}\n")
+        (tmp_path / name).chmod(0o600)
+    bundle = write_toy_bundle(tmp_path / "toy")
+    with running(bundle, token_file=tmp_path / "server.tokens") as server:
+        words = ("--server", address(server), "A house.", "--requests", "5", "--concurrency", "1", "--warm-up", "0")
+        status, out, _ = run(*words, "--token-file", tmp_path / "client.token", "--json")
+        assert status == 0
+        assert json.loads(out.splitlines()[-1])["measurements"][0]["statuses"] == {"OK": 5}
+        status, _, error = run(*words)
+        assert (status, "UNAUTHENTICATED" in error) == (1, True)
