@@ -19,6 +19,7 @@ from tests.serving.toy_bundle import write_toy_bundle
 # Copied first, because a build leaves its traces in the folder it is run in.
 SOURCES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "t2tdeploy")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+pytestmark = pytest.mark.timeout(900)  # pip installs a whole environment, beside whatever else the machine does
 NO_REGISTRY = ("Retrying (Retry", "No matching distribution found for setuptools")
 
 
