@@ -26,10 +26,10 @@ import numpy as np
 from serving_process import ServerProcess, serve_command, standing_still
 from worker_process import WorkerProcess
 
-from t2tdeploy.load.generator import Target, measure
-from t2tdeploy.load.histogram import Histogram
-from t2tdeploy.load.plan import ClosedLoop, Plan, request_messages
-from t2tdeploy.load.tally import Outcome
+from t2tdeploy.load_testing.generator import Target, measure
+from t2tdeploy.load_testing.histogram import Histogram
+from t2tdeploy.load_testing.plan import ClosedLoop, Plan, request_messages
+from t2tdeploy.load_testing.tally import Outcome
 
 HERE = Path(__file__).parent
 CONCURRENCY = (1, 8, 64)

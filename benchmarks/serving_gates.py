@@ -21,9 +21,9 @@ import numpy as np
 from serving_compare import slope
 from serving_process import ServerProcess, serve_command
 
-from t2tdeploy.load.generator import Target, measure
-from t2tdeploy.load.plan import ClosedLoop, OpenLoop, Plan, Shape, request_messages
-from t2tdeploy.load.tally import Measured, Outcome
+from t2tdeploy.load_testing.generator import Target, measure
+from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan, Shape, request_messages
+from t2tdeploy.load_testing.tally import Measured, Outcome
 from t2tdeploy.serving.health import health_of
 
 GOODPUT_SHARE = 0.9

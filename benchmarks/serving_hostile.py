@@ -22,7 +22,7 @@ from serving_fuzz import INFERENCE, Method, cases, http_methods, inference_metho
 from serving_gates import MEGABYTE, Gates, is_well
 from serving_process import ServerProcess
 
-from t2tdeploy.load.plan import request_messages
+from t2tdeploy.load_testing.plan import request_messages
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.v1 import translation_pb2 as pb

@@ -11,8 +11,8 @@ from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table
 
 if TYPE_CHECKING:
-    from t2tdeploy.load.plan import Shape
-    from t2tdeploy.load.run import Report
+    from t2tdeploy.load_testing.plan import Shape
+    from t2tdeploy.load_testing.run import Report
 
 _LARGE_LAG_SECONDS = 0.02
 
@@ -101,9 +101,9 @@ def load_test(
     import asyncio
 
     from t2tdeploy.decoding import TranslateOptions
-    from t2tdeploy.load.plan import ClosedLoop, OpenLoop, Plan
-    from t2tdeploy.load.plot import plot, require_drawable
-    from t2tdeploy.load.run import Asked, load_test
+    from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan
+    from t2tdeploy.load_testing.plot import plot, require_drawable
+    from t2tdeploy.load_testing.run import Asked, load_test
 
     if rates and callers:
         raise click.UsageError("--rate and --concurrency are given: choose one", ctx=click.get_current_context())

@@ -15,7 +15,7 @@ from tests.policy.source import ROOT, imports, modules, room
 OWNERS = {
     "torch": {"models", "export", "training", "cli"},
     "aiohttp": {"serving"},
-    "grpc": {"serving", "load"},
+    "grpc": {"serving", "load_testing"},
     "grpc_health": {"serving"},
     "grpc_reflection": {"serving"},
     "prometheus_client": {"serving"},
@@ -26,7 +26,7 @@ OWNERS = {
     "onnxscript": {"export", "training"},
     "pyarrow": {"corpus", "problems"},
     "ray": {"corpus.ray_runner", "serving.ray_app"},
-    "matplotlib": {"benchmark", "load", "problems", "training"},
+    "matplotlib": {"benchmark", "load_testing", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
     "sentencex": {"documents"},
@@ -121,3 +121,9 @@ def test_only_the_command_line_prints_and_exits(module: str) -> None:
     found = {ast.unparse(node) for node in ast.walk(modules()[module]) if isinstance(node, ast.Name | ast.Attribute)}
     assert not found & {"print", "input", "exit", "quit", "SystemExit"}
     assert not found & {"sys.exit", "sys.stdout", "sys.stderr"}
+
+
+def test_no_room_hides_what_the_package_offers() -> None:
+    """Importing `t2tdeploy.load.anything` would put a module in the place of the function `t2tdeploy.load`."""
+    assert not (ROOT / "t2tdeploy" / "load").exists()
+    assert not (ROOT / "t2tdeploy" / "load.py").exists()

@@ -149,11 +149,18 @@ def test_a_damaged_vocabulary_is_made_anew(run, tmp_path):
     open_problem("toy_pairs", tmp_path / "data")
 
 
+def _heed_interrupts() -> None:
+    """A shell's background jobs, this test perhaps among them, are started deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(tmp_path, processes: int) -> subprocess.Popen[str]:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "slow").touch()
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), "toy_slow_dev", str(processes)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=_heed_interrupts
+    )
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "data").glob("*-train-*.parquet"))) < 2 or not partials(tmp_path):
         assert process.poll() is None, process.communicate()[1]

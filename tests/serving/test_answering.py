@@ -13,6 +13,9 @@ from t2tdeploy.serving.answering import abort
 class Ended:
     """The context of a call that gRPC has ended meanwhile: nothing can be sent any more."""
 
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     async def abort(self, *_: object) -> None:
         raise grpc.aio.InternalError
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from t2tdeploy.load.histogram import Histogram
+from t2tdeploy.load_testing.histogram import Histogram
 
 NOT_SENT = "NOT_SENT"
 """In the place of a status: too many requests were waiting for their answers already, see `Plan.max_in_flight`."""

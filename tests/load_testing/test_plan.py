@@ -6,7 +6,7 @@ import pytest
 
 from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.errors import InputError
-from t2tdeploy.load.plan import OpenLoop, request_messages
+from t2tdeploy.load_testing.plan import OpenLoop, request_messages
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from t2tdeploy.errors import InputError
 from t2tdeploy.files import atomic_file
-from t2tdeploy.load.run import Report
-from t2tdeploy.load.tally import Measured
+from t2tdeploy.load_testing.run import Report
+from t2tdeploy.load_testing.tally import Measured
 
 FORMATS = {".pdf", ".png", ".svg"}
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c", "#7fb2d9", "#b5651d")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from t2tdeploy.cli.main import main
-from t2tdeploy.load.histogram import Histogram
+from t2tdeploy.load_testing.histogram import Histogram
 from t2tdeploy.serving.server import Server
 from tests.serving.running import running
 from tests.serving.toy_bundle import write_toy_bundle

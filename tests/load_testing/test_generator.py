@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from t2tdeploy.errors import ServerError
-from t2tdeploy.load.generator import Target, measure
-from t2tdeploy.load.plan import ClosedLoop, OpenLoop, Plan, Shape, request_messages
-from t2tdeploy.load.tally import NOT_SENT, Measured, Outcome
-from tests.load.stalled import Stalled, stalled_server
+from t2tdeploy.load_testing.generator import Target, measure
+from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan, Shape, request_messages
+from t2tdeploy.load_testing.tally import NOT_SENT, Measured, Outcome
+from tests.load_testing.stalled import Stalled, stalled_server
 
 MESSAGES = request_messages(["a", "b", "c"], 2)
 

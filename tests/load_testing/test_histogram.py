@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2tdeploy.load.histogram import RELATIVE_ERROR, UNIT_SECONDS, Histogram
+from t2tdeploy.load_testing.histogram import RELATIVE_ERROR, UNIT_SECONDS, Histogram
 
 DURATIONS = st.lists(st.floats(UNIT_SECONDS, 1000, allow_nan=False), min_size=1, max_size=300)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2tdeploy.load.tally import NOT_SENT, Measured, Outcome, Tally
+from t2tdeploy.load_testing.tally import NOT_SENT, Measured, Outcome, Tally
 
 BEGIN, END, DEADLINE = 2.0, 10.0, 1.5
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from t2tdeploy.decoding import BUNDLE_DEFAULTS, TranslateOptions
-from t2tdeploy.load.generator import Target, measure
-from t2tdeploy.load.plan import Plan, Shape, request_messages
-from t2tdeploy.load.tally import Measured
+from t2tdeploy.load_testing.generator import Target, measure
+from t2tdeploy.load_testing.plan import Plan, Shape, request_messages
+from t2tdeploy.load_testing.tally import Measured
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.progress import Reporter
 from t2tdeploy.runtime import available_cpus

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 
 from t2tdeploy.errors import OperationalError, RequestError, ServerError, T2TDeployError, UserError
-from t2tdeploy.load.plan import ClosedLoop, OpenLoop, Plan, Shape
-from t2tdeploy.load.tally import NOT_SENT, Measured, Outcome, Tally
+from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan, Shape
+from t2tdeploy.load_testing.tally import NOT_SENT, Measured, Outcome, Tally
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.channel import PLAIN, Security, open_async_channel
 from t2tdeploy.serving.messages import SERVICE
