@@ -44,7 +44,11 @@ class ServerOptions(OperationOptions):
     threads: int | None = Field(
         None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
     )
-    max_batch_size: int = Field(64, ge=1, description="sentences of a batch")
+    max_batch_size: int = Field(
+        32,
+        ge=1,
+        description="sentences of a batch; more pay off on a GPU, on few CPU cores they only take longer",
+    )
     max_batch_tokens: int = Field(
         32_768,
         ge=1,

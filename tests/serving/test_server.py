@@ -183,7 +183,7 @@ def test_what_the_bundle_takes_by_default_is_never_refused(bundle: Bundle) -> No
 def test_the_more_a_request_asks_to_remember_the_fewer_sentences_share_a_batch(
     bundle: Bundle, options: pb.DecodeOptions, batches: int
 ) -> None:
-    with running(bundle) as server, channel_to(server.port) as channel:
+    with running(bundle, max_batch_size=64) as server, channel_to(server.port) as channel:
         request = pb.TranslateRequest(sources=["nineteen characters"] * 64, options=options)
         TranslationServiceStub(channel).Translate(request, timeout=30)
         assert server.batches == batches
