@@ -5,27 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from t2tdeploy.benchmark.measure import Report, Speed
-from t2tdeploy.errors import InputError
 from t2tdeploy.files import atomic_file
 
-FORMATS = {".pdf", ".png", ".svg"}
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c")
 _STYLES = ("-", "--", ":", "-.")
-
-
-def require_drawable(path: Path) -> None:
-    """Finds out before the measurement whether the chart can be drawn after it.
-
-    Raises:
-        InputError: no format goes by that ending, or there is no such folder.
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    import matplotlib.figure  # noqa: F401
-
-    if path.suffix not in FORMATS:
-        raise InputError(f"{path} is no chart: it ends with none of {', '.join(sorted(FORMATS))}", path=path)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: {path.absolute().parent} is not a folder", path=path)
 
 
 def plot(report: Report, path: Path) -> None:

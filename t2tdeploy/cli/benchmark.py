@@ -66,8 +66,9 @@ def benchmark(
       t2tdeploy benchmark --bundle bundles/dates --input in.en --batch-sizes 1,16 --threads 1,2 --plot speed.png
     """
     from t2tdeploy.benchmark.measure import Plan, benchmark
-    from t2tdeploy.benchmark.plot import plot, require_drawable
+    from t2tdeploy.benchmark.plot import plot
     from t2tdeploy.bundle import load_bundle
+    from t2tdeploy.pictures import require_drawable
     from t2tdeploy.runtime import available_cpus
     from t2tdeploy.targets import require_runnable, runnable
     from t2tdeploy.translator import TranslateOptions

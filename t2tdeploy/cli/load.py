@@ -102,8 +102,9 @@ def load_test(
 
     from t2tdeploy.decoding import TranslateOptions
     from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan
-    from t2tdeploy.load_testing.plot import plot, require_drawable
+    from t2tdeploy.load_testing.plot import plot
     from t2tdeploy.load_testing.run import Asked, load_test
+    from t2tdeploy.pictures import require_drawable
 
     if rates and callers:
         raise click.UsageError("--rate and --concurrency are given: choose one", ctx=click.get_current_context())

@@ -6,29 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2tdeploy.errors import InputError
 from t2tdeploy.files import atomic_file
 from t2tdeploy.load_testing.run import Report
 from t2tdeploy.load_testing.tally import Measured
 
-FORMATS = {".pdf", ".png", ".svg"}
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c", "#7fb2d9", "#b5651d")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 0.9999)
-
-
-def require_drawable(path: Path) -> None:
-    """Finds out before the load test whether its picture can be drawn after it.
-
-    Raises:
-        InputError: no format goes by that ending, or there is no such folder.
-        ModuleNotFoundError: matplotlib is not installed.
-    """
-    import matplotlib.figure  # noqa: F401
-
-    if path.suffix not in FORMATS:
-        raise InputError(f"{path} is no picture: it ends with none of {', '.join(sorted(FORMATS))}", path=path)
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"cannot write {path}: {path.absolute().parent} is not a folder", path=path)
 
 
 def plot(report: Report, path: Path) -> None:

@@ -47,7 +47,7 @@ class ServerOptions(OperationOptions):
     max_batch_size: int = Field(
         32,
         ge=1,
-        description="sentences of a batch; more pay off on a GPU, on few CPU cores they only take longer",
+        description="sentences of a batch",
     )
     max_batch_tokens: int = Field(
         32_768,

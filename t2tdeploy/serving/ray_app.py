@@ -99,7 +99,9 @@ class Replica:
         self._service = TranslationService(self._frontend)
         await self._repository.start()
         self._frontend.open()
-        self._polling = asyncio.create_task(self._poll(server.poll_seconds)) if server.poll_seconds else None
+        self._polling = (
+            asyncio.create_task(self._repository.poll_forever(server.poll_seconds)) if server.poll_seconds else None
+        )
 
     async def check_health(self) -> None:
         """For Ray, which replaces a replica that raises.
@@ -157,14 +159,6 @@ class Replica:
             if status.retry_after is not None:
                 context.set_trailing_metadata([(RETRY_AFTER, str(round(status.retry_after * 1000)))])
             return _Message(b"")
-
-    async def _poll(self, seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                await self._repository.poll()
-            except Exception:  # a disk that is away for a moment must not end the polling
-                logger.exception("the bundles on disk could not be looked at")
 
 
 class _Message:

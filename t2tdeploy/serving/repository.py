@@ -137,6 +137,15 @@ class ModelRepository:
             for name in sorted({one.name for one in found} - self._unloaded):
                 await self._refresh([one for one in found if one.name == name])
 
+    async def poll_forever(self, seconds: float) -> None:
+        """`poll`, every so many seconds, until it is cancelled."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await self.poll()
+            except Exception:  # a disk that is away for a moment must not end the polling
+                logger.exception("the bundles on disk could not be looked at")
+
     async def load(self, name: str) -> None:
         """Loads what is new of a model, or a model that was unloaded, and tries again what could not be loaded.
 

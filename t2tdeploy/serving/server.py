@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 from collections import Counter
@@ -28,8 +27,6 @@ from t2tdeploy.serving.service import TranslationService
 
 if TYPE_CHECKING:
     from t2tdeploy.serving.http import HttpServer
-
-logger = logging.getLogger("t2tdeploy.serving")
 
 Health = health_pb2.HealthCheckResponse
 
@@ -133,7 +130,7 @@ class Server:
             **({"ui": self.ui_url} if self.ui_url else {}),
         )
         if self._options.poll_seconds:
-            self._in_background(self._poll_forever())
+            self._in_background(self.repository.poll_forever(self._options.poll_seconds))
         return self.port
 
     async def stop(self) -> None:
@@ -175,14 +172,6 @@ class Server:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             task.cancel()
-
-    async def _poll_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._options.poll_seconds)
-            try:
-                await self.repository.poll()
-            except Exception:  # a disk that is away for a moment must not end the polling
-                logger.exception("the bundles on disk could not be looked at")
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

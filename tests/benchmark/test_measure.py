@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from t2tdeploy.benchmark import measure
 from t2tdeploy.benchmark.measure import Plan, batches_of, benchmark, percentile
-from t2tdeploy.benchmark.plot import plot, require_drawable
+from t2tdeploy.benchmark.plot import plot
 from t2tdeploy.benchmark.process import Job, VariantProcess
 from t2tdeploy.bundle import Bundle, Variant, write_bundle
 from t2tdeploy.errors import InputError, OperationalError, RequestError
+from t2tdeploy.pictures import require_drawable
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.translator import BUNDLE_DEFAULTS, TranslateOptions
 from tests.serving.toy_bundle import toy_files, toy_manifest

@@ -26,7 +26,7 @@ OWNERS = {
     "onnxscript": {"export", "training"},
     "pyarrow": {"corpus", "problems"},
     "ray": {"corpus.ray_runner", "serving.ray_app"},
-    "matplotlib": {"benchmark", "load_testing", "problems", "training"},
+    "matplotlib": {"benchmark", "load_testing", "pictures", "problems", "training"},
     "sacrebleu": {"problems"},
     "safetensors": {"training"},
     "sentencex": {"documents"},
