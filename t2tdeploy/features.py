@@ -16,8 +16,10 @@ Axis names, in comments, docstrings and ONNX dynamic axes alike:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Self
 
 PAD_ID = 0
 EOS_ID = 1
@@ -25,9 +27,14 @@ UNK_ID = 2
 
 
 class Modality(StrEnum):
-    """How a feature enters a model (bottom) and leaves it (top, loss)."""
+    """How a feature enters a model (bottom) and leaves it (top, loss), and what it is in a batch."""
 
-    SYMBOL = "symbol"
+    SYMBOL = "symbol"  # ids of a vocabulary, EOS at the end, PAD behind: int64 [batch, length]
+    CLASS_LABEL = "class_label"  # one of several classes: int64 [batch]
+    MULTI_LABEL = "multi_label"  # any number of classes: float32 [batch, classes], 0 or 1
+    REAL = "real"  # numbers: float32 [batch, *shape]
+    IMAGE = "image"  # pixels: uint8 [batch, height, width, channels]
+    CATEGORY = "category"  # the id of a value of a column: int64 [batch]
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,21 @@ class FeatureSpec:
     Args:
         name: key in examples and batches ("inputs", "targets").
         modality: how models treat it.
-        vocabulary: name of the vocabulary its ids are of; features that share one share an embedding.
-        vocab_size: entries of that vocabulary.
+        vocabulary: SYMBOL: name of the vocabulary its ids are of; features that share one share an embedding.
+        vocab_size: SYMBOL, CATEGORY: how many ids there are.
+        classes: CLASS_LABEL, MULTI_LABEL: the name of every class, by id.
+        shape: REAL, IMAGE: of one example; () for a single number, (height, width, channels) for an image.
     """
 
     name: str
     modality: Modality
-    vocabulary: str
-    vocab_size: int
+    vocabulary: str = ""
+    vocab_size: int = 0
+    classes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` made, after a way through JSON; fields that it lacks have their defaults."""
+        lists = {name: tuple(record[name]) for name in ("classes", "shape") if name in record}
+        return cls(**{**record, **lists, "modality": Modality(record["modality"])})

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 
 from t2tdeploy import __version__, registry
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError, UserError
-from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.features import FeatureSpec
 from t2tdeploy.files import (
     atomic_directory,
     atomic_file,
@@ -184,10 +184,7 @@ class RunDirectory:
     @cached_property
     def features(self) -> dict[str, FeatureSpec]:
         """The features the model was built for."""
-        return {
-            name: FeatureSpec(**{**spec, "modality": Modality(spec["modality"])})
-            for name, spec in self.record.features.items()
-        }
+        return {name: FeatureSpec.from_json(spec) for name, spec in self.record.features.items()}
 
     @cached_property
     def tokenizers(self) -> dict[str, Tokenizer]:
