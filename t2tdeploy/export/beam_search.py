@@ -1,7 +1,8 @@
-"""Puts the pieces of a search into one ONNX graph: encoder, Loop over the step, Scan back to the hypotheses.
+"""Puts the pieces of a search into one ONNX graph: encoder, Loops over segments and steps, Scan back to the hypotheses.
 
 Weights and the encoder's memory are captured by the Loop's body from the graph around it, so that nothing of them is
-copied per step or per beam. The layout is `growing`: caches and sequences get one position longer a step.
+copied per step or per beam; sentences that are done before others leave the batch (export/segments.py). The layout is
+`growing`: caches and sequences get one position longer a step.
 
     source_ids [batch, source_length], max_length [batch], beam_size [], alpha [], num_hypotheses []
       and the controls of models/controls.py, each with a default
@@ -20,9 +21,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.backtrace import BacktracePieces, backtrace_graph, export_backtrace
-from t2tdeploy.export.forward import IR_VERSION, OPSET_VERSION, RECORDS, Axes, SearchPieces, export_pieces
+from t2tdeploy.export.forward import IR_VERSION, OPSET_VERSION, Axes, SearchPieces, export_pieces
 from t2tdeploy.export.loop_body import LoopBody
 from t2tdeploy.export.naming import prefixed
+from t2tdeploy.export.segments import Segments
 from t2tdeploy.export.weights import share_weights
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.model import Model
@@ -88,14 +90,13 @@ def export_beam_search(model: Model) -> ModelProto:
 def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
     """Joins the pieces. See the head of this file for the inputs and outputs."""
     body = LoopBody(pieces)
-    start_nodes, start = _initial_values(pieces.carried, body.types)
-    finals = [*(f"{name}_final" for name in pieces.carried), *(f"all_{name}" for name in RECORDS)]
-    loop = helper.make_node("Loop", ["longest", "always", *start], finals, name="search", body=body.graph())
+    start_nodes = _initial_values(pieces.carried, body.types)
+    search = Segments(pieces, body)
     before = [prefixed(pieces.encoder, "encoder"), prefixed(pieces.prelude, "prelude")]
     after = backtrace_graph(backtrace)
-    nodes = [*start_nodes, *(node for graph in before for node in graph.node), loop, *after.node]
+    nodes = [*start_nodes, *(node for graph in before for node in graph.node), *search.nodes, *after.node]
     weights = [tensor for graph in (*before, *body.parts, after) for tensor in graph.initializer]
-    return checked_model("beam_search", nodes, INPUTS, [*_constants(), *weights])
+    return checked_model("beam_search", nodes, INPUTS, [*_constants(), *search.constants, *weights])
 
 
 def checked_model(
@@ -132,11 +133,12 @@ _FILL: dict[str, float | int] = {
 }
 
 
-def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> tuple[list[NodeProto], list[str]]:
-    """Nodes that make the state before the first step (models/search.py: initial_state), and its names."""
+def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> list[NodeProto]:
+    """Nodes that make NAME_start, the state before the first step (models/search.py: initial_state)."""
     node = helper.make_node
     nodes = [
         node("Shape", ["source_ids"], ["batch_size"], start=0, end=1),
+        node("Reshape", ["batch_size", "scalar_shape"], ["batch_scalar"]),
         node("Shape", ["source_ids"], ["source_size"], start=1, end=2),
         node("Reshape", ["beam_size", "one"], ["beam_count"]),
         node("Mul", ["batch_size", "beam_count"], ["row_count"]),
@@ -152,6 +154,8 @@ def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> tuple[li
         node("Expand", ["min_length", "batch_size"], ["row_min_length"]),
         node("Concat", ["batch_size", "one"], ["batch_one"], axis=0),
         node("Expand", ["prefix", "batch_one"], ["row_prefix"]),
+        node("Concat", ["batch_one", "one"], ["batch_one_one"], axis=0),
+        node("Expand", ["uniforms", "batch_one_one"], ["row_uniforms"]),
     ]
     sizes = {
         "batch": "batch_size",
@@ -161,17 +165,15 @@ def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> tuple[li
         "target_length": "zero",
         "history": "zero",
     }
-    start = []
     for name, axes in carried.items():
-        start.append(f"{name}_start")
         if name == "beam_alive_scores":
             continue
         value = helper.make_tensor("value", types[name], [1], [_FILL.get(name, 0)])
         parts = [_size_of(axis, sizes, nodes) for axis in axes]
         shape = f"{name}_shape"
         nodes.append(node("Concat", parts, [shape], axis=0) if parts else node("Identity", ["scalar_shape"], [shape]))
-        nodes.append(node("ConstantOfShape", [shape], [start[-1]], value=value))
-    return nodes, start
+        nodes.append(node("ConstantOfShape", [shape], [f"{name}_start"], value=value))
+    return nodes
 
 
 def _size_of(axis: str | int, sizes: dict[str, str], nodes: list[NodeProto]) -> str:

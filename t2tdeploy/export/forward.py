@@ -15,7 +15,7 @@ from torch.export import Dim
 from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.export.reshapes import simplify_reshapes
 from t2tdeploy.export.undecomposed import to_onnx
-from t2tdeploy.models.controls import Controls, Limits, limits, neutral
+from t2tdeploy.models.controls import NEVER, Controls, Limits, limits, neutral
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.search import (
     BeamState,
@@ -56,7 +56,7 @@ CONTROL_AXES: dict[str, Axes] = {
     "uniforms": ("batch", "beam", "steps"),
     "patience": (),
 }
-BY_ROW = {"min_length": "row_min_length", "prefix": "row_prefix"}
+BY_ROW = {"min_length": "row_min_length", "prefix": "row_prefix", "uniforms": "row_uniforms"}
 """What a request may give once for all sentences, and its name with a row for each."""
 
 STATE_AXES: dict[str, Axes] = {
@@ -99,9 +99,9 @@ class SearchPieces:
         banned: log_probs, beam_ancestors_grown, beam_history_tokens_next, no_repeat_ngram_size -> banned.
         controlled: log_probs, banned, state with `GROWN`, source_ids, controls -> allowed, penalties.
         sampled: log_probs, beam_step, controls -> `CHOSEN`.
-        update: state with `GROWN`, `CHOSEN`, penalties, controls, `LIMITS`, NAME_grown -> go_on, `RECORDS`,
+        update: state with `GROWN`, `CHOSEN`, penalties, controls, `LIMITS`, NAME_grown -> open_rows, `RECORDS`,
             beam_STATE_next, NAME_next of what was NAME_grown.
-        memory: names of the encoder's outputs.
+        memory: names of the encoder's outputs, with their axes.
         carried: what steps hand on, with its axes; `target_length` and `history` start at 0.
     """
 
@@ -113,7 +113,7 @@ class SearchPieces:
     controlled: onnx.ModelProto
     sampled: onnx.ModelProto
     update: onnx.ModelProto
-    memory: tuple[str, ...]
+    memory: dict[str, Axes]
     carried: dict[str, Axes]
 
 
@@ -163,9 +163,9 @@ def export_pieces(model: Model) -> SearchPieces:
         update=trace(
             _update,
             [grown, _choice(), controls, bounds, moving],
-            ["go_on", *RECORDS, *(f"beam_{name}_next" for name in _updated()), *(f"{name}_next" for name in rows)],
+            ["open_rows", *RECORDS, *(f"beam_{name}_next" for name in _updated()), *(f"{name}_next" for name in rows)],
         ),
-        memory=tuple(memory_axes),
+        memory=dict(memory_axes),
         carried={**{f"beam_{name}": axes for name, axes in STATE_AXES.items()}, **state_axes},
     )  # fmt: skip
 
@@ -201,9 +201,10 @@ def _update(
     moving: list[Tensor],
 ) -> tuple[Tensor, ...]:
     max_length, alpha = Controls(*controls)[:2]
-    all_decided, record, after = update(BeamState(*state), Choice(*choice), max_length, alpha, Limits(*bounds))
+    _, record, after = update(BeamState(*state), Choice(*choice), max_length, alpha, Limits(*bounds))
+    open_rows = (after.alive_scores[:, 0] > NEVER).sum()
     new = (getattr(after, name) for name in _updated())
-    return (~all_decided, *record, *new, *reordered(moving, record.parents))
+    return (open_rows, *record, *new, *reordered(moving, record.parents))
 
 
 def _updated() -> list[str]:

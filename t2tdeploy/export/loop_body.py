@@ -18,6 +18,9 @@ _CHOICE = dict(zip((*CHOSEN, "penalties"), (TensorProto.FLOAT, TensorProto.INT64
 
 _BAN = [TensorProto.BOOL]
 
+SIZES: dict[str | int, str | None] = {"batch": "open", "rows": None, "target_length": None, "history": None}
+"""Of the axes of what is carried: the rows are those still open."""
+
 
 class LoopBody:
     """See the head of this file.
@@ -25,6 +28,7 @@ class LoopBody:
     Attributes:
         parts: the graphs that it consists of; their initializers belong to the graph around the Loop.
         types: name of each carried tensor -> its element type.
+        record_types: the same of `RECORDS`.
     """
 
     def __init__(self, pieces: SearchPieces) -> None:
@@ -46,19 +50,25 @@ class LoopBody:
             self._update,
         )
         self.types = {value.name: value.type.tensor_type.elem_type for part in self.parts for value in part.input}
+        results = {value.name: value.type.tensor_type.elem_type for value in self._update.output}
+        self.record_types = {name: results[name] for name in RECORDS}
 
     def graph(self) -> GraphProto:
-        """(iteration, condition, carried) -> (go_on, carried_next, records)"""
+        """(iteration, condition, carried) -> (go_on, carried_next, records)
+
+        It goes on while more rows are open than `enough_open`, a scalar of the graph around it.
+        """
         info = helper.make_tensor_value_info
         inputs = [info("iteration", TensorProto.INT64, []), info("condition", TensorProto.BOOL, [])]
         outputs = [info("go_on", TensorProto.BOOL, [])]
         for name, axes in self._carried.items():
-            growing = [None if axis in ("target_length", "history") else axis for axis in axes]
+            growing = [SIZES.get(axis, axis) for axis in axes]
             inputs.append(info(name, self.types[name], growing))
             outputs.append(info(f"{name}_next", self.types[name], growing))
-        results = {value.name: value.type.tensor_type.elem_type for value in self._update.output}
-        outputs += [info(name, results[name], ["batch", "beam"]) for name in RECORDS]
-        return helper.make_graph([*self._look.node, self._choose(), *self._update.node], "step", inputs, outputs)
+        outputs += [info(name, kind, ["open", "beam"]) for name, kind in self.record_types.items()]
+        go_on = helper.make_node("Greater", ["open_rows", "enough_open"], ["go_on"])
+        nodes = [*self._look.node, self._choose(), *self._update.node, go_on]
+        return helper.make_graph(nodes, "step", inputs, outputs)
 
     def _choose(self) -> NodeProto:
         """models/search.py: choose"""

@@ -1,0 +1,80 @@
+"""Laws of rows that leave: nothing of a result changes, and steps compute fewer and fewer rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from t2tdeploy.decoding import SearchControls
+from t2tdeploy.runtime import GraphSession
+from tests.export.graphs import TINY_VOCAB as VOCAB
+from tests.export.graphs import tiny_graph
+from tests.models.tiny import padded, random_sources
+
+ROWS = random_sources(VOCAB, seed=8, count=13)
+LIMITS = np.array([2, 30, 5, 11, 3, 7, 1, 22, 4, 9, 16, 6, 13])  # one after the other
+CONTROLS = {
+    "plain": SearchControls(),
+    "patience": SearchControls(patience=1.0),
+    "constrained": SearchControls(
+        suppressed=(7,), repetition_penalty=1.3, no_repeat_ngram_size=2, coverage_penalty=0.2
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def session() -> GraphSession:
+    return GraphSession(tiny_graph().SerializeToString(), threads=1)
+
+
+def search(session: GraphSession, chosen: list[int], controls: SearchControls):
+    prefixes = [[*range(3, 3 + row % 3), 0, 0][:2] for row in chosen]
+    return session.search(
+        padded([ROWS[row] for row in chosen]).numpy(),
+        LIMITS[chosen],
+        beam_size=3,
+        alpha=0.6,
+        num_hypotheses=3,
+        controls=controls,
+        min_length=np.array([min(LIMITS[row], row % 4) for row in chosen]),
+        prefix=np.array(prefixes),
+    )
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_all_that_is_known_of_a_row_is_what_it_would_be_alone(session: GraphSession, name: str) -> None:
+    together = search(session, [*range(len(ROWS))], CONTROLS[name])
+    for row, source in enumerate(ROWS):
+        alone = search(session, [row], CONTROLS[name])
+        assert np.array_equal(together.lengths[row], alone.lengths[0])
+        assert together.finished[row] == alone.finished[0]
+        width = alone.target_ids.shape[2]
+        for field in ("target_ids", "token_scores", "attention"):
+            mine, expected = getattr(together, field)[row], getattr(alone, field)[0]
+            if field == "attention":
+                assert not mine[:, :, len(source) :].any()
+                mine = mine[:, :, : len(source)]
+            np.testing.assert_allclose(mine[:, :width], expected, atol=1e-4)
+            assert not mine[:, width:].any()
+        np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-4)
+
+
+def test_steps_compute_the_open_rows_alone() -> None:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(tiny_graph())
+    loop = next(node for node in copy.graph.node if node.name == "segments")
+    body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+    body.node.append(helper.make_node("Shape", ["segment_step_scores"], ["segment_shape"]))
+    body.output.append(helper.make_tensor_value_info("segment_shape", TensorProto.INT64, [3]))
+    loop.output.append("segment_shapes")
+    copy.graph.output.append(helper.make_tensor_value_info("segment_shapes", TensorProto.INT64, [None, 3]))
+    (shapes,) = GraphSession(copy.SerializeToString(), threads=1).run(
+        ["segment_shapes"], padded(ROWS).numpy(), LIMITS, beam_size=3, alpha=0.6, num_hypotheses=1
+    )
+    steps, rows = shapes[:, 0], shapes[:, 1]
+    assert rows[0] == len(ROWS)
+    assert (rows[1:] <= rows[:-1] * 3 // 4).all()
+    assert len(rows) > 3
+    assert (steps * rows).sum() <= LIMITS.sum() * 4 / 3  # instead of rows times the longest
