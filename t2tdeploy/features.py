@@ -17,7 +17,7 @@ Axis names, in comments, docstrings and ONNX dynamic axes alike:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
@@ -48,6 +48,7 @@ class FeatureSpec:
         vocab_size: SYMBOL, CATEGORY: how many ids there are.
         classes: CLASS_LABEL, MULTI_LABEL: the name of every class, by id.
         shape: REAL, IMAGE: of one example; () for a single number, (height, width, channels) for an image.
+        column: how the feature is made of raw values, see `columns.fitted`; None: it comes as it is.
     """
 
     name: str
@@ -56,6 +57,7 @@ class FeatureSpec:
     vocab_size: int = 0
     classes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    column: dict[str, Any] | None = field(default=None, hash=False)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:

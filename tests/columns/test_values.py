@@ -1,0 +1,79 @@
+"""What counts as a number, as a text, as missing; and what does not do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2tdeploy.columns.values import RawColumn, as_number, as_text, raw_array
+from t2tdeploy.errors import InputError
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "NA", "n/a", "NaN", "null", "?", "-", math.nan, np.float32("nan")])
+def test_a_missing_number_is_nan(value: Any) -> None:
+    assert math.isnan(as_number(value))
+
+
+@given(st.floats(allow_nan=False) | st.integers(-(10**6), 10**6))
+def test_a_number_and_its_text_are_the_same_number(number: float) -> None:
+    assert as_number(number) == as_number(f" {number!r} ") == float(number)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("abc", "'abc' is not a number"),
+        ("1_000", "'1_000' is not a number"),
+        ("3,5", "'3,5' is not a number; decimals are written with a point"),
+        ([1], "[1] is a list, not a number"),
+        ({"a": 1}, "{'a': 1} is an object, not a number"),
+    ],
+)
+def test_what_is_no_number_is_refused(value: Any, problem: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        as_number(value)
+    assert str(caught.value) == problem
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (math.nan, ""), (" a ", "a"), (7, "7"), (7.0, "7"), (0.5, "0.5"), (True, "true"), ("a\0b", "a")],
+)
+def test_texts(value: Any, text: str) -> None:
+    assert as_text(value) == text
+
+
+@pytest.mark.parametrize(("value", "problem"), [(b"a", "is bytes"), ([1], "is a list"), ("\ud800", "lone surrogates")])
+def test_what_is_no_text_is_refused(value: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        as_text(value)
+
+
+def test_a_fault_has_the_number_of_its_row() -> None:
+    def fail(row: int, problem: str) -> InputError:
+        return InputError(f"row {row}: {problem}")
+
+    for column, values, message in (
+        (RawColumn("a", "number"), [1, "x"], "row 1: 'x' is not a number"),
+        (RawColumn("a", "text"), ["x", "y", {}], "row 2: {} is an object, not a text"),
+        (RawColumn("a", "number", (2,)), [[1, 2], [1]], "row 1: it has shape [1] instead of [2]"),
+        (RawColumn("a", "number", (2,)), [["p", "q"]], "row 0: ['p', 'q'] is not an array of numbers"),
+    ):
+        with pytest.raises(InputError) as caught:
+            raw_array(column, values, fail)
+        assert str(caught.value) == message
+
+
+def test_arrays_of_numbers_are_taken_as_they_are() -> None:
+    def fail(row: int, problem: str) -> Exception:
+        raise AssertionError(problem)
+
+    for dtype in (np.int64, np.float64, np.float32, np.bool_):
+        found = raw_array(RawColumn("a", "number", (2,)), np.array([[1, 0]], dtype), fail)
+        assert found.dtype == np.float32
+        assert found.tolist() == [[1, 0]]
