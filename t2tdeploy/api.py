@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from t2tdeploy.bundle import load_bundle
+from t2tdeploy.classifier import Classifier
 from t2tdeploy.translator import Translator
 
 
 def load(
     bundle: str | PathLike[str], *, variant: str | None = None, threads: int | None = None, warm_up: bool = True
-) -> Translator:
-    """Opens a bundle: `t2tdeploy.load("bundles/ende").translate(["Two dogs."], beam_size=4)`.
+) -> Any:
+    """Opens a bundle: `t2tdeploy.load("bundles/ende").translate(["Two dogs."], beam_size=4)`, or
+    `t2tdeploy.load("bundles/reviews").classify(["What a film!"], top_k=2)`.
 
     What decode, the server and the clients' answers rest on. Needs no torch. Safe to use from several threads.
 
@@ -22,13 +25,19 @@ def load(
         threads: that one search uses; None: all CPUs this process may use.
         warm_up: run the graph once, so that the first answer is as fast as the others.
 
+    Returns:
+        A `Translator`, or a `Classifier` if the bundle classifies or regresses. The bundle decides, so no type is
+        declared.
+
     Raises:
         InputError: there is no bundle.
         CorruptFileError: a file of the bundle is damaged.
         UnknownNameError: the bundle has no such variant.
         OperationalError: onnxruntime is not installed.
     """
-    translator = Translator(load_bundle(Path(bundle)), variant=variant, threads=threads)
+    found = load_bundle(Path(bundle))
+    kind = Translator if found.manifest.task == "translate" else Classifier
+    model = kind(found, variant=variant, threads=threads)
     if warm_up:
-        translator.warm_up()
-    return translator
+        model.warm_up()
+    return model

@@ -9,12 +9,9 @@
            text.onnx         only if asked for: strings in, strings out
            model.weights     then, the weights of model.onnx and text.onnx
 
-Bundles are read by the t2tdeploy that wrote them and by every later one. A change that an older reader would
-misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say why.
+A bundle that classifies or regresses has a model.onnx of examples to logits or values, and vocabularies of its texts.
 
-    1   a float32 graph for CPUs
-    2   variants in other precisions and for other machines, with what was measured of each
-    3   early stopping among the decoding defaults
+Bundles are read by the t2tdeploy that wrote them and by every later one, see `manifest.FORMAT_VERSION`.
 """
 
 from __future__ import annotations
@@ -24,139 +21,49 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, NoReturn, Self
+from pathlib import Path
+from typing import Any, NoReturn
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from t2tdeploy import __version__
-from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
 from t2tdeploy.files import atomic_directory, sha256_of
+from t2tdeploy.manifest import (
+    FORMAT_VERSION,
+    DecodeDefaults,
+    FeatureInput,
+    FileName,
+    Manifest,
+    Task,
+    TensorSpec,
+    TextGraph,
+    Variant,
+    inside,
+)
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT_VERSION = 3
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "Bundle",
+    "DecodeDefaults",
+    "FeatureInput",
+    "FileName",
+    "Manifest",
+    "Task",
+    "TensorSpec",
+    "TextGraph",
+    "Variant",
+    "load_bundle",
+    "read_manifest",
+    "require_free",
+    "write_bundle",
+]
+
 MANIFEST = "manifest.json"
 
 _REPAIR = "copy the bundle again, or export it again"
-
-
-def _inside(name: str) -> str:
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ValueError("a file of a bundle is named by a path inside it")
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_inside)]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TensorSpec(_Record):
-    """One input or output of the graph.
-
-    Args:
-        dtype: numpy's name ("int64", "float32", "bool"), or "string" for text.
-        axes: a name (see features.py) for an axis of any size, a number for a fixed one; () for a scalar.
-    """
-
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
-
-
-class Variant(_Record):
-    """One form of the graph, made for one kind of machine.
-
-    Args:
-        layout: `growing`: the decoder's caches grow by one position per step.
-        weights: file that holds the graph's weights; None: the graph holds them.
-        measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
-    """
-
-    file: FileName
-    target: Literal["cpu", "cuda"]
-    precision: Literal["float32", "int8", "float16"]
-    layout: Literal["growing"]
-    weights: FileName | None = None
-    measured: dict[str, Any] | None = None
-
-
-class TextGraph(_Record):
-    """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
-
-    Args:
-        inputs, outputs: its signature; all inputs but the first have a default.
-    """
-
-    file: FileName
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-class DecodeDefaults(_Record):
-    """How a request that says nothing is decoded, and the longest source the model takes.
-
-    Args:
-        alpha: length penalty ((5 + n) / 6)^alpha.
-        extra_length: tokens that a target may be longer than its source.
-        max_source_length: tokens of the longest source, EOS included.
-        early_stopping: see `TranslateOptions`.
-    """
-
-    beam_size: BeamSize
-    alpha: Alpha
-    extra_length: ExtraLength
-    max_source_length: int = Field(ge=2)
-    early_stopping: bool = False
-
-    @property
-    def controls(self) -> SearchControls:
-        """What the search is asked beyond its beam."""
-        return EARLY_STOPPING if self.early_stopping else NO_CONTROLS
-
-
-class Manifest(_Record):
-    """What a bundle says of itself.
-
-    Args:
-        name: what requests call the model.
-        inputs, outputs: the signature of every variant's graph.
-        tokenizers: feature ("inputs", "targets") -> vocabulary file.
-        text_graph: strings in, strings out; None: there is none.
-        checksums: file -> SHA-256; `write_bundle` fills it in.
-        metrics: measured quality, e.g. {"bleu": 34.2}.
-        provenance: where the weights come from: revision, hparams, data hash, package versions.
-    """
-
-    format_version: int = FORMAT_VERSION
-    task: Literal["translate"] = "translate"
-    name: str = Field(min_length=1)
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    tokenizers: dict[str, FileName]
-    decode: DecodeDefaults
-    variants: dict[str, Variant]
-    default_variant: str
-    text_graph: TextGraph | None = None
-    checksums: dict[FileName, str] = Field(default_factory=dict)
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.default_variant not in self.variants:
-            raise ValueError(f"default_variant '{self.default_variant}' is not among the variants")
-        return self
-
-    def files(self) -> set[str]:
-        """The files that the bundle cannot do without."""
-        text = {self.text_graph.file} if self.text_graph else set()
-        weights = {variant.weights for variant in self.variants.values() if variant.weights}
-        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *weights, *text}
 
 
 class Bundle:
@@ -171,6 +78,22 @@ class Bundle:
     def version(self) -> str:
         """Twelve hexadecimal digits that identify the bundle's content."""
         return self.manifest.checksums[MANIFEST][:12]
+
+    @property
+    def decode(self) -> DecodeDefaults:
+        """How a bundle that translates is asked.
+
+        Raises:
+            InputError: it does something else.
+        """
+        decode = self.manifest.decode
+        if decode is None:
+            raise InputError(
+                f"only a bundle that translates can do this; the task of {self.directory} is '{self.manifest.task}'",
+                path=self.directory,
+                help="ask it with t2tdeploy classify, or t2tdeploy.load(…).classify",
+            )
+        return decode
 
     def files(self) -> set[str]:
         """Names of all files of the bundle but the manifest."""
@@ -237,7 +160,7 @@ def write_bundle(
     if missing:
         raise ValueError(f"files named by the manifest are not given: {sorted(missing)}")
     for name in files:
-        _inside(name)
+        inside(name)
     require_free(directory, overwrite)
     try:
         with atomic_directory(directory, replace=overwrite) as temporary:

@@ -153,15 +153,15 @@ class Interrupt:
         self.run_options.terminate = True
 
 
-class GraphSession:
-    """A loaded graph, ready to search. Safe to use from several threads.
+class Session:
+    """A loaded graph. Safe to use from several threads.
 
     Attributes:
-        controls: inputs that may be left out, see `SearchControls`; graphs of older bundles have none.
+        inputs, outputs: names of its inputs and outputs.
 
     Args:
         graph: an ONNX file, or its content.
-        threads: that one search uses; None: `available_cpus()`.
+        threads: that one run uses; None: `available_cpus()`.
         target: a key of `PROVIDERS`; what the provider cannot run, the CPU does.
 
     Raises:
@@ -179,9 +179,8 @@ class GraphSession:
         wanted = list(dict.fromkeys([PROVIDERS[target], PROVIDERS["cpu"]]))
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=wanted)
-            self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
-            outputs = {one.name for one in self._session.get_outputs()}
-            self._outputs = [field.name for field in fields(SearchResult) if field.name in outputs]
+            self.inputs = [one.name for one in self._session.get_inputs()]
+            self.outputs = [one.name for one in self._session.get_outputs()]
         except Exception as error:  # onnxruntime's exceptions share no base class
             path = Path("model.onnx") if isinstance(graph, bytes) else graph
             raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
@@ -191,6 +190,43 @@ class GraphSession:
                 f"onnxruntime cannot use {wanted[0]}, only {', '.join(got)}",
                 help="install onnxruntime-gpu in the place of onnxruntime ('t2tdeploy[serve-gpu]'), check nvidia-smi",
             )
+
+    def call(
+        self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], interrupt: Interrupt | None = None
+    ) -> list[Any]:
+        """One run of the graph.
+
+        Args:
+            outputs: their names.
+            feeds: inputs by name.
+            interrupt: stops it from another thread.
+
+        Raises:
+            SearchStoppedError: the interrupt was used.
+            OperationalError: onnxruntime failed (its own words).
+        """
+        try:
+            values: list[Any] = self._session.run(outputs, feeds, interrupt.run_options if interrupt else None)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            if interrupt and interrupt.stopped:
+                raise SearchStoppedError("the search was stopped") from error
+            raise OperationalError(f"onnxruntime failed to run the graph: {error}") from error
+        return values
+
+
+class GraphSession(Session):
+    """A loaded graph with a search inside, ready to search.
+
+    Attributes:
+        controls: inputs that may be left out, see `SearchControls`; graphs of older bundles have none.
+
+    Args, Raises: as `Session`.
+    """
+
+    def __init__(self, graph: Path | bytes, *, threads: int | None = None, target: str = "cpu") -> None:
+        super().__init__(graph, threads=threads, target=target)
+        self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
+        self._outputs = [field.name for field in fields(SearchResult) if field.name in self.outputs]
 
     def search(
         self,
@@ -251,7 +287,7 @@ class GraphSession:
         """
         for name in sorted(set(wishes or ()) - self.controls):
             raise OperationalError(f"the graph has no '{name}'", help="export it again with this version of t2tdeploy")
-        feeds = {
+        feeds: dict[str, npt.NDArray[Any]] = {
             "source_ids": source_ids,
             "max_length": max_length,
             "beam_size": np.array(beam_size, dtype=np.int64),
@@ -259,13 +295,7 @@ class GraphSession:
             "num_hypotheses": np.array(num_hypotheses, dtype=np.int64),
             **(wishes or {}),
         }
-        try:
-            values: list[Any] = self._session.run(outputs, feeds, interrupt.run_options if interrupt else None)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            if interrupt and interrupt.stopped:
-                raise SearchStoppedError("the search was stopped") from error
-            raise OperationalError(f"onnxruntime failed to run the graph: {error}") from error
-        return values
+        return self.call(outputs, feeds, interrupt)
 
 
 def _control_feeds(controls: SearchControls) -> dict[str, npt.NDArray[Any]]:

@@ -57,6 +57,7 @@ class Translator:
         max_beam_size, max_extra_length: the most that options may ask for; never less than the bundle's defaults.
 
     Raises:
+        InputError: the bundle does not translate.
         CorruptFileError: the graph or a vocabulary cannot be loaded, or does not suit the bundle's own options.
         OperationalError: onnxruntime is not installed.
     """
@@ -73,7 +74,7 @@ class Translator:
         max_extra_length: int = MAX_EXTRA_LENGTH,
     ) -> None:
         self.bundle = bundle
-        self.defaults = bundle.manifest.decode
+        self.defaults = bundle.decode
         self.session = SearchSession(bundle, variant=variant, threads=threads)
         self._source = bundle.tokenizer("inputs")
         self._target = bundle.tokenizer("targets")

@@ -99,6 +99,37 @@ def test_a_bundle_of_the_first_format_is_read(directory: Path) -> None:
     assert bundle.variant() == bundle.variant("cpu-float32")
 
 
+def test_a_bundle_from_before_there_were_classes_is_read(directory: Path) -> None:
+    record = json.loads((directory / MANIFEST).read_text())
+    for name in ("features", "classes", "multi_label", "temperature"):
+        del record[name]
+    record["format_version"] = 3
+    record["checksums"][MANIFEST] = _manifest_digest(record)
+    (directory / MANIFEST).write_text(json.dumps(record))
+    assert load_bundle(directory).decode.beam_size == 4
+
+
+TEXT = {"kind": "text", "graph_input": "inputs_ids", "dtype": "int64", "max_length": 9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"decode": None}, "`decode` is there if the task is to translate"),
+        ({"features": {"inputs": TEXT}}, "`features` are there unless"),
+        ({"task": "classify"}, "`decode` is there"),
+        ({"task": "classify", "decode": None, "features": {"inputs": TEXT}}, "`classes` are there if"),
+        ({"task": "regress", "decode": None, "features": {"other": TEXT}}, "the text 'other' has no tokenizer"),
+        ({"task": "regress", "decode": None, "features": {"inputs": TEXT | {"max_length": None}}}, "has a max_length"),
+        ({"classes": ["a"]}, "`classes` are there if"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(directory: Path, changes: dict, words: str) -> None:
+    rewrite(directory, **changes)
+    with pytest.raises(CorruptFileError, match=words):
+        load_bundle(directory)
+
+
 def test_what_is_measured_of_a_variant_is_kept(tmp_path: Path) -> None:
     manifest = toy_manifest()
     variant = manifest.variants["cpu-float32"].model_copy(update={"measured": {"agreement": {"identical": 0.5}}})

@@ -151,7 +151,7 @@ def benchmark(bundle: Bundle, sources: Sequence[str], plan: Plan, reporter: Repo
         cpus=available_cpus(),
         sentences=len(sentences),
         source_tokens=round(statistics.mean(len(sentence.ids) for sentence in sentences), 1),
-        beam_size=bundle.manifest.decode.beam_size if beam_size is None else beam_size,
+        beam_size=bundle.decode.beam_size if beam_size is None else beam_size,
         speeds=speeds,
         footprints=[_footprint(bundle, one) for one in contestants],
     )
@@ -180,7 +180,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _encoded(bundle: Bundle, sources: Sequence[str]) -> list[Sentence]:
-    tokenizer, longest = bundle.tokenizer("inputs"), bundle.manifest.decode.max_source_length
+    tokenizer, longest = bundle.tokenizer("inputs"), bundle.decode.max_source_length
     found = [
         encode_source(tokenizer, source, field="sentence", max_length=longest, truncate=True) for source in sources
     ]

@@ -223,7 +223,7 @@ def make_job(files: list[SourceFile], bundle: Bundle, output: Path, **settings: 
         raise InputError(f"{', '.join(names)}: no rows", path=files[0].path if files else None)
     variant = settings.pop("variant", None) or bundle.manifest.default_variant
     bundle.variant(variant)
-    defaults = bundle.manifest.decode
+    defaults = bundle.decode
     options: TranslateOptions = settings.pop("options", TranslateOptions())
     given = {name: getattr(options, name) for name in ("beam_size", "alpha", "extra_length")}
     filled = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}

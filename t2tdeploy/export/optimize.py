@@ -109,10 +109,10 @@ def make_variants(
     """
     reporter = reporter or SilentReporter()
     recipes = {name: get_recipe(name) for name in names}
-    reference = reference_of(bundle)
+    decode, reference = bundle.decode, reference_of(bundle)
     compared = _without_blanks(dev)
     rows = _encoded(bundle, compared.sources)
-    apart = Calibration((), bundle.manifest.decode)
+    apart = Calibration((), decode)
     if any(recipe.calibrated for recipe in recipes.values()):
         apart = _calibration(bundle, calibration, compared, reporter)
     model = onnx.load(bundle.path(reference))
@@ -122,7 +122,6 @@ def make_variants(
         graphs[name] = recipe.make(model, apart).SerializeToString()
     sessions = {reference: GraphSession(bundle.path(reference))}
     sessions |= {name: GraphSession(graph) for name, graph in graphs.items()}
-    decode = bundle.manifest.decode
     answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
     timed = {name: one for name, one in sessions.items() if name == reference or recipes[name].target == RUN_ON}
     speeds = _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if len(timed) > 1 else {}
@@ -227,11 +226,11 @@ def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: R
             f"no sentence of {corpus.origin} is left to calibrate with: {dev.origin} has them all",
             help="calibrate and compare on different sentences: --calibration FILE, --dev-source FILE",
         )
-    return Calibration(_encoded(bundle, kept), bundle.manifest.decode)
+    return Calibration(_encoded(bundle, kept), bundle.decode)
 
 
 def _encoded(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:
-    tokenizer, longest = bundle.tokenizer("inputs"), bundle.manifest.decode.max_source_length
+    tokenizer, longest = bundle.tokenizer("inputs"), bundle.decode.max_source_length
     return [encode_source(tokenizer, text, field="sentence", max_length=longest, truncate=True).ids for text in texts]
 
 

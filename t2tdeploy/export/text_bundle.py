@@ -118,17 +118,19 @@ def build_text_graph(
         sentences: to compare on, beside `PROBES`.
 
     Raises:
+        InputError: the bundle does not translate.
         ParityError: a translation differs.
         OperationalError: onnxruntime-extensions is not installed, or the graph is too large for one file.
     """
     reporter = reporter or SilentReporter()
+    decode = bundle.decode
     extensions_library()
     reporter.message("building the text graph")
     graph = text_graph(
         onnx.load(bundle.path()),
         source=bundle.tokenizer("inputs"),
         target=bundle.tokenizer("targets"),
-        decode=bundle.manifest.decode,
+        decode=decode,
     )
     verify_text(TextSession(graph.SerializeToString()), Translator(bundle), [*PROBES, *sentences])
     return graph

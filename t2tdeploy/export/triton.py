@@ -107,15 +107,15 @@ def write_triton(
         The folders of the models.
 
     Raises:
-        InputError: the name is no name of a folder, or taken.
+        InputError: the name is no name of a folder, or taken; or the bundle does not translate.
         SettingsError: the options do not suit the bundle.
         ParityError: the text graph translates otherwise than `Translator`; nothing is written.
         OperationalError: the disk refuses, or a graph cannot be made.
     """
     options = options or TritonOptions()
     name = name or bundle.manifest.name
-    require_free_models(repository, name, text=text, overwrite=overwrite)
     decode = _decode_defaults(bundle, options)
+    require_free_models(repository, name, text=text, overwrite=overwrite)
     search = onnx.load(bundle.path())
     build = batched_search if options.max_batch_size else single_search
     graphs = {name: build(search, decode, options.num_hypotheses)}
@@ -283,7 +283,7 @@ def _decode_defaults(bundle: Bundle, options: TritonOptions) -> DecodeDefaults:
     """The bundle's, with what the options say otherwise."""
     names = ("beam_size", "alpha", "extra_length")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    decode = bundle.manifest.decode.model_copy(update=given)
+    decode = bundle.decode.model_copy(update=given)
     widest = bundle.tokenizer("targets").vocab_size // 2
     faults = []
     if decode.beam_size > widest:
@@ -316,5 +316,5 @@ def _warmup_input(bundle: Bundle, value: ValueInfoProto, *, batched: bool) -> tu
     if value.type.tensor_type.elem_type == TensorProto.STRING:
         text = WARMUP_SENTENCE.encode()
         return [1], struct.pack("<I", len(text)) + text
-    ids = encode_with_eos(bundle.tokenizer("inputs"), WARMUP_SENTENCE)[-bundle.manifest.decode.max_source_length :]
+    ids = encode_with_eos(bundle.tokenizer("inputs"), WARMUP_SENTENCE)[-bundle.decode.max_source_length :]
     return [len(ids)] if batched else [1, len(ids)], np.array(ids, np.int64).tobytes()

@@ -93,7 +93,7 @@ def model_config(frontend: Frontend, name: str, version: str) -> pb.ModelConfig:
         "threads": model.translator.session.threads,
         "max_batch_sentences": options.max_batch_size,
         "max_batch_tokens": options.max_batch_tokens,
-        **manifest.decode.model_dump(),
+        **(manifest.decode.model_dump() if manifest.decode else {}),
         **_optional(interface),
     }
     return pb.ModelConfig(

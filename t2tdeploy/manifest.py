@@ -1,0 +1,197 @@
+"""What a bundle says of itself: the schema of manifest.json.
+
+A change that an older reader would misunderstand raises FORMAT_VERSION; older readers then refuse the bundle and say
+why. Newer ones read every older version.
+
+    1   a float32 graph for CPUs
+    2   variants in other precisions and for other machines, with what was measured of each
+    3   early stopping among the decoding defaults
+    4   models that classify or regress: what their examples are, and their classes
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
+
+FORMAT_VERSION = 4
+
+Task = Literal["translate", "classify", "regress"]
+
+
+def inside(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: it leads out of the bundle.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError("a file of a bundle is named by a path inside it")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(inside)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TensorSpec(_Record):
+    """One input or output of the graph.
+
+    Args:
+        dtype: numpy's name ("int64", "float32", "bool"), or "string" for text.
+        axes: a name (see features.py) for an axis of any size, a number for a fixed one; () for a scalar.
+    """
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+
+class Variant(_Record):
+    """One form of the graph, made for one kind of machine.
+
+    Args:
+        layout: `growing`: the decoder's caches grow by one position per step; None: there is no decoder.
+        weights: file that holds the graph's weights; None: the graph holds them.
+        measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
+    """
+
+    file: FileName
+    target: Literal["cpu", "cuda"]
+    precision: Literal["float32", "int8", "float16"]
+    layout: Literal["growing"] | None = None
+    weights: FileName | None = None
+    measured: dict[str, Any] | None = None
+
+
+class TextGraph(_Record):
+    """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
+
+    Args:
+        inputs, outputs: its signature; all inputs but the first have a default.
+    """
+
+    file: FileName
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class DecodeDefaults(_Record):
+    """How a request that says nothing is decoded, and the longest source the model takes.
+
+    Args:
+        alpha: length penalty ((5 + n) / 6)^alpha.
+        extra_length: tokens that a target may be longer than its source.
+        max_source_length: tokens of the longest source, EOS included.
+        early_stopping: see `TranslateOptions`.
+    """
+
+    beam_size: BeamSize
+    alpha: Alpha
+    extra_length: ExtraLength
+    max_source_length: int = Field(ge=2)
+    early_stopping: bool = False
+
+    @property
+    def controls(self) -> SearchControls:
+        """What the search is asked beyond its beam."""
+        return EARLY_STOPPING if self.early_stopping else NO_CONTROLS
+
+
+class FeatureInput(_Record):
+    """What a client sends as one feature of an example.
+
+    Args:
+        kind: `text`; `image`: pixels, or an encoded file; `tensor`: an array of one shape; `number`; `category`: one of
+            several values.
+        graph_input: of the graph, that it goes to.
+        dtype: of that input, numpy's name; "string": categories as they are written.
+        shape: of one example: a tensor's, or (height, width, channels), to which images are resized.
+        max_length: text: tokens of the longest, EOS included.
+        size: categories as ids: how many there are.
+        may_be_missing: whether a number or category may be left out: NaN, or the empty string, is what the graph gets.
+    """
+
+    kind: Literal["text", "image", "tensor", "number", "category"]
+    graph_input: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    max_length: int | None = Field(None, ge=2)
+    size: int | None = Field(None, ge=1)
+    may_be_missing: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind == "text" and self.max_length is None:
+            raise ValueError("a text has a max_length")
+        if self.kind == "image" and (len(self.shape) != 3 or self.shape[2] not in (1, 3)):
+            raise ValueError("the shape of an image is (height, width, 1 or 3)")
+        if self.kind == "category" and self.dtype != "string" and self.size is None:
+            raise ValueError("categories are strings, or ids of which the number is known")
+        return self
+
+
+class Manifest(_Record):
+    """What a bundle says of itself.
+
+    Args:
+        name: what requests call the model.
+        inputs, outputs: the signature of every variant's graph.
+        tokenizers: feature ("inputs", "targets") -> vocabulary file.
+        decode: how a model that translates is asked; None for other tasks.
+        features: of other tasks, by name: what an example is.
+        classes: the name of every class, by id.
+        multi_label: an example has any number of classes, each with a probability of its own, instead of one of them.
+        temperature: that the graph divides logits by before they become probabilities (Guo et al. 2017).
+        text_graph: strings in, strings out; None: there is none.
+        checksums: file -> SHA-256; `write_bundle` fills it in.
+        metrics: measured quality, e.g. {"bleu": 34.2}.
+        provenance: where the weights come from: revision, hparams, data hash, package versions.
+    """
+
+    format_version: int = FORMAT_VERSION
+    task: Task = "translate"
+    name: str = Field(min_length=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tokenizers: dict[str, FileName] = Field(default_factory=dict)
+    decode: DecodeDefaults | None = None
+    features: dict[str, FeatureInput] = Field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    multi_label: bool = False
+    temperature: float = Field(1.0, gt=0)
+    variants: dict[str, Variant]
+    default_variant: str
+    text_graph: TextGraph | None = None
+    checksums: dict[FileName, str] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_variant not in self.variants:
+            raise ValueError(f"default_variant '{self.default_variant}' is not among the variants")
+        if (self.task == "translate") != (self.decode is not None):
+            raise ValueError("`decode` is there if the task is to translate, and only then")
+        if (self.task == "translate") == bool(self.features):
+            raise ValueError("`features` are there unless the task is to translate")
+        if (self.task == "classify") != bool(self.classes):
+            raise ValueError("`classes` are there if the task is to classify, and only then")
+        for name, feature in self.features.items():
+            if feature.kind == "text" and name not in self.tokenizers:
+                raise ValueError(f"the text '{name}' has no tokenizer")
+        return self
+
+    def files(self) -> set[str]:
+        """The files that the bundle cannot do without."""
+        text = {self.text_graph.file} if self.text_graph else set()
+        weights = {variant.weights for variant in self.variants.values() if variant.weights}
+        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *weights, *text}
