@@ -12,6 +12,7 @@ from ctranslate2_model import convert
 from decode_backends import BEAM
 
 from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.placement import serialized
 from t2tdeploy.export.quantize import quantize_search
 from t2tdeploy.features import EOS_ID, FeatureSpec, Modality
 from t2tdeploy.models.transformer import Transformer
@@ -64,9 +65,9 @@ def write_files(model: Transformer, folder: Path, calibration: list[list[int]]) 
     folder.mkdir(parents=True, exist_ok=True)
     ours = {precision: folder / f"model.{precision}.onnx" for precision in ("float32", "int8")}
     graph = export_beam_search(model)
-    ours["float32"].write_bytes(graph.SerializeToString())
+    ours["float32"].write_bytes(serialized(graph))
     eight_bits = quantize_search(graph, calibration, beam_size=BEAM, alpha=0.6, extra_length=TARGET_LENGTH)
-    ours["int8"].write_bytes(eight_bits.SerializeToString())
+    ours["int8"].write_bytes(serialized(eight_bits))
     convert(model, folder / "ctranslate2")
     return Files({
         **{("t2tdeploy", precision): path for precision, path in ours.items()},

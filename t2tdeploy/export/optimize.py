@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from t2tdeploy.bundle import Bundle, Variant, require_free, write_bundle
 from t2tdeploy.errors import InputError, QualityError, UnknownNameError
 from t2tdeploy.export.agreement import (
@@ -22,6 +20,7 @@ from t2tdeploy.export.agreement import (
     rates,
     speed_of,
 )
+from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.variants import Calibration, Recipe, get_recipe
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.problems.metrics import translation_scores
@@ -115,11 +114,11 @@ def make_variants(
     apart = Calibration((), decode)
     if any(recipe.calibrated for recipe in recipes.values()):
         apart = _calibration(bundle, calibration, compared, reporter)
-    model = onnx.load(bundle.path(reference))
+    model = read_search(bundle.path(reference))
     graphs: dict[str, bytes] = {}
     for name, recipe in recipes.items():
         reporter.message(f"making {name}")
-        graphs[name] = recipe.make(model, apart).SerializeToString()
+        graphs[name] = serialized(recipe.make(model, apart))
     sessions = {reference: GraphSession(bundle.path(reference))}
     sessions |= {name: GraphSession(graph) for name, graph in graphs.items()}
     answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}

@@ -13,6 +13,7 @@ import onnx
 from t2tdeploy.bundle import Bundle, DecodeDefaults, Manifest, TensorSpec, Variant, require_free, write_bundle
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.beam_search import INPUTS, OUTPUTS, export_beam_search
+from t2tdeploy.export.placement import serialized
 from t2tdeploy.export.verify import ParityReport, verify
 from t2tdeploy.features import EOS_ID
 from t2tdeploy.models.model import Model
@@ -100,7 +101,7 @@ def _graph_bytes(model: Model) -> bytes:
             f"{type(model).__name__} cannot be expressed in ONNX: {cause}",
             help="use operators that torch.onnx translates in encode and decode_step",
         ) from error
-    return graph.SerializeToString()
+    return serialized(graph)
 
 
 def _vocabulary_files(tokenizers: Mapping[str, Tokenizer]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from t2tdeploy.bundle import Bundle, TextGraph, write_bundle
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, ParityError
 from t2tdeploy.export.external_weights import move_weights
 from t2tdeploy.export.nodes import specs
+from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.files import atomic_file
 from t2tdeploy.progress import Reporter, SilentReporter
@@ -127,12 +128,12 @@ def build_text_graph(
     extensions_library()
     reporter.message("building the text graph")
     graph = text_graph(
-        onnx.load(bundle.path()),
+        read_search(bundle.path()),
         source=bundle.tokenizer("inputs"),
         target=bundle.tokenizer("targets"),
         decode=decode,
     )
-    verify_text(TextSession(graph.SerializeToString()), Translator(bundle), [*PROBES, *sentences])
+    verify_text(TextSession(serialized(graph)), Translator(bundle), [*PROBES, *sentences])
     return graph
 
 
@@ -193,14 +194,14 @@ def add_text_graph(
         ParityError, OperationalError: as `build_text_graph`.
     """
     text = build_text_graph(bundle, sentences=sentences, reporter=reporter)
-    search = onnx.load(bundle.path())
+    search = read_search(bundle.path())
     folder = bundle.path().parent.relative_to(bundle.directory)
     record = TextGraph(file=str(folder / TEXT_FILE), inputs=specs(text.graph.input), outputs=specs(text.graph.output))
     files: dict[str, bytes | Path] = {name: bundle.directory / name for name in bundle.files()}
     weights = f"{bundle.path().stem}.weights"  # each variant its own: another's graph may read one already
     files[str(folder / weights)] = move_weights([search, text], weights)
-    files[str(folder / bundle.path().name)] = search.SerializeToString()
-    files[record.file] = text.SerializeToString()
+    files[str(folder / bundle.path().name)] = serialized(search)
+    files[record.file] = serialized(text)
     shared = bundle.variant().model_copy(update={"weights": str(folder / weights)})
     variants = {**bundle.manifest.variants, bundle.manifest.default_variant: shared}
     manifest = bundle.manifest.model_copy(update={"text_graph": record, "variants": variants})
@@ -224,7 +225,7 @@ def write_text_graph(
     require_free_file(path, overwrite)
     graph = build_text_graph(bundle, sentences=sentences, reporter=reporter)
     with atomic_file(path) as temporary:
-        temporary.write_bytes(graph.SerializeToString())
+        temporary.write_bytes(serialized(graph))
 
 
 def require_free_file(path: Path, overwrite: bool) -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 from pydantic import Field, model_validator
 
@@ -24,6 +23,7 @@ from t2tdeploy.bundle import Bundle, DecodeDefaults
 from t2tdeploy.decoding import MAX_BEAM_SIZE, Alpha, BeamSize, ExtraLength
 from t2tdeploy.errors import Fault, InputError, OperationalError, SettingsError
 from t2tdeploy.export.nodes import axes
+from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.text_bundle import PROBES, TextSession, verify_text
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.export.triton_graphs import batched_search, single_search
@@ -116,14 +116,14 @@ def write_triton(
     name = name or bundle.manifest.name
     decode = _decode_defaults(bundle, options)
     require_free_models(repository, name, text=text, overwrite=overwrite)
-    search = onnx.load(bundle.path())
+    search = read_search(bundle.path())
     build = batched_search if options.max_batch_size else single_search
     graphs = {name: build(search, decode, options.num_hypotheses)}
     if text:
         source, target = bundle.tokenizer("inputs"), bundle.tokenizer("targets")
         graph = text_graph(search, source=source, target=target, decode=decode, num_hypotheses=options.num_hypotheses)
         asked = TranslateOptions(decode.beam_size, decode.alpha, options.num_hypotheses, decode.extra_length)
-        verify_text(TextSession(graph.SerializeToString()), Translator(bundle), PROBES, asked)
+        verify_text(TextSession(serialized(graph)), Translator(bundle), PROBES, asked)
         graphs[text_name(name)] = graph
     return [_write(bundle, repository / each, graph, options) for each, graph in graphs.items()]
 
@@ -302,7 +302,7 @@ def _write(bundle: Bundle, folder: Path, graph: ModelProto, options: TritonOptio
     try:
         with atomic_directory(folder, replace=True) as temporary:
             (temporary / "1").mkdir()
-            (temporary / "1" / "model.onnx").write_bytes(graph.SerializeToString())
+            (temporary / "1" / "model.onnx").write_bytes(serialized(graph))
             (temporary / CONFIG).write_text(text_format(config), encoding="utf-8")
             (temporary / "warmup").mkdir()
             (temporary / "warmup" / name).write_bytes(content)
