@@ -37,6 +37,9 @@ class Modality(StrEnum):
     CATEGORY = "category"  # the id of a value of a column: int64 [batch]
 
 
+LABELS = (Modality.CLASS_LABEL, Modality.MULTI_LABEL)  # those that have classes
+
+
 @dataclass(frozen=True)
 class FeatureSpec:
     """One feature of a problem.
@@ -46,6 +49,8 @@ class FeatureSpec:
         modality: how models treat it.
         vocabulary: SYMBOL: name of the vocabulary its ids are of; features that share one share an embedding.
         vocab_size: SYMBOL, CATEGORY: how many ids there are.
+        parts: SYMBOL: texts that an example consists of; their ids follow each other, with EOS behind each
+            (a pair of sentences: Tensor2Tensor's TextConcat2Class).
         classes: CLASS_LABEL, MULTI_LABEL: the name of every class, by id.
         shape: REAL, IMAGE: of one example; () for a single number, (height, width, channels) for an image.
         column: how the feature is made of raw values, see `columns.fitted`; None: it comes as it is.
@@ -57,6 +62,7 @@ class FeatureSpec:
     vocab_size: int = 0
     classes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    parts: int = 1
     column: dict[str, Any] | None = field(default=None, hash=False)
 
     @classmethod

@@ -10,17 +10,19 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from t2tdeploy import __version__
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.files import lock_file, write_json
 from t2tdeploy.problems import dataset, records, statistics
 from t2tdeploy.problems.dataset import ProblemRecord, SplitRecord
 from t2tdeploy.problems.problem import Problem
-from t2tdeploy.problems.samples import SplitScan, prepare, scan
+from t2tdeploy.problems.samples import SplitScan, prepare, scan, with_classes
 from t2tdeploy.problems.sharding import ShardJob, Workplace, write_shards
 from t2tdeploy.problems.vocabularies import (
     train_vocabularies,
@@ -29,7 +31,7 @@ from t2tdeploy.problems.vocabularies import (
     vocabulary_paths,
 )
 from t2tdeploy.progress import Reporter, SilentReporter
-from t2tdeploy.tokenizer import load_tokenizer
+from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
 
 EXAMPLES_PER_SHARD = 50_000
 
@@ -64,8 +66,8 @@ def generate(
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with _alone(problem.name, data_dir):
-            scans = _read(problem, source_dir, reporter)
-            work = _Work(problem, data_dir, source_dir, scans, reporter)
+            features, scans = _read(problem, source_dir, reporter)
+            work = _Work(problem, features, data_dir, source_dir, scans, reporter)
             return work.run(processes=processes, num_shards=num_shards, usr_dirs=usr_dirs)
     except OSError as error:
         raise InputError(f"cannot write the data of '{problem.name}': {error}", path=data_dir) from error
@@ -85,31 +87,47 @@ def _alone(name: str, data_dir: Path) -> Iterator[None]:
         yield
 
 
-def _read(problem: Problem, source_dir: Path, reporter: Reporter) -> dict[str, SplitScan]:
+def _read(
+    problem: Problem, source_dir: Path, reporter: Reporter
+) -> tuple[dict[str, FeatureSpec], dict[str, SplitScan]]:
+    """Reads every split once, train first: it may be what says which classes there are."""
     prepare(problem, source_dir, reporter)
-    scans = {split: scan(problem, split, source_dir, reporter) for split in problem.splits}
-    if not scans["train"].examples:
+    features = problem.features({})
+    train = scan(problem, features, "train", source_dir, reporter)
+    if not train.examples:
         raise InputError(
             f"the train split of problem '{problem.name}' has no examples",
             path=source_dir,
-            help="look at its source files: every line was empty or broken" if scans["train"].bad_lines.count else None,
+            help="look at its source files: every line was empty or broken" if train.bad_lines.count else None,
         )
-    return scans
+    features = with_classes(problem, features, train, reporter)
+    others = {
+        split: scan(problem, features, split, source_dir, reporter) for split in problem.splits if split != "train"
+    }
+    return features, {"train": train, **others}
 
 
 class _Work:
     """One run of `generate` after the sources have been read."""
 
     def __init__(
-        self, problem: Problem, data_dir: Path, source_dir: Path, scans: dict[str, SplitScan], reporter: Reporter
+        self,
+        problem: Problem,
+        features: dict[str, FeatureSpec],
+        data_dir: Path,
+        source_dir: Path,
+        scans: dict[str, SplitScan],
+        reporter: Reporter,
     ) -> None:
-        self.problem, self.data_dir, self.source_dir = problem, data_dir, source_dir
+        self.problem, self.features, self.data_dir, self.source_dir = problem, features, data_dir, source_dir
         self.scans, self.reporter = scans, reporter
         self.identity: dict[str, Any] = {
             "problem": problem.name,
             "options": problem.options.model_dump(mode="json", exclude=set(problem.options.not_of_the_data)),
             "t2tdeploy_version": __version__,
         }
+        # What decides the ids of features that are not text; those of text are decided by its vocabulary.
+        self.declared = {name: asdict(spec) for name, spec in features.items() if spec.modality is not Modality.SYMBOL}
 
     def run(self, *, processes: int, num_shards: int | None, usr_dirs: Sequence[Path]) -> ProblemRecord:
         key = _hash({**self.identity, "train": self.scans["train"].sha256})
@@ -118,6 +136,11 @@ class _Work:
                 self.problem, data_dir=self.data_dir, source_dir=self.source_dir, key=key, reporter=self.reporter
             )
             self._remove_record()  # not before: a vocabulary that cannot be made leaves what was there
+        self.tokenizers = self._load_tokenizers()
+        self.features = {
+            name: replace(spec, vocab_size=self.tokenizers[name].vocab_size) if name in self.tokenizers else spec
+            for name, spec in self.features.items()
+        }
         record = self._record(vocabulary_hashes(self.problem, self.data_dir), num_shards)
         jobs = self._jobs(record, processes)
         if not jobs and self._is_done(record):
@@ -128,6 +151,7 @@ class _Work:
             problem=self.problem.name,
             options=self.problem.options.model_dump(),
             prepared=self.problem.prepared,
+            features=self.features,
             usr_dirs=usr_dirs,
             source_dir=self.source_dir,
             vocabularies=vocabulary_paths(self.problem, self.data_dir),
@@ -146,13 +170,18 @@ class _Work:
         texts = {split: found.sha256 for split, found in self.scans.items()}
         return ProblemRecord(
             **self.identity,
+            features={name: json.loads(json.dumps(asdict(spec))) for name, spec in self.features.items()},
             vocabularies={
                 feature: path.name for feature, path in vocabulary_paths(self.problem, self.data_dir).items()
             },
             tokenizer_hashes=tokenizer_hashes,
             splits=splits,
-            hash=_hash({**self.identity, "tokenizers": tokenizer_hashes, "texts": texts}),
+            hash=_hash({**self.identity, "tokenizers": tokenizer_hashes, "texts": texts, **self._declaration()}),
         )
+
+    def _declaration(self) -> dict[str, str]:
+        """Nothing if all features are text."""
+        return {"features": _hash(self.declared)} if self.declared else {}
 
     def _jobs(self, record: ProblemRecord, processes: int) -> list[list[ShardJob]]:
         """What is missing, dealt out to at most `processes` workers: to each a job per split."""
@@ -165,6 +194,7 @@ class _Work:
                 "options": _hash(record.options),
                 "tokenizers": _hash(record.tokenizer_hashes),
                 "source": self.scans[split].sha256,
+                **self._declaration(),
             }
             paths = records.shard_paths(self.data_dir, record.problem, split, size.shards)
             shares: dict[int, dict[int, Path]] = {}  # worker -> its shards
@@ -202,12 +232,15 @@ class _Work:
                 for path in set(self.data_dir.glob(pattern)) - wanted:
                     path.unlink()
 
-    def _finish(self, record: ProblemRecord) -> None:
-        """Statistics, which read every shard once more through the memory maps, then the record."""
+    def _load_tokenizers(self) -> dict[str, Tokenizer]:
+        """One object for all features of a vocabulary."""
         paths = vocabulary_paths(self.problem, self.data_dir)
         loaded = {path: load_tokenizer(path) for path in paths.values()}
-        tokenizers = {feature: loaded[path] for feature, path in paths.items()}
-        data = dataset.ProblemData(self.problem, record, self.data_dir, tokenizers)
+        return {feature: loaded[path] for feature, path in paths.items()}
+
+    def _finish(self, record: ProblemRecord) -> None:
+        """Statistics, which read every shard once more through the memory maps, then the record."""
+        data = dataset.ProblemData(self.problem, record, self.data_dir, self.tokenizers)
         bad_lines = {split: found.bad_lines for split, found in self.scans.items()}
         statistics.write_statistics(data, bad_lines, self.data_dir, self.reporter)
         write_json(dataset.record_path(self.data_dir, record.problem), record.model_dump(mode="json"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.problems import records
+from t2tdeploy.problems.batching import Lengths, example_lengths
+from t2tdeploy.problems.columns import ClassLabelColumn, MultiLabelColumn, SymbolColumn, open_column
 from t2tdeploy.problems.problem import Problem, get_problem
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
-
-FEATURES = ("inputs", "targets")
 
 
 class SplitRecord(BaseModel):
@@ -32,6 +34,8 @@ class ProblemRecord(BaseModel):
 
     Attributes:
         options: the problem's options.
+        features: feature -> `FeatureSpec` as a dict, classes and sizes found in the data included; empty in records of
+            earlier versions, which only had text to text.
         vocabularies: feature -> file name; twice the same when the vocabulary is joint.
         tokenizer_hashes: feature -> SHA-256 of its vocabulary.
         splits: only those that have examples.
@@ -42,6 +46,7 @@ class ProblemRecord(BaseModel):
 
     problem: str
     options: dict[str, object]
+    features: dict[str, dict[str, Any]] = {}
     vocabularies: dict[str, str]
     tokenizer_hashes: dict[str, str]
     splits: dict[str, SplitRecord]
@@ -53,65 +58,59 @@ class Dataset:
     """One split, memory-mapped.
 
     Args:
-        buffer: an Arrow IPC file with the columns of `records.SCHEMA`, uncompressed, in the order of `index`.
+        buffer: an Arrow IPC file with the columns of `records.schema_of(features)`, uncompressed, in the order of
+            `index`.
 
     Attributes:
-        lengths: feature -> int32 [examples], tokens with EOS.
+        lengths: SYMBOL feature -> int32 [examples], tokens with EOS; empty if no feature is text.
     """
 
-    def __init__(self, buffer: pyarrow.Buffer) -> None:
+    def __init__(self, buffer: pyarrow.Buffer, features: Mapping[str, FeatureSpec]) -> None:
         self._table = pyarrow.ipc.open_file(pyarrow.BufferReader(buffer)).read_all()
-        # All ids of the file are elements of this one array: example i starts at _starts[feature][i].
-        self._ids = np.frombuffer(buffer, dtype=np.int32, count=buffer.size // 4)
-        self._starts: dict[str, npt.NDArray[np.int64]] = {}
-        self.lengths: dict[str, npt.NDArray[np.int32]] = {}
-        for name in FEATURES:
-            starts, lengths = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-            for chunk in self._table[name].chunks:
-                offsets = chunk.offsets.to_numpy()
-                values = chunk.values.buffers()[1]
-                first = (values.address - buffer.address) // 4 if values is not None else 0
-                starts.append(offsets[:-1].astype(np.int64) + first + chunk.values.offset)
-                lengths.append(np.diff(offsets))
-            self._starts[name], self.lengths[name] = np.concatenate(starts), np.concatenate(lengths)
+        self._columns = {name: open_column(spec, self._table, buffer) for name, spec in features.items()}
+        self.lengths: dict[str, Lengths] = {
+            name: column.lengths for name, column in self._columns.items() if isinstance(column, SymbolColumn)
+        }
 
     def __len__(self) -> int:
         return len(self._table)
 
-    def batch(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
-        """The examples `indices`: feature -> int64 [batch, longest of the batch], padded with 0.
+    @property
+    def example_lengths(self) -> Lengths:
+        """int32 [examples]: what an example counts against `batch_size`, see `batching.example_lengths`."""
+        return example_lengths(self.lengths, len(self))
 
-        No indices give arrays of shape [0, 0].
+    def batch(self, indices: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[Any]]:
+        """The examples `indices`: feature -> an array as `features.Modality` says.
+
+        Text is padded with 0 to the longest of the batch. No indices give arrays of shape [0, 0], or [0, …].
         """
-        return {name: self._padded(name, indices) for name in FEATURES}
+        return {name: column.batch(indices) for name, column in self._columns.items()}
 
-    def _padded(self, name: str, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        lengths, starts = self.lengths[name][indices], self._starts[name][indices]
-        columns = np.arange(lengths.max(initial=0))  # [longest]
-        filled = columns < lengths[:, None]  # [batch, longest]
-        padded = np.zeros(filled.shape, np.int64)
-        padded[filled] = self._ids[(starts[:, None] + columns)[filled]]
-        return padded
-
-    def id_counts(self, name: str, vocab_size: int) -> npt.NDArray[np.int64]:
-        """How often each id occurs in a feature: int64 [vocab_size]."""
-        counts = np.zeros(vocab_size, np.int64)
-        for chunk in self._table[name].chunks:
-            counts += np.bincount(chunk.values.to_numpy(), minlength=vocab_size)
-        return counts
+    def id_counts(self, name: str, size: int) -> npt.NDArray[np.int64]:
+        """How often each id of a vocabulary, or each class, occurs in a feature: int64 [size]."""
+        column = self._columns[name]
+        assert isinstance(column, SymbolColumn | ClassLabelColumn | MultiLabelColumn)
+        return column.id_counts(size)
 
     def texts(self, feature: str, indices: npt.NDArray[np.int64] | None = None) -> list[str]:
-        """The raw text of a feature, of all examples or of `indices`, in that order."""
-        column = self._table[f"{feature}_text"]
-        texts: list[str] = (column if indices is None else column.take(pyarrow.array(indices))).to_pylist()
-        return texts
+        """A feature as text, of all examples or of `indices`, in that order: raw text, or the name of a class."""
+        return self._columns[feature].texts(indices)
+
+    def samples(self, feature: str, indices: npt.NDArray[np.int64] | None = None) -> list[Any]:
+        """A feature as the problem gave it (labels by name), of all examples or of `indices`, in that order."""
+        return self._columns[feature].samples(indices)
+
+    def keys(self, feature: str, indices: npt.NDArray[np.int64]) -> list[bytes]:
+        """Bytes that are equal where the feature's values are."""
+        return self._columns[feature].keys(indices)
 
 
 class ProblemData:
     """The data directory of one problem; made by `open_problem`.
 
     Attributes:
-        tokenizers: "inputs" and "targets"; the same object when the vocabulary is joint.
+        tokenizers: of the features that are text; the same object when their vocabulary is joint.
         features: the feature declarations models are built from.
         hash: identifies the data, see `ProblemRecord`.
     """
@@ -121,7 +120,9 @@ class ProblemData:
     ) -> None:
         self.problem, self.record, self.tokenizers = problem, record, tokenizers
         self.name, self.hash = problem.name, record.hash
-        self.features: dict[str, FeatureSpec] = problem.features(tokenizers)
+        self.features: dict[str, FeatureSpec] = {
+            feature: FeatureSpec.from_json(spec) for feature, spec in record.features.items()
+        } or problem.features(tokenizers)
         self._data_dir = data_dir
 
     def split(self, name: str) -> Dataset:
@@ -140,7 +141,8 @@ class ProblemData:
         shards = records.shard_paths(self._data_dir, self.name, name, split.shards)
         path = map_path(self._data_dir, self.name, name, self.hash)
         try:
-            dataset = Dataset(records.memory_map(path, shards))
+            buffer = records.memory_map(path, shards, records.schema_of(self.features))
+            dataset = Dataset(buffer, self.features)
         except pyarrow.ArrowInvalid as error:
             raise CorruptFileError(path, str(error), help="remove it: it is written anew from the shards") from error
         if len(dataset) != split.examples:

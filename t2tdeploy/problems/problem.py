@@ -8,7 +8,8 @@ Adding one takes a class and a decorator:
             for source, target in my_corpus(split):
                 yield {"inputs": source, "targets": target}
 
-It is then `--problem translate_my_pairs`, and `--problem translate_my_pairs_rev` with the two sides swapped.
+It is then `--problem translate_my_pairs`, and `--problem translate_my_pairs_rev` with the two sides swapped. What a
+feature may be in a sample is said in `codecs`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from t2tdeploy import registry
 from t2tdeploy.errors import UnknownNameError
 from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.problems.batching import Batch
 from t2tdeploy.problems.text import BadLines
 from t2tdeploy.progress import Reporter
 from t2tdeploy.settings import Settings
@@ -31,9 +34,12 @@ from t2tdeploy.tokenizer import Normalization, Tokenizer, VocabularyKind
 
 REVERSED_SUFFIX = "_rev"
 
+TaskName = Literal["translate", "classify", "regress"]
+Sample = dict[str, Any]  # feature -> its value, see `codecs`
 
-class ProblemOptions(Settings):
-    """How a problem's vocabulary is made. A problem with options of its own derives from this.
+
+class DataOptions(Settings):
+    """Options of a problem without text. A problem of this kind with options of its own derives from this.
 
     Attributes:
         not_of_the_data: fields that say how the examples are come by but do not change them, such as an address:
@@ -42,15 +48,24 @@ class ProblemOptions(Settings):
 
     not_of_the_data: ClassVar[frozenset[str]] = frozenset()
 
+
+class TextOptions(DataOptions):
+    """How a vocabulary is made. A problem from text to classes or numbers with options of its own derives from this."""
+
     vocab_kind: VocabularyKind = Field("unigram", description="unigram or bpe (SentencePiece), or bytes (not trained)")
     vocab_size: int = Field(8000, ge=8, description="entries of each vocabulary, reserved ids included")
-    joint_vocabulary: bool = Field(True, description="one vocabulary for inputs and targets instead of one for each")
     character_coverage: float = Field(0.9995, gt=0.9, le=1, description="share of characters that get an entry")
     normalization: Normalization = Field(
         "nmt_nfkc", description="what the vocabulary does to text first: nmt_nfkc, nfkc, or identity (nothing)"
     )
     byte_fallback: bool = Field(True, description="spell characters without an entry as bytes instead of unknown")
     vocabulary_sample: int = Field(1_000_000, ge=1, description="sentences the vocabulary is trained on at most")
+
+
+class ProblemOptions(TextOptions):
+    """Options of a problem from text to text. Such a problem with options of its own derives from this."""
+
+    joint_vocabulary: bool = Field(True, description="one vocabulary for inputs and targets instead of one for each")
 
 
 class Problem(ABC):
@@ -61,14 +76,15 @@ class Problem(ABC):
 
     Attributes:
         name: the registry name, snake_case of the class name.
+        task: what a model of it does: writes text, picks classes, or says numbers.
         bad_lines: what `generate_samples` had to leave out; `datagen` starts a fresh one for each pass over a split
             and puts it into the statistics.
         prepared: what `prepare` returned; None before.
     """
 
     name: ClassVar[str]
-    task: ClassVar[str] = "translate"
-    options_class: ClassVar[type[ProblemOptions]] = ProblemOptions
+    task: ClassVar[TaskName] = "translate"
+    options_class: ClassVar[type[DataOptions]] = DataOptions
     default_hparams: ClassVar[str] = ""
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
@@ -77,7 +93,7 @@ class Problem(ABC):
         if "name" not in cls.__dict__:
             cls.name = registry.snake_case(cls.__name__)
 
-    def __init__(self, options: ProblemOptions) -> None:
+    def __init__(self, options: DataOptions) -> None:
         self.options = options
         self.bad_lines = BadLines()
         self.prepared: Any = None
@@ -93,10 +109,18 @@ class Problem(ABC):
 
     @abstractmethod
     def features(self, tokenizers: Mapping[str, Tokenizer]) -> dict[str, FeatureSpec]:
-        """The features of an example, given the vocabulary of each."""
+        """The features of an example: `targets` is what is predicted, all others are what it is predicted from.
+
+        `datagen` asks after `prepare`, completes what is still to be found, and records it: whoever reads the data
+        finds the features there. A label feature may leave its `classes` empty: they are then those that occur in the
+        train split, sorted.
+
+        Args:
+            tokenizers: of the features that are text; none while no vocabulary is made: `vocab_size` is then 0.
+        """
 
     @abstractmethod
-    def generate_samples(self, split: str, source_dir: Path, reporter: Reporter) -> Iterator[dict[str, str]]:
+    def generate_samples(self, split: str, source_dir: Path, reporter: Reporter) -> Iterator[Sample]:
         """The raw examples of a split, the same ones in the same order every time it is called.
 
         Args:
@@ -104,20 +128,63 @@ class Problem(ABC):
             source_dir: where published files lie, or are downloaded to.
         """
 
+    def augment(self, batch: Batch, generator: np.random.Generator) -> Batch:
+        """A batch of training examples as the model shall see it, changed at random or, as here, as it is.
+
+        All randomness must come from `generator`, which depends on the seed of the run, the epoch and the number of
+        the batch alone: then a run that goes on from a checkpoint sees what it would have seen. Features keep their
+        names, types and shapes. Batches of dev and test do not come here.
+        """
+        del generator
+        return batch
+
 
 class TextToText(Problem):
     """A problem whose samples are {"inputs": source text, "targets": target text}."""
 
+    options_class: ClassVar[type[ProblemOptions]] = ProblemOptions
+    options: ProblemOptions
+
     def features(self, tokenizers: Mapping[str, Tokenizer]) -> dict[str, FeatureSpec]:
+        joint = self.options.joint_vocabulary
         return {
-            name: FeatureSpec(
-                name=name,
-                modality=Modality.SYMBOL,
-                vocabulary="shared" if self.options.joint_vocabulary else name,
-                vocab_size=tokenizers[name].vocab_size,
-            )
+            name: text_feature(name, tokenizers, vocabulary="shared" if joint else name)
             for name in ("inputs", "targets")
         }
+
+
+class TextToClass(Problem):
+    """A problem whose samples are {"inputs": text, "targets": name of a class, or its id}.
+
+    With `parts` = 2 the inputs are pairs of texts, (first, second).
+
+    Attributes:
+        classes: the name of every class, by id; empty: those that occur in the train split, sorted.
+        parts: how many texts an example has.
+    """
+
+    task = "classify"
+    options_class: ClassVar[type[TextOptions]] = TextOptions
+    options: TextOptions
+    classes: tuple[str, ...] = ()
+    parts: int = 1
+
+    def features(self, tokenizers: Mapping[str, Tokenizer]) -> dict[str, FeatureSpec]:
+        return {
+            "inputs": text_feature("inputs", tokenizers, vocabulary="inputs", parts=self.parts),
+            "targets": FeatureSpec("targets", Modality.CLASS_LABEL, classes=self.classes),
+        }
+
+
+def text_feature(name: str, tokenizers: Mapping[str, Tokenizer], *, vocabulary: str, parts: int = 1) -> FeatureSpec:
+    """A SYMBOL feature, for `Problem.features`.
+
+    Args:
+        vocabulary: the name of its vocabulary; features that share one are given the same.
+        parts: texts that an example consists of.
+    """
+    vocab_size = tokenizers[name].vocab_size if name in tokenizers else 0
+    return FeatureSpec(name, Modality.SYMBOL, vocabulary=vocabulary, vocab_size=vocab_size, parts=parts)
 
 
 def get_problem(name: str) -> type[Problem]:
@@ -141,9 +208,7 @@ def get_problem(name: str) -> type[Problem]:
 
 @cache
 def _reversed(base: type[TextToText]) -> type[TextToText]:
-    def generate_samples(
-        self: TextToText, split: str, source_dir: Path, reporter: Reporter
-    ) -> Iterator[dict[str, str]]:
+    def generate_samples(self: TextToText, split: str, source_dir: Path, reporter: Reporter) -> Iterator[Sample]:
         for sample in base.generate_samples(self, split, source_dir, reporter):
             yield {**sample, "inputs": sample["targets"], "targets": sample["inputs"]}
 

@@ -18,22 +18,34 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.features import FeatureSpec
 from t2tdeploy.files import atomic_file
-
-SCHEMA = pyarrow.schema(
-    [
-        ("index", pyarrow.int64()),
-        ("inputs", pyarrow.list_(pyarrow.int32())),
-        ("targets", pyarrow.list_(pyarrow.int32())),
-        ("inputs_text", pyarrow.string()),
-        ("targets_text", pyarrow.string()),
-    ]
-)
+from t2tdeploy.problems.codecs import codecs_of
 
 _ROWS_PER_GROUP = 8192
 _ROWS_PER_MAP_BATCH = 65536
+_BYTES_AT_ONCE = 1 << 26  # of rows of images or long vectors: fewer of them than of others
 _METADATA_PREFIX = "t2tdeploy."
 _HELP = "run t2tdeploy datagen again: it writes what is missing or damaged anew"
+
+
+def schema_of(features: Mapping[str, FeatureSpec]) -> pyarrow.Schema:
+    """The columns of a shard: `index`, those that are computed with, then the texts; see `codecs`."""
+    fields = [codec.fields() for codec in codecs_of(features)]
+    numbers, texts = [first for first, *_ in fields], [text for _, *rest in fields for text in rest]
+    return pyarrow.schema([("index", pyarrow.int64()), *numbers, *texts])
+
+
+def _rows_at_once(schema: pyarrow.Schema, most: int) -> int:
+    """`most`, or fewer where rows are large."""
+    return max(1, min(most, _BYTES_AT_ONCE // sum(_fixed_bytes(field.type) for field in schema)))
+
+
+def _fixed_bytes(kind: pyarrow.DataType) -> int:
+    """Bytes of a value, as far as the type tells."""
+    if pyarrow.types.is_fixed_size_binary(kind):
+        return int(kind.byte_width)
+    return int(kind.list_size) * 4 if pyarrow.types.is_fixed_size_list(kind) else 8
 
 
 def shard_paths(data_dir: Path, name: str, split: str, num_shards: int) -> list[Path]:
@@ -46,30 +58,32 @@ class ShardWriter:
 
     def __init__(self, writer: pyarrow.parquet.ParquetWriter) -> None:
         self._writer = writer
-        self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self._rows_per_group = _rows_at_once(writer.schema, _ROWS_PER_GROUP)
+        self._columns: dict[str, list[Any]] = {name: [] for name in writer.schema.names}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Adds one row, a value per column of `SCHEMA`."""
+        """Adds one row, a value per column of the schema."""
         for name, column in self._columns.items():
             column.append(row[name])
-        if len(self._columns["index"]) == _ROWS_PER_GROUP:
+        if len(self._columns["index"]) == self._rows_per_group:
             self.flush()
 
     def flush(self) -> None:
         """Writes the buffered rows as a row group."""
         if self._columns["index"]:
             self._writer.write_table(pyarrow.table(self._columns, schema=self._writer.schema))
-            self._columns = {name: [] for name in SCHEMA.names}
+            self._columns = {name: [] for name in self._columns}
 
 
 @contextmanager
-def shard_writer(path: Path, metadata: Mapping[str, str]) -> Iterator[ShardWriter]:
+def shard_writer(path: Path, schema: pyarrow.Schema, metadata: Mapping[str, str]) -> Iterator[ShardWriter]:
     """A writer whose shard appears at `path`, whole, when the context ends without an exception.
 
     Args:
+        schema: see `schema_of`.
         metadata: what the shard was made from; `is_complete` compares it.
     """
-    schema = SCHEMA.with_metadata({_METADATA_PREFIX + key: value for key, value in metadata.items()})
+    schema = schema.with_metadata({_METADATA_PREFIX + key: value for key, value in metadata.items()})
     with (
         atomic_file(path) as temporary,
         pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as parquet,
@@ -86,7 +100,7 @@ def is_complete(path: Path, metadata: Mapping[str, str]) -> bool:
             found = shard.schema_arrow.metadata or {}
             if any(found.get((_METADATA_PREFIX + key).encode()) != value.encode() for key, value in metadata.items()):
                 return False
-            for _ in shard.iter_batches(batch_size=_ROWS_PER_GROUP):
+            for _ in shard.iter_batches(batch_size=_rows_at_once(shard.schema_arrow, _ROWS_PER_GROUP)):
                 pass
     except (OSError, pyarrow.ArrowException):
         return False
@@ -97,8 +111,11 @@ def _open_shard(path: Path) -> pyarrow.parquet.ParquetFile:
     return pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
 
 
-def memory_map(path: Path, shards: Sequence[Path]) -> pyarrow.Buffer:
+def memory_map(path: Path, shards: Sequence[Path], schema: pyarrow.Schema) -> pyarrow.Buffer:
     """The Arrow IPC file at `path` as a buffer; it is first transcribed from `shards` if it is not there.
+
+    Args:
+        schema: what the shards must have, see `schema_of`.
 
     Raises:
         InputError: a shard is missing, or the folder cannot be written.
@@ -106,7 +123,7 @@ def memory_map(path: Path, shards: Sequence[Path]) -> pyarrow.Buffer:
     """
     if not path.is_file():
         try:
-            _transcribe(path, shards)
+            _transcribe(path, shards, schema)
         except PermissionError as error:
             raise InputError(
                 f"cannot write {path}: {error.strerror}",
@@ -117,17 +134,17 @@ def memory_map(path: Path, shards: Sequence[Path]) -> pyarrow.Buffer:
         return mapped.read_buffer()
 
 
-def _transcribe(path: Path, shards: Sequence[Path]) -> None:
-    with atomic_file(path) as temporary, pyarrow.ipc.new_file(str(temporary), SCHEMA) as writer:
-        for table in _interleaved(shards):
+def _transcribe(path: Path, shards: Sequence[Path], schema: pyarrow.Schema) -> None:
+    with atomic_file(path) as temporary, pyarrow.ipc.new_file(str(temporary), schema) as writer:
+        for table in _interleaved(shards, schema):
             writer.write_table(table.combine_chunks())
 
 
-def _interleaved(shards: Sequence[Path]) -> Iterator[pyarrow.Table]:
+def _interleaved(shards: Sequence[Path], schema: pyarrow.Schema) -> Iterator[pyarrow.Table]:
     """Tables of the rows of all shards in the order of `index`, read a slice of each shard at a time."""
-    rows = max(1, _ROWS_PER_MAP_BATCH // len(shards))
+    rows = max(1, _rows_at_once(schema, _ROWS_PER_MAP_BATCH) // len(shards))
     with ExitStack() as stack:
-        slices = [_slices(path, rows, stack) for path in shards]
+        slices = [_slices(path, rows, schema, stack) for path in shards]
         expected = 0
         while True:
             tables = [table for table in (next(shard, None) for shard in slices) if table is not None]
@@ -140,12 +157,12 @@ def _interleaved(shards: Sequence[Path]) -> Iterator[pyarrow.Table]:
             yield table
 
 
-def _slices(path: Path, rows: int, stack: ExitStack) -> Iterator[pyarrow.Table]:
+def _slices(path: Path, rows: int, schema: pyarrow.Schema, stack: ExitStack) -> Iterator[pyarrow.Table]:
     if not path.is_file():
         raise InputError(f"there is no shard {path}", path=path, help=_HELP)
     try:
         file = stack.enter_context(_open_shard(path))
         for batch in file.iter_batches(batch_size=rows):
-            yield pyarrow.Table.from_batches([batch]).cast(SCHEMA)
+            yield pyarrow.Table.from_batches([batch]).cast(schema)
     except (OSError, pyarrow.ArrowException, ValueError) as error:
         raise CorruptFileError(path, str(error).splitlines()[0], help=_HELP) from error

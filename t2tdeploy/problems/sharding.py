@@ -20,13 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+
 from t2tdeploy.errors import InputError, OperationalError
+from t2tdeploy.features import FeatureSpec
+from t2tdeploy.problems.codecs import Codec, codecs_of
 from t2tdeploy.problems.problem import Problem, get_problem
-from t2tdeploy.problems.records import shard_writer
+from t2tdeploy.problems.records import schema_of, shard_writer
 from t2tdeploy.problems.samples import SampleHash, checked_samples
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.registry import import_usr_dir
-from t2tdeploy.tokenizer import Tokenizer, encode_with_eos, load_tokenizer
+from t2tdeploy.tokenizer import load_tokenizer
 
 _EXAMPLES_PER_REPORT = 500
 
@@ -55,11 +59,15 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a worker needs to rebuild the problem: names, paths and what it prepared; problems do not travel."""
+    """What a worker needs to rebuild the problem: names, paths, what it prepared and what was found of its features.
+
+    Problems do not travel.
+    """
 
     problem: str
     options: Mapping[str, Any]
     prepared: Any
+    features: Mapping[str, FeatureSpec]
     usr_dirs: Sequence[Path]
     source_dir: Path
     vocabularies: Mapping[str, Path]
@@ -85,30 +93,33 @@ def write_shards(
 def _write_all(
     problem: Problem, workplace: Workplace, jobs: Sequence[ShardJob], advance: Callable[[int], None]
 ) -> None:
-    tokenizers = _load(workplace.vocabularies)
+    tokenizers = {feature: load_tokenizer(path) for feature, path in workplace.vocabularies.items()}
+    schema, codecs = schema_of(workplace.features), codecs_of(workplace.features, tokenizers)
     for job in jobs:
-        _write(problem, tokenizers, job, workplace.source_dir, advance)
-
-
-def _load(vocabularies: Mapping[str, Path]) -> dict[str, Tokenizer]:
-    return {feature: load_tokenizer(path) for feature, path in vocabularies.items()}
+        _write(problem, codecs, schema, job, workplace.source_dir, advance)
 
 
 def _write(
     problem: Problem,
-    tokenizers: Mapping[str, Tokenizer],
+    codecs: Sequence[Codec],
+    schema: pyarrow.Schema,
     job: ShardJob,
     source_dir: Path,
     advance: Callable[[int], None],
 ) -> None:
-    digest, written = SampleHash(), 0
+    digest, written = SampleHash(codecs), 0
     with ExitStack() as stack:
-        writers = {shard: stack.enter_context(shard_writer(path, job.metadata)) for shard, path in job.shards.items()}
-        for index, sample in enumerate(checked_samples(problem, job.split, source_dir, SilentReporter())):
+        writers = {
+            shard: stack.enter_context(shard_writer(path, schema, job.metadata)) for shard, path in job.shards.items()
+        }
+        for index, sample in enumerate(checked_samples(problem, codecs, job.split, source_dir, SilentReporter())):
             digest.add(sample)
             if (writer := writers.get(index % job.num_shards)) is None:
                 continue
-            writer.add({"index": index, **_columns(sample, tokenizers)})
+            row: dict[str, Any] = {"index": index}
+            for codec in codecs:
+                row.update(codec.encode(sample[codec.name]))
+            writer.add(row)
             written += 1
             if written % _EXAMPLES_PER_REPORT == 0:
                 advance(_EXAMPLES_PER_REPORT)
@@ -118,14 +129,6 @@ def _write(
                 help="give its random generator a fixed seed, and leave its files alone while datagen runs",
             )
     advance(written % _EXAMPLES_PER_REPORT)
-
-
-def _columns(sample: Mapping[str, str], tokenizers: Mapping[str, Tokenizer]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for feature, tokenizer in tokenizers.items():
-        columns[feature] = encode_with_eos(tokenizer, sample[feature])
-        columns[f"{feature}_text"] = sample[feature]
-    return columns
 
 
 def _write_in_workers(

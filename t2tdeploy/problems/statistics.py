@@ -6,27 +6,25 @@ import hashlib
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.features import UNK_ID
+from t2tdeploy.features import LABELS, UNK_ID, FeatureSpec, Modality
 from t2tdeploy.files import atomic_file, write_json
 from t2tdeploy.hparams import HParams
-from t2tdeploy.problems.dataset import FEATURES, Dataset, ProblemData
+from t2tdeploy.problems.dataset import Dataset, ProblemData
 from t2tdeploy.problems.problem import Problem
+from t2tdeploy.problems.statistics_plot import draw
 from t2tdeploy.problems.text import BadLines
 from t2tdeploy.progress import Reporter, Task
 from t2tdeploy.settings import parse_overrides
 from t2tdeploy.tokenizer import SentencePieceTokenizer, Tokenizer
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _PERCENTILES = (50, 90, 99)
-_TEXTS_AT_ONCE = 50_000
-_MAX_BARS = 60
+_EXAMPLES_AT_ONCE = 50_000
+_ARRAYS_AT_ONCE = 1_000
 
 
 def statistics_path(data_dir: Path, name: str) -> Path:
@@ -41,10 +39,10 @@ def write_statistics(
     datasets = {split: data.split(split) for split in data.record.splits}
     max_length = usual_max_length(data.problem)
     with reporter.task("statistics", sum(map(len, datasets.values())), "examples") as task:
-        content = {"problem": data.name, **describe(datasets, data.tokenizers, bad_lines, max_length, task)}
+        content = {"problem": data.name, **describe(datasets, data, bad_lines, max_length, task)}
     path = statistics_path(data_dir, data.name)
     with atomic_file(path.with_suffix(".png")) as temporary:
-        draw(datasets, data.name, max_length, temporary)
+        draw(datasets, data.features, data.name, max_length, temporary)
     write_json(path, content)
     for split, lines in bad_lines.items():
         if lines.count:
@@ -60,7 +58,7 @@ def usual_max_length(problem: Problem) -> int:
 
 def describe(
     datasets: Mapping[str, Dataset],
-    tokenizers: Mapping[str, Tokenizer],
+    data: ProblemData,
     bad_lines: Mapping[str, BadLines],
     max_length: int,
     task: Task,
@@ -70,35 +68,52 @@ def describe(
     Args:
         max_length: limit that `longer_than_max_length` counts against.
     """
-    pairs = {split: _pair_hashes(dataset, task) for split, dataset in datasets.items()}
+    hashes = {split: _example_hashes(dataset, list(data.features), task) for split, dataset in datasets.items()}
     splits = {}
     for split, lines in bad_lines.items():
         splits[split] = {"examples": 0, "bad_lines": lines.to_json()}
         if split in datasets:
-            splits[split] |= _describe_split(datasets[split], tokenizers, max_length)
-            splits[split]["duplicates"] = len(pairs[split]) - len(np.unique(pairs[split]))
+            splits[split] |= _describe_split(datasets[split], data, max_length)
+            splits[split]["duplicates"] = len(hashes[split]) - len(np.unique(hashes[split]))
     shared = [
-        {"splits": [first, second], "examples": int(np.isin(pairs[second], pairs[first]).sum())}
-        for first, second in combinations(pairs, 2)
+        {"splits": [first, second], "examples": int(np.isin(hashes[second], hashes[first]).sum())}
+        for first, second in combinations(hashes, 2)
     ]
     return {"max_length": max_length, "splits": splits, "shared_between_splits": shared}
 
 
-def _describe_split(dataset: Dataset, tokenizers: Mapping[str, Tokenizer], max_length: int) -> dict[str, Any]:
+def _describe_split(dataset: Dataset, data: ProblemData, max_length: int) -> dict[str, Any]:
     content: dict[str, Any] = {"examples": len(dataset)}
-    for feature in FEATURES:
-        content[feature] = {
-            **_describe_lengths(dataset.lengths[feature], max_length),
-            **_describe_ids(dataset.id_counts(feature, tokenizers[feature].vocab_size), tokenizers[feature]),
+    for feature, spec in data.features.items():
+        if spec.modality is Modality.SYMBOL:
+            content[feature] = {
+                **_describe_lengths(dataset.lengths[feature], max_length),
+                **_describe_ids(dataset.id_counts(feature, spec.vocab_size), data.tokenizers[feature]),
+            }
+        elif spec.modality in LABELS:
+            content[feature] = {"classes": class_counts(dataset, spec)}
+        elif spec.modality is Modality.REAL and not spec.shape:
+            content[feature] = _describe_numbers(np.array(dataset.samples(feature)))
+    if dataset.lengths:
+        content["longer_than_max_length"] = int((dataset.example_lengths > max_length).sum())
+    if {"inputs", "targets"} <= dataset.lengths.keys():
+        ratio = dataset.lengths["targets"] / dataset.lengths["inputs"]
+        content["target_tokens_per_input_token"] = {
+            "mean": round(float(ratio.mean()), 3),
+            **{f"p{share}": round(float(np.percentile(ratio, share)), 3) for share in (1, *_PERCENTILES)},
         }
-    inputs, targets = (dataset.lengths[feature] for feature in FEATURES)
-    content["longer_than_max_length"] = int((np.maximum(inputs, targets) > max_length).sum())
-    ratio = targets / inputs
-    content["target_tokens_per_input_token"] = {
-        "mean": round(float(ratio.mean()), 3),
-        **{f"p{share}": round(float(np.percentile(ratio, share)), 3) for share in (1, *_PERCENTILES)},
-    }
     return content
+
+
+def class_counts(dataset: Dataset, spec: FeatureSpec) -> dict[str, int]:
+    """How many examples have each class of a label feature, in the order of their ids."""
+    counts = dataset.id_counts(spec.name, len(spec.classes))
+    return dict(zip(spec.classes, map(int, counts), strict=True))
+
+
+def _describe_numbers(values: npt.NDArray[np.float64]) -> dict[str, float]:
+    found = {"mean": values.mean(), "deviation": values.std(), "min": values.min(), "max": values.max()}
+    return {name: float(f"{value:.6g}") for name, value in found.items()}
 
 
 def _describe_lengths(lengths: npt.NDArray[np.int32], max_length: int) -> dict[str, Any]:
@@ -125,41 +140,14 @@ def _describe_ids(counts: npt.NDArray[np.int64], tokenizer: Tokenizer) -> dict[s
     return content
 
 
-def _pair_hashes(dataset: Dataset, task: Task) -> npt.NDArray[np.uint64]:
-    """64 bits per example, of both sides: enough to count equal pairs."""
+def _example_hashes(dataset: Dataset, features: list[str], task: Task) -> npt.NDArray[np.uint64]:
+    """64 bits per example, of all features: enough to count equal ones."""
     hashes = np.empty(len(dataset), np.uint64)
-    for start in range(0, len(dataset), _TEXTS_AT_ONCE):
-        indices = np.arange(start, min(start + _TEXTS_AT_ONCE, len(dataset)))
-        texts = zip(*(dataset.texts(feature, indices) for feature in FEATURES), strict=True)
-        digests = (hashlib.blake2b("\n".join(pair).encode(), digest_size=8).digest() for pair in texts)
+    at_once = _EXAMPLES_AT_ONCE if dataset.lengths else _ARRAYS_AT_ONCE
+    for start in range(0, len(dataset), at_once):
+        indices = np.arange(start, min(start + at_once, len(dataset)))
+        keys = zip(*(dataset.keys(feature, indices) for feature in features), strict=True)
+        digests = (hashlib.blake2b(b"\n".join(key), digest_size=8).digest() for key in keys)
         hashes[indices] = np.frombuffer(b"".join(digests), np.uint64)
         task.advance(len(indices))
     return hashes
-
-
-def draw(datasets: Mapping[str, Dataset], name: str, max_length: int, path: Path) -> None:
-    """Writes a PNG with the histogram of lengths of each split, and a line at `max_length` where it cuts some off."""
-    from matplotlib.figure import Figure  # heavy: only where a picture is drawn
-
-    figure = Figure(figsize=(4 * len(datasets), 3), layout="constrained")
-    axes = figure.subplots(1, len(datasets), squeeze=False)[0]
-    for axis, (split, dataset) in zip(axes, datasets.items(), strict=True):
-        _draw_split(axis, split, dataset, max_length)
-    axes[0].set_ylabel("examples")
-    axes[0].legend(frameon=False)
-    figure.suptitle(name)
-    figure.savefig(path, format="png", dpi=120)
-
-
-def _draw_split(axis: Axes, split: str, dataset: Dataset, max_length: int) -> None:
-    longest = max(int(lengths.max()) for lengths in dataset.lengths.values())
-    width = -(-longest // _MAX_BARS)  # in whole tokens, else some bars hold more lengths than others
-    edges = [edge + 0.5 for edge in range(0, longest + width, width)]
-    for feature, color in zip(FEATURES, ("#1f6fb4", "#d1701f"), strict=True):
-        axis.hist(dataset.lengths[feature], bins=edges, histtype="stepfilled", alpha=0.35, color=color, label=feature)
-        axis.hist(dataset.lengths[feature], bins=edges, histtype="step", color=color)
-    if longest > max_length:
-        axis.axvline(max_length, color="gray", linestyle="--")
-    axis.set_title(f"{split} ({len(dataset):,})", fontsize="medium")
-    axis.set_xlabel("tokens")
-    axis.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from t2tdeploy.problems.batching import BatchSource, BatchStream, EpochPlan, Indices, Lengths, Position
+from t2tdeploy.problems.batching import (
+    Augment,
+    Batch,
+    BatchSource,
+    BatchStream,
+    EpochPlan,
+    Indices,
+    Lengths,
+    Position,
+    augmented,
+    example_lengths,
+)
 
 _EMPTY = np.empty(0, np.int64)
 
@@ -34,12 +45,14 @@ class SharedStream:
         rank: int,
         world_size: int,
         position: Position,
+        augment: Augment | None = None,
     ) -> None:
         self._dataset = dataset
-        self._lengths = dataset.lengths
+        self._lengths = dataset.lengths or {"examples": example_lengths({}, len(dataset))}  # what rates count
         self._rank, self._world_size = rank, world_size
+        self._seed, self._augment = seed, augment
         self._rows = BatchStream(
-            _Rows(dataset.lengths), batch_size=batch_size, max_length=max_length, seed=seed, position=position
+            _Rows(dataset), batch_size=batch_size, max_length=max_length, seed=seed, position=position
         )
         self._tokens_here = self._tokens = self._places = 0
 
@@ -56,19 +69,23 @@ class SharedStream:
     def __iter__(self) -> SharedStream:
         return self
 
-    def __next__(self) -> dict[str, Indices]:
-        epoch = self.position.epoch
+    def __next__(self) -> Batch:
+        epoch, first = self.position.epoch, self.position.batch
         dealt: list[Indices] = []
         while len(dealt) < self._world_size and self.position.epoch == epoch:
             dealt.append(next(self._rows)["rows"])
         mine = dealt[self._rank] if self._rank < len(dealt) else _EMPTY
         self._count(dealt, mine)
-        return self._dataset.batch(mine)
+        batch = self._dataset.batch(mine)
+        if self._augment is None or not len(mine):
+            return batch
+        return augmented(batch, self._augment, seed=self._seed, epoch=epoch, number=first + self._rank)
 
     def rates_of_all(self, rates: dict[str, float]) -> dict[str, float]:
         """Turns what a `Meter` measured on the batches of this process since the last call into that of all processes.
 
-        Their lengths are known everywhere, so nobody need be asked.
+        Their lengths are known everywhere, so nobody need be asked. Where no feature is text, an example counts as one
+        token.
         """
         speed = rates["tokens_per_second"] * self._tokens / self._tokens_here
         of_all = {**rates, "tokens_per_second": speed, "padding_share": 1.0 - self._tokens / self._places}
@@ -90,8 +107,12 @@ class SharedStream:
 class _Rows:
     """A dataset whose batches are the numbers of their examples."""
 
-    def __init__(self, lengths: dict[str, Lengths]) -> None:
-        self.lengths = lengths
+    def __init__(self, dataset: BatchSource) -> None:
+        self.lengths: dict[str, Lengths] = dataset.lengths
+        self._examples = len(dataset)
+
+    def __len__(self) -> int:
+        return self._examples
 
     def batch(self, indices: Indices) -> dict[str, Indices]:
         return {"rows": indices}

@@ -172,6 +172,7 @@ class _Trainer:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             position=Position(self.state.epoch, self.state.batch),
+            augment=self.data.problem.augment,
         )
 
     def _start_measuring(self, stream: SharedStream) -> None:

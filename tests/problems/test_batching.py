@@ -14,6 +14,7 @@ from t2tdeploy.problems.batching import (
     BatchStream,
     Position,
     bucket_boundaries,
+    example_lengths,
     plan_epoch,
     plan_evaluation,
 )
@@ -157,6 +158,9 @@ class ToyDataset:
     def lengths(self):
         return {"inputs": np.array(self.sizes, np.int32), "targets": np.array(self.sizes[::-1], np.int32)}
 
+    def __len__(self):
+        return len(self.sizes)
+
     def batch(self, indices):
         return {"inputs": indices[:, None] + 1, "targets": indices[:, None] + 1}
 
@@ -198,3 +202,81 @@ def test_a_stream_goes_through_whole_epochs():
 def test_a_stream_without_any_fitting_example_is_refused():
     with pytest.raises(InputError, match="max_length = 4"):
         BatchStream(ToyDataset([5, 6]), batch_size=20, max_length=4, seed=0)
+
+
+@given(st.integers(0, 200), st.integers(1, 50), st.integers(0, 3), st.integers(1, 4))
+@SETTINGS
+def test_without_text_a_batch_size_counts_examples(examples, batch_size, epoch, world_size):
+    plans = [
+        plan_epoch(
+            {},
+            batch_size=batch_size,
+            max_length=1,
+            seed=1,
+            epoch=epoch,
+            rank=rank,
+            world_size=world_size,
+            examples=examples,
+        )
+        for rank in range(world_size)
+    ]
+    together = [batch for step in zip(*(plan.batches for plan in plans), strict=True) for batch in step]
+    assert sorted(np.concatenate(together)) == list(range(examples))
+    sizes = [len(batch) for batch in together if len(batch)]
+    assert max(sizes, default=0) <= batch_size
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert len(sizes) == -(-examples // batch_size)
+    assert not any(len(plan.skipped) for plan in plans)
+
+
+def test_evaluation_without_text_goes_through_the_examples_in_order():
+    batches = plan_evaluation(example_lengths({}, 10), batch_size=4)
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@dataclass
+class ToyNumbers:
+    """Examples that are their own number, and no text."""
+
+    size: int
+
+    def __len__(self):
+        return self.size
+
+    @property
+    def lengths(self):
+        return {}
+
+    def batch(self, indices):
+        return {"number": indices.astype(np.float32)}
+
+
+def _noise(batch, generator):
+    return {"number": batch["number"] + generator.random(len(batch["number"]))}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_augmentation_depends_on_the_place_in_the_data_alone(world_size):
+    """Not on where a run was stopped, nor on the number of processes."""
+
+    def stream(rank, world_size, position):
+        return BatchStream(
+            ToyNumbers(31),
+            batch_size=5,
+            max_length=1,
+            seed=4,
+            rank=rank,
+            world_size=world_size,
+            position=position,
+            augment=_noise,
+        )
+
+    alone = stream(0, 1, Position())
+    expected = [next(alone)["number"].tolist() for _ in range(14)]  # two epochs
+    streams = [stream(rank, world_size, Position()) for rank in range(world_size)]
+    found = []
+    for _ in range(2 * -(-7 // world_size)):
+        streams = [stream(rank, world_size, streams[rank].position) for rank in range(world_size)]  # resumed each time
+        found += [next(one)["number"].tolist() for one in streams]
+    assert [batch for batch in found if batch] == expected
+    assert len({round(value % 1, 6) for batch in expected for value in batch}) == 62

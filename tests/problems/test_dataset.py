@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
-from t2tdeploy.problems.records import SCHEMA, memory_map
+from t2tdeploy.problems.records import memory_map, schema_of
 from t2tdeploy.tokenizer import encode_with_eos
 
 
@@ -119,10 +120,12 @@ def test_ids_beyond_one_record_batch_are_found(tmp_path, monkeypatch):
 
     monkeypatch.setattr(records, "_ROWS_PER_MAP_BATCH", 3)
     path = tmp_path / "a.parquet"
+    features = {name: FeatureSpec(name, Modality.SYMBOL, vocabulary=name) for name in ("inputs", "targets")}
+    schema = schema_of(features)
     rows = [[i] * (1 + i * 5 % 11) for i in range(20)]
-    with records.shard_writer(path, {}) as writer:
+    with records.shard_writer(path, schema, {}) as writer:
         for i, ids in enumerate(rows):
-            writer.add(dict(zip(SCHEMA.names, (i, ids, ids[::-1], "x" * i, ""), strict=True)))
-    dataset = Dataset(memory_map(tmp_path / "map", [path]))
+            writer.add(dict(zip(schema.names, (i, ids, ids[::-1], "x" * i, ""), strict=True)))
+    dataset = Dataset(memory_map(tmp_path / "map", [path], schema), features)
     batch = dataset.batch(np.array([19, 0, 7, 8]))
     assert [row[row > 0].tolist() for row in batch["inputs"]] == [rows[19], [], rows[7], rows[8]]

@@ -22,6 +22,9 @@ class Rows:
             name: draw.integers(1, 12, count).astype(np.int32) for name in ("inputs", "targets")
         }
 
+    def __len__(self) -> int:
+        return len(self.lengths["inputs"])
+
     def batch(self, indices: Indices) -> dict[str, Indices]:
         return {name: self._padded(lengths, indices) for name, lengths in self.lengths.items()}
 
@@ -82,3 +85,44 @@ def test_rates_are_those_of_all_processes() -> None:
     assert found["tokens_per_second"] == pytest.approx(rates["tokens_per_second"] * sum(tokens) / tokens[0])
     assert found["padding_share"] == pytest.approx(1 - sum(tokens) / places)
     assert found["loss"] == rates["loss"]
+
+
+class Numbers:
+    """Examples without text: a batch is the numbers of its examples."""
+
+    lengths: dict[str, Lengths] = {}  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return 23
+
+    def batch(self, indices: Indices) -> dict[str, np.ndarray]:
+        return {"numbers": indices.astype(np.float32)}
+
+
+def _noise(batch: dict[str, np.ndarray], generator: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"numbers": batch["numbers"] + generator.random(len(batch["numbers"]))}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_augmentation_is_that_of_one_process_whatever_their_number(world_size: int) -> None:
+    settings = {"batch_size": 4, "max_length": 1, "seed": 5, "augment": _noise}
+    alone = BatchStream(Numbers(), **settings)
+    expected = [next(alone)["numbers"].tolist() for _ in range(12)]  # two epochs
+    found: list[list[float]] = []
+    position = Position()
+    while len(found) < len(expected):
+        ranks = [
+            SharedStream(Numbers(), rank=rank, world_size=world_size, position=position, **settings)
+            for rank in range(world_size)
+        ]
+        found += [batch for stream in ranks if (batch := next(stream)["numbers"].tolist())]
+        position = ranks[0].position
+    assert found == expected
+
+
+def test_without_text_rates_count_examples() -> None:
+    stream = SharedStream(Numbers(), batch_size=4, max_length=1, seed=5, rank=0, world_size=2, position=Position())
+    sizes = [len(next(stream)["numbers"]) for _ in range(3)]  # an epoch
+    rates = stream.rates_of_all({"tokens_per_second": 10.0})
+    assert rates["tokens_per_second"] == pytest.approx(10.0 * 23 / sum(sizes))
+    assert rates["padding_share"] == 0
