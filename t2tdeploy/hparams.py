@@ -24,7 +24,9 @@ class HParams(Settings):
     """Training recipe and decoding defaults. Names follow Tensor2Tensor where it has them."""
 
     batch_size: Count = Field(
-        4096, description="tokens per batch, padding included, of the longer of source and target"
+        4096,
+        description="tokens per batch, padding included, of the longest text of an example; "
+        "examples per batch where no feature is text",
     )
     max_length: Count = Field(
         256, description="longest training example in tokens; longer ones are counted and left out"
@@ -70,3 +72,25 @@ class HParams(Settings):
             choices = ", ".join(_TAKES_WEIGHT_DECAY)
             raise ValueError(f"optimizer = {self.optimizer} takes no weight_decay; those that do: {choices}")
         return self
+
+
+class BasicHParams(HParams):
+    """What a stack of layers needs, with a recipe for fixed outputs: the default of models of your own.
+
+    Adam with its usual constants, a short warmup and no label smoothing, so that probabilities mean what they say.
+    """
+
+    hidden_size: Count = Field(256, description="width of embeddings and hidden layers")
+    num_hidden_layers: Count = Field(2, description="hidden layers")
+    dropout: Share = Field(0.0, description="dropout inside hidden layers")
+
+    batch_size: Count = Field(128, description=HParams.model_fields["batch_size"].description)
+    train_steps: Count = Field(1000, description="optimizer steps of a whole run")
+    optimizer_adam_beta2: Share = Field(0.999, description="decay of the second moment (adam, adamw)")
+    optimizer_adam_epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    learning_rate_schedule: str = Field(
+        "constant*linear_warmup", description="product of named factors, see training/schedules.py"
+    )
+    learning_rate_constant: float = Field(1e-3, gt=0, description="the factor `constant`")
+    learning_rate_warmup_steps: Count = Field(100, description="steps of `linear_warmup`, floor of `rsqrt_decay`")
+    label_smoothing: Share = Field(0.0, description="probability spread over the other labels in training")

@@ -1,4 +1,4 @@
-"""Layers that are not attention: layer norm, feed-forward, timing signal. They take sizes, never hparams."""
+"""Layers that are not attention: layer norm, feed-forward, timing signal, mean. They take sizes, never hparams."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def linear(input_size: int, *output_sizes: int, bias: bool = False) -> nn.Linear
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the positions where mask [batch, length] is True: x [batch, length, hidden] -> [batch, hidden];
+    zeros where there is none."""
+    weight = mask.unsqueeze(-1).to(x.dtype)
+    return (x * weight).sum(1) / weight.sum(1).clamp(min=1.0)
 
 
 class FeedForward(nn.Module):

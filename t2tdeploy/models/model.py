@@ -6,18 +6,24 @@ A subclass normally writes only `body`. A model that can decode with a cache ove
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from t2tdeploy.features import PAD_ID, FeatureSpec
-from t2tdeploy.hparams import HParams
-from t2tdeploy.models.modalities import LossTerms, SymbolModality, correct_predictions, smoothed_cross_entropy
+from t2tdeploy.errors import UserError
+from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
+from t2tdeploy.hparams import BasicHParams, HParams
+from t2tdeploy.models.layers import masked_mean
+from t2tdeploy.models.modalities import PREDICTED, BaseModality, LossTerms, make_modality
+from t2tdeploy.registry import snake_case
 
 Batch = Mapping[str, Tensor]
+LABELS = tuple(modality for modality in PREDICTED if modality is not Modality.SYMBOL)
 
 
 def shift_right(ids: Tensor) -> Tensor:
@@ -28,62 +34,168 @@ def shift_right(ids: Tensor) -> Tensor:
 class Model(nn.Module):
     """Base of all models.
 
+    A model whose target is text is autoregressive: `body` also sees the target, shifted right, and returns a vector for
+    each position. Of any other target `body` sees nothing, and returns one vector for the example.
+
     Args:
-        hparams: an instance of `hparams_class`, which has a `hidden_size`.
+        hparams: an instance of `hparams_class`; its `hidden_size`, if it has one, is the width of embeddings.
         features: declarations by name; "targets" is what the model predicts. Features that name the same vocabulary
             share one embedding.
+        body_size: width of what `body` returns, if the target is not text; default: hidden_size.
+
+    Attributes:
+        hparams_class: of its hyperparameters.
+        default_hparams_set: the named set that training starts from if none is asked for; none: the fields' defaults.
+        accepts: feature -> what it may be; features that are not named may be anything.
+        raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
+
+    Raises:
+        UserError: a feature that this model cannot treat.
     """
 
-    hparams_class: ClassVar[type[HParams]]
+    hparams_class: ClassVar[type[HParams]] = BasicHParams
+    default_hparams_set: ClassVar[str | None] = None
+    accepts: ClassVar[Mapping[str, tuple[Modality, ...]]] = {}
+    raw_numbers: ClassVar[bool] = False
     target = "targets"
 
-    def __init__(self, hparams: HParams, features: Mapping[str, FeatureSpec]) -> None:
+    def __init__(self, hparams: HParams, features: Mapping[str, FeatureSpec], *, body_size: int | None = None) -> None:
         super().__init__()
+        self.require_features(features)
         self.features = dict(features)
-        sizes = {spec.vocabulary: spec.vocab_size for spec in features.values()}
-        hidden_size: int = hparams.hidden_size  # type: ignore[attr-defined]  # every model's own hparams have one
-        self.modalities = nn.ModuleDict(
-            {name: SymbolModality(vocab_size=size, hidden_size=hidden_size) for name, size in sizes.items()}
-        )
+        hidden_size: int | None = getattr(hparams, "hidden_size", body_size)
+        assert hidden_size is not None, "hparams without a hidden_size need a body_size"
+        self._keys = _module_names(features)
+        self.modalities = nn.ModuleDict()
+        for name, key in self._keys.items():
+            if key not in self.modalities:
+                self.modalities[key] = make_modality(
+                    features[name],
+                    hidden_size=hidden_size,
+                    body_size=(body_size or hidden_size) if name == self.target else None,
+                    raw_numbers=self.raw_numbers,
+                )
 
-    def modality(self, feature: str) -> SymbolModality:
-        """The modality that embeds `feature`."""
-        module = self.modalities[self.features[feature].vocabulary]
-        assert isinstance(module, SymbolModality)
+    @classmethod
+    def require_features(cls, features: Mapping[str, FeatureSpec]) -> None:
+        """Checks that the model can treat these features.
+
+        Raises:
+            UserError: one is missing or of the wrong kind.
+        """
+        name = snake_case(cls.__name__)
+        for feature, kinds in {cls.target: PREDICTED, **cls.accepts}.items():
+            if feature not in features:
+                raise UserError(
+                    f"model {name} needs a feature '{feature}'; those of this problem: {', '.join(features)}",
+                    help="t2tdeploy list models shows what there is",
+                )
+            if features[feature].modality not in kinds:
+                raise UserError(
+                    f"model {name} needs {' or '.join(kinds)} as '{feature}', which here is "
+                    f"{features[feature].modality}",
+                    help="choose another model: t2tdeploy list models shows what there is",
+                )
+
+    @property
+    def autoregressive(self) -> bool:
+        """True if the target is text, and predicted token by token."""
+        return self.features[self.target].modality is Modality.SYMBOL
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of what `forward` returns for one example, if the target is not text: (classes,), or that of the numbers."""
+        spec = self.features[self.target]
+        return spec.shape if spec.modality is Modality.REAL else (len(spec.classes),)
+
+    def modality(self, feature: str) -> BaseModality:
+        """The modality of `feature`."""
+        module = self.modalities[self._keys[feature]]
+        assert isinstance(module, BaseModality)
         return module
 
     def bottom(self, batch: Batch) -> dict[str, Tensor]:
-        """Embeds every feature, the target shifted right.
+        """What `body` gets: every feature through its modality, a target of text shifted right, any other left out.
 
         Returns:
-            for each feature NAME: NAME [batch, length, hidden] and NAME_mask [batch, length], True at real tokens.
+            for each feature NAME: NAME, of text [batch, length, hidden], of an image [batch, channels, height, width],
+            of others see modalities.py; of text also NAME_mask [batch, length], True at real tokens.
         """
-        embedded = {}
-        for name in self.features:
+        found = {}
+        for name, spec in self.features.items():
+            if spec.modality is not Modality.SYMBOL:
+                if name != self.target:
+                    found[name] = self.modality(name).bottom(batch[name])
+                continue
             ids = shift_right(batch[name]) if name == self.target else batch[name]
-            embedded[name] = self.modality(name).bottom(ids)
-            embedded[f"{name}_mask"] = batch[name] != PAD_ID
-        return embedded
+            found[name] = self.modality(name).bottom(ids)
+            found[f"{name}_mask"] = batch[name] != PAD_ID
+        return found
+
+    @property
+    def flattened_size(self) -> int:
+        """Width of what `flattened` returns."""
+        return sum(self.modality(name).size for name in self.features if name != self.target)
+
+    def flattened(self, features: Mapping[str, Tensor]) -> Tensor:
+        """What `bottom` made of all inputs as one vector, of text the mean of its tokens: [batch, flattened_size]."""
+        parts = []
+        for name in self.features:
+            if name != self.target:
+                mask = features.get(f"{name}_mask")
+                x = features[name] if mask is None else masked_mean(features[name], mask)
+                parts.append(x.flatten(1) if x.dim() > 1 else x.unsqueeze(1))
+        return torch.cat(parts, dim=1)
 
     def body(self, features: dict[str, Tensor]) -> Tensor:
-        """Embedded features (see `bottom`) -> [batch, target_length, hidden]"""
+        """What `bottom` returned -> [batch, target_length, hidden] for text.
+
+        For any other target [batch, body_size], or [batch, ..., body_size], of which the mean is taken.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define body")
 
+    def pooled(self, x: Tensor, features: Mapping[str, Tensor]) -> Tensor:
+        """What `body` returned -> [batch, body_size], unless the target is text: the mean over what lies between.
+
+        Tensor2Tensor's class_label_top, but that of text only real tokens count: so the result does not depend on what
+        else is in the batch.
+
+        Raises:
+            UserError: `body` returned positions of which nobody knows whether they are padding.
+        """
+        if self.autoregressive or x.dim() == 2:
+            return x
+        masks = [mask for name, mask in features.items() if name.endswith("_mask")]
+        if not masks:
+            return x.flatten(1, -2).mean(1)
+        if x.dim() != 3 or len(masks) > 1 or x.size(1) != masks[0].size(1):
+            raise UserError(
+                f"body of model {snake_case(type(self).__name__)} returned {x.dim()} axes, and which positions are "
+                f"padding of a text is known of [batch, length, {x.size(-1)}] only, for one text",
+                help="let body return [batch, body_size], e.g. by t2tdeploy.models.layers.masked_mean",
+            )
+        return masked_mean(x, masks[0])
+
     def top(self, x: Tensor) -> Tensor:
-        """[..., hidden] -> logits [..., vocab]"""
+        """[..., hidden] -> logits [..., vocab] of text; else [batch, body_size] -> logits, or values of numbers."""
         return self.modality(self.target).top(x)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Teacher-forced logits [batch, target_length, vocab]."""
-        return self.top(self.body(self.bottom(batch)))
+        """Teacher-forced logits [batch, target_length, vocab] of text; else logits [batch, classes] or values."""
+        features = self.bottom(batch)
+        return self.top(self.pooled(self.body(features), features))
 
     def loss(self, logits: Tensor, batch: Batch, *, label_smoothing: float) -> LossTerms:
         """Sums of loss and labels over the batch."""
-        return smoothed_cross_entropy(logits, batch[self.target], label_smoothing)
+        return self.modality(self.target).loss(logits, batch[self.target], label_smoothing=label_smoothing)
 
     def correct(self, logits: Tensor, batch: Batch) -> Tensor:
         """How many labels of the batch the logits rank first, []."""
-        return correct_predictions(logits, batch[self.target])
+        return self.modality(self.target).correct(logits, batch[self.target])
+
+    def count(self, batch: Mapping[str, np.ndarray]) -> int:
+        """How many labels the batch has: the denominator of its loss."""
+        return self.modality(self.target).count(batch[self.target])
 
     # Decoding. `memory` is computed once per source and shared by its beams; `state` is what steps remember. A part of
     # it either belongs to one beam, has rows = batch * beam in front, and is reordered to the beams that go on; or it
@@ -132,3 +244,19 @@ class Model(nn.Module):
         targets = F.pad(prefix[:, 1:], (0, 1), value=PAD_ID)  # the last is shifted out of sight
         logits = self.forward({"inputs": sources, self.target: targets})[:, -1]
         return logits.view(batch, beam, -1), logits.new_zeros(batch, beam, source_ids.size(1)), (prefix,)
+
+
+def _module_names(features: Mapping[str, FeatureSpec]) -> dict[str, str]:
+    """Feature -> the name of its modality: of text that of its vocabulary, of others its own, as torch allows it."""
+    taken = {spec.vocabulary for spec in features.values() if spec.modality is Modality.SYMBOL}
+    names: dict[str, str] = {}
+    for name, spec in features.items():
+        if spec.modality is Modality.SYMBOL:
+            names[name] = spec.vocabulary
+            continue
+        plain = re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", name)
+        while plain in taken or hasattr(nn.ModuleDict, plain):
+            plain += "_"
+        taken.add(plain)
+        names[name] = plain
+    return names

@@ -4,12 +4,12 @@ feed-forward layers, zero start vector, learned target-space vector on the encod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from t2tdeploy.features import PAD_ID, FeatureSpec
+from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.attention import (
     CrossAttention,
     SelfAttention,
@@ -87,6 +87,8 @@ class Transformer(Model):
     """Encoder-decoder Transformer for text to text."""
 
     hparams_class = TransformerHParams
+    default_hparams_set = "transformer_tiny"
+    accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": (Modality.SYMBOL,)}
 
     def __init__(self, hparams: TransformerHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features)

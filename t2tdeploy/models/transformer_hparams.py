@@ -90,3 +90,30 @@ def transformer_multi30k() -> TransformerHParams:
         learning_rate_decay_steps=1600,
         train_steps=3200,
     )
+
+
+@register_hparams
+def transformer_encoder_tiny() -> TransformerHParams:
+    """Two encoder layers of 128 for a label of a text: experiments, tests, a few thousand examples. The decoder's
+    fields have no effect, nor have those of any other set when it is given to transformer_encoder."""
+    return transformer_tiny().replace(
+        label_smoothing=0.0,
+        optimizer_adam_beta2=0.98,
+        learning_rate_schedule="constant*linear_warmup*rsqrt_decay",
+        learning_rate_constant=0.02,
+        learning_rate_warmup_steps=400,
+        train_steps=2000,
+    )
+
+
+@register_hparams
+def transformer_encoder_small() -> TransformerHParams:
+    """Four encoder layers of 256 for a label of a text: some ten thousand examples and more."""
+    return transformer_encoder_tiny().replace(
+        hidden_size=256,
+        filter_size=1024,
+        num_encoder_layers=4,
+        learning_rate_constant=0.01,
+        learning_rate_warmup_steps=1000,
+        train_steps=10_000,
+    )

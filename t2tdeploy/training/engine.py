@@ -10,7 +10,7 @@ from torch import Tensor
 
 from t2tdeploy.models.model import Model
 
-Batch = Mapping[str, np.ndarray]  # feature -> int64 [batch, length], padded with 0
+Batch = Mapping[str, np.ndarray]  # feature -> what features.py says of its modality
 
 
 class StepMetrics(NamedTuple):
@@ -33,14 +33,16 @@ class EvaluationSums(NamedTuple):
     """What evaluation measured on one batch, summed over labels, so that batches add up.
 
     Args:
-        loss: negative log-likelihood in nats, without label smoothing.
-        labels: labels that are not padding.
+        loss: negative log-likelihood in nats, without label smoothing; of numbers their squared error.
+        labels: tokens that are not padding, or examples.
         correct: labels that the model ranks first, given the true prefix.
+        logits: float32 [batch, classes], or values [batch, *shape]; None where the target is text.
     """
 
     loss: float
     labels: int
     correct: int
+    logits: np.ndarray | None = None
 
 
 class EngineState(NamedTuple):

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from t2tdeploy.errors import TrainingError
+from t2tdeploy.features import Modality
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch, Engine, EngineState, EvaluationSums, StepMetrics
@@ -59,6 +59,8 @@ class GradientEngine(Engine):
         self._processes = processes
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+        persistent = [tensor for tensor in named_tensors(model).values() if tensor not in self._names]
+        self._shared_buffers = [buffer for buffer in persistent if buffer.is_floating_point()]
         self._optimizer = make_optimizer(self._parameters, hparams)
         self._loss_scale = LossScale(dynamic=hparams.precision == "float16")
         fixed = self.fixed_gradients or processes.world_size > 1
@@ -87,9 +89,9 @@ class GradientEngine(Engine):
 
     def step(self, batches: Sequence[Batch], *, learning_rate: float) -> StepMetrics:
         self._model.train()
-        filled = [batch for batch in batches if batch["targets"].size]
-        (labels,) = self._processes.sums([sum(int(np.count_nonzero(batch["targets"])) for batch in filled)])
-        with memory_errors(shape_of(filled)):
+        filled = [batch for batch in batches if batch[self._model.target].size]
+        (labels,) = self._processes.sums([sum(self._model.count(batch) for batch in filled)])
+        with memory_errors(size_of(self._model, filled)):
             self._clear_gradients()
             summed = self._accumulate(filled, labels, self._loss_scale.value)
             summed = self._add_up(summed)
@@ -98,6 +100,7 @@ class GradientEngine(Engine):
             loss, gradient_norm = torch.stack([summed / labels, self._clip()]).tolist()
             skipped = self._update(loss, gradient_norm, learning_rate)
             self._release_gradients()
+            self._average_buffers()
         return StepMetrics(loss, labels, gradient_norm, skipped)
 
     def _update(self, loss: float, gradient_norm: float, learning_rate: float) -> bool:
@@ -206,6 +209,18 @@ class GradientEngine(Engine):
         self._processes.add_up(self._buckets.buffers)
         return self._buckets.extra
 
+    def _average_buffers(self) -> None:
+        """Makes what a step changed in buffers, as batch normalization its running means, the same everywhere."""
+        if self._processes.world_size == 1 or not self._shared_buffers:
+            return
+        # In float64, where the mean of equal numbers is the number.
+        means = torch.cat([buffer.flatten().double() for buffer in self._shared_buffers])
+        self._processes.add_up([means])
+        means /= self._processes.world_size
+        parts = torch.split(means, [buffer.numel() for buffer in self._shared_buffers])
+        for buffer, part in zip(self._shared_buffers, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
     def _clip(self) -> Tensor:
         """Clips the gradients' global norm (Pascanu et al. 2013); returns the norm before."""
         largest = self._hparams.clip_grad_norm
@@ -230,10 +245,15 @@ def _random_name(rank: int, name: str) -> str:
     return f"{_RNG}{name}" if rank == 0 else f"{_RNG}{rank}/{name}"
 
 
-def shape_of(batches: Sequence[Batch]) -> str:
-    """The size of a step's first batch in words, for messages."""
-    shape = batches[0]["targets"].shape if batches else (0, 0)
-    return " × ".join(str(size) for size in shape) + " target tokens"
+def size_of(model: Model, batches: Sequence[Batch]) -> str:
+    """The size of a step's first batch in words, for messages: its target tokens, or its largest input."""
+    if not batches:
+        return "no examples"
+    name, what = model.target, "target tokens"
+    if not model.autoregressive:
+        name = max(batches[0], key=lambda name: batches[0][name].size)
+        what = f"{'tokens' if model.features[name].modality is Modality.SYMBOL else 'numbers'} of '{name}'"
+    return " × ".join(map(str, batches[0][name].shape)) + f" {what}"
 
 
 @contextmanager

@@ -14,9 +14,9 @@ from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.dropout_masks import DropoutMasks
 from t2tdeploy.training.engine import Batch, EvaluationSums
-from t2tdeploy.training.gradient_engine import GradientEngine, default_device, derived_seed, memory_errors, shape_of
+from t2tdeploy.training.gradient_engine import GradientEngine, default_device, derived_seed, memory_errors, size_of
 from t2tdeploy.training.graph.environment import choose_provider
-from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOSS_SCALE, NUMERATOR, axes_of
+from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOGITS, LOSS_SCALE, NUMERATOR, axes_of
 from t2tdeploy.training.graph.runner import GraphRunner
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 from t2tdeploy.training.parameters import tensors_from
@@ -87,12 +87,18 @@ class OrtEngine(GradientEngine):
 
     def evaluate(self, batch: Batch) -> EvaluationSums:
         self._model.eval()
-        with memory_errors(shape_of([batch])):
+        logits: Tensor | None = None
+        with memory_errors(size_of(self._model, [batch])):
             tensors = tensors_from(batch, self.device)
             self._evaluation.bind_inputs(tensors)
+            if not self._model.autoregressive:
+                rows = len(batch[self._model.target])
+                logits = torch.empty(rows, *self._model.output_shape, device=self.device)
+                self._evaluation.bind_outputs({LOGITS: logits})
             self._evaluation.run()
         found = {name: tensor.item() for name, tensor in self._found.items()}
-        return EvaluationSums(found[NUMERATOR], int(found[DENOMINATOR]), int(found[CORRECT]))
+        sums = found[NUMERATOR], int(found[DENOMINATOR]), int(found[CORRECT])
+        return EvaluationSums(*sums, None if logits is None else logits.cpu().numpy())
 
     def _accumulate(self, batches: Sequence[Batch], labels: int, loss_scale: float) -> Tensor:
         if not batches:

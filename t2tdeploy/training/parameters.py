@@ -83,5 +83,8 @@ def match_parameters(model: nn.Module, tensors: Mapping[str, Tensor]) -> Paramet
 
 
 def tensors_from(batch: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """The arrays of a batch as tensors on `device`; on the CPU they share memory."""
-    return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in batch.items()}
+    """The arrays of a batch as contiguous tensors on `device`; on the CPU they share memory, if it is contiguous."""
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+        for name, array in batch.items()
+    }

@@ -10,7 +10,7 @@ from torch import Tensor
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch, EvaluationSums
-from t2tdeploy.training.gradient_engine import GradientEngine, memory_errors
+from t2tdeploy.training.gradient_engine import GradientEngine, memory_errors, size_of
 from t2tdeploy.training.parameters import tensors_from
 from t2tdeploy.training.precision import autocast
 from t2tdeploy.training.processes import ALONE, Processes
@@ -31,7 +31,7 @@ class TorchEngine(GradientEngine):
 
     def evaluate(self, batch: Batch) -> EvaluationSums:
         self._model.eval()
-        with memory_errors(" × ".join(map(str, batch["targets"].shape)) + " target tokens"):
+        with memory_errors(size_of(self._model, [batch])):
             return evaluation_sums(self._model, batch)
 
     def _accumulate(self, batches: Sequence[Batch], labels: int, loss_scale: float) -> Tensor:
@@ -57,4 +57,5 @@ def evaluation_sums(model: Model, batch: Batch) -> EvaluationSums:
     tensors = tensors_from(batch, next(model.parameters()).device)
     logits = model(tensors)
     terms = model.loss(logits, tensors, label_smoothing=0.0)
-    return EvaluationSums(float(terms.numerator), int(terms.denominator), int(model.correct(logits, tensors)))
+    sums = float(terms.numerator), int(terms.denominator), int(model.correct(logits, tensors))
+    return EvaluationSums(*sums, None if model.autoregressive else logits.float().cpu().numpy())

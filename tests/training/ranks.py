@@ -17,10 +17,11 @@ from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.problems.dataset import ProblemData, open_problem
 from t2tdeploy.training.distributed import join_processes
 from t2tdeploy.training.engine import EngineState, StepMetrics
-from t2tdeploy.training.engines import ENGINES
+from t2tdeploy.training.engines import ENGINES, make_engine
 from t2tdeploy.training.evaluate import evaluate
 from t2tdeploy.training.gradient_engine import GradientEngine
 from t2tdeploy.training.processes import Processes
+from tests.models.labelled import CASES, random_batch
 
 from .conftest import DROPOUT, NO_DROPOUT, batch, new_engine, parameters
 
@@ -141,6 +142,16 @@ def evaluated(setting: Setting) -> dict[str, Any]:
     return {"report": report}
 
 
+def normalized(setting: Setting) -> dict[str, Any]:
+    """Buffers of batch normalization after a step on a batch for each process."""
+    case = CASES["convolution"]
+    trained = make_engine(
+        setting.name, case.make(), case.hparams, device=torch.device("cpu"), processes=setting.processes
+    )
+    trained.step([random_batch(case.features, 4, seed=setting.processes.rank)], learning_rate=0.0)
+    return {"buffers": {name: buffer.clone() for name, buffer in trained.model.named_buffers()}}
+
+
 def words(setting: Setting) -> dict[str, Any]:
     processes = setting.processes
     with processes.in_turn():
@@ -154,7 +165,8 @@ def words(setting: Setting) -> dict[str, Any]:
 
 
 LAWS: list[Callable[[Setting], dict[str, Any]]] = [
-    momentum, clipped, dropout, not_finite, resumed, grown, probed, drifted, costs, evaluated, words,
+    momentum, clipped, dropout, not_finite, resumed, grown, probed, drifted, costs, evaluated, normalized,
+    words,
 ]  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from t2tdeploy.training.distributed import join_processes
 from t2tdeploy.training.engines import ENGINES
 from t2tdeploy.training.launcher import launch
 from t2tdeploy.training.processes import ALONE
+from t2tdeploy.training.torch_engine import TorchEngine
+from tests.models.labelled import CASES, random_batch
 
 from . import ranks
 
@@ -126,6 +128,22 @@ def test_communication_counts_the_bytes_of_every_gradient_and_the_loss(together:
 def test_an_evaluation_that_is_shared_is_that_of_one(together: list[Results], alone: Results) -> None:
     for results in together:
         assert results["evaluated"] == alone["evaluated"]
+
+
+def test_running_statistics_are_the_mean_of_all_processes(together: list[Results]) -> None:
+    """The same bits everywhere, so that the first one's checkpoint and all shares of an evaluation are of one model."""
+    case = CASES["convolution"]
+    expected: dict[str, torch.Tensor] = {}
+    for rank in range(len(together)):
+        engine = TorchEngine(case.make(), case.hparams, device=torch.device("cpu"))
+        engine.step([random_batch(case.features, 4, seed=rank)], learning_rate=0.0)
+        for name, buffer in engine.model.named_buffers():
+            expected[name] = expected.get(name, 0.0) + buffer.double() / len(together)
+    for results in together:
+        found = results["normalized"]["buffers"]
+        for name, mean in expected.items():
+            torch.testing.assert_close(found[name].double(), mean, rtol=1e-5, atol=1e-6)
+            assert torch.equal(found[name], together[0]["normalized"]["buffers"][name])
 
 
 def test_words(together: list[Results], alone: Results) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,11 +15,20 @@ from torch import Tensor
 from torch.export import Dim
 
 from t2tdeploy.export.quiet import quiet_exporter
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
 from t2tdeploy.training.graph.forward import forward_graph
 from t2tdeploy.training.graph.joint import GraphNames, joint_graph
-from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOSS_SCALE, NUMERATOR, Manifest, TensorSpec
+from t2tdeploy.training.graph.manifest import (
+    CORRECT,
+    DENOMINATOR,
+    LOGITS,
+    LOSS_SCALE,
+    NUMERATOR,
+    Manifest,
+    TensorSpec,
+)
 from t2tdeploy.training.graph.masks import masks_as_inputs
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
 from t2tdeploy.training.graph.target import Target
@@ -26,7 +36,7 @@ from t2tdeploy.training.graph.training_graph import TrainingGraph
 
 _PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
 _PREFIX, _SCALED = "model.", "scaled_loss"
-_BATCH, _LENGTHS = 5, (17, 19, 23, 29, 31, 37, 41, 43)  # of the example: sizes that differ, so that axes are told apart
+_BATCH, _LENGTHS = 5, range(17, 2**16, 2)  # of the example: sizes that differ, so that axes are told apart
 
 Differentiate = Callable[..., ModelProto]
 _CPU = Target()
@@ -59,7 +69,7 @@ def build_training_graph(
             EvaluationStep(model).eval(),
             _example(model),
             _dynamic_shapes(model),
-            GraphNames(tuple(model.features), (NUMERATOR, DENOMINATOR, CORRECT)),
+            GraphNames(tuple(model.features), _evaluation_outputs(model)),
         )
         # torch.onnx states a wrong shape for cross-entropy, of which onnxruntime would warn; it infers its own.
         del evaluation.graph.value_info[:]
@@ -78,17 +88,45 @@ def _differentiation(builder: str, target: Target) -> Differentiate:
     return partial(joint_graph, target=target)
 
 
+def _evaluation_outputs(model: Model) -> tuple[str, ...]:
+    return (NUMERATOR, DENOMINATOR, CORRECT, *(() if model.autoregressive else (LOGITS,)))
+
+
 def _example(model: Model) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(0)
-    return tuple(
-        torch.randint(1, spec.vocab_size, (_BATCH, length), generator=generator)
-        for spec, length in zip(model.features.values(), _LENGTHS, strict=False)
-    )
+    generator, lengths = torch.Generator().manual_seed(0), iter(_LENGTHS)
+
+    def example(spec: FeatureSpec) -> Tensor:
+        def integers(most: int, *shape: int, least: int = 0) -> Tensor:
+            return torch.randint(least, most, (_BATCH, *shape), generator=generator)
+
+        match spec.modality:
+            case Modality.SYMBOL:
+                return integers(spec.vocab_size, next(lengths), least=1)
+            case Modality.CLASS_LABEL:
+                return integers(len(spec.classes))
+            case Modality.MULTI_LABEL:
+                return integers(2, len(spec.classes)).float()
+            case Modality.REAL:
+                return torch.randn((_BATCH, *spec.shape), generator=generator)
+            case Modality.IMAGE:
+                return integers(256, *spec.shape).to(torch.uint8)
+            case Modality.CATEGORY:
+                return integers(spec.vocab_size)
+
+    return tuple(example(spec) for spec in model.features.values())
 
 
 def _dynamic_shapes(model: Model) -> tuple[dict[int, Any], ...]:
     batch = Dim("batch")
-    return tuple({0: batch, 1: Dim(f"{name}_length")} for name in model.features)
+    return tuple(
+        {0: batch, 1: Dim(_length_name(name))} if spec.modality is Modality.SYMBOL else {0: batch}
+        for name, spec in model.features.items()
+    )
+
+
+def _length_name(feature: str) -> str:
+    """The axis of a text's tokens; torch wants an identifier, which the name of a column need not be."""
+    return re.sub(r"\W|^(?=\d)", "_", feature) + "_length"
 
 
 def _rename(model: ModelProto) -> None:

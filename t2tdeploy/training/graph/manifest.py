@@ -16,6 +16,7 @@ Axes = Mapping[str, int]
 
 FORMAT_VERSION = 1
 NUMERATOR, DENOMINATOR, CORRECT, LOSS_SCALE = "numerator", "denominator", "correct", "loss_scale"
+LOGITS = "logits"
 
 
 class TensorSpec(Settings):
@@ -47,7 +48,7 @@ class Manifest(Settings):
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="of matrix products; parameters and gradients are float32"
     )
-    features: tuple[TensorSpec, ...] = Field(description="inputs: the batch, in the model's order; PAD is 0")
+    features: tuple[TensorSpec, ...] = Field(description="inputs: the batch, in the model's order; PAD of text is 0")
     parameters: tuple[TensorSpec, ...] = Field(description="inputs; output NAME.grad for each")
     fixed: tuple[TensorSpec, ...] = Field(description="inputs: frozen parameters and buffers")
     masks: tuple[MaskSpec, ...] = Field(description="inputs: dropout masks")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from t2tdeploy.models.modalities import LossTerms, soft_target_entropy
+from t2tdeploy.models.modalities import LossTerms, SymbolModality, soft_target_entropy
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.linear_cross_entropy import linear_cross_entropy
 from t2tdeploy.training.precision import Precision
@@ -37,7 +37,7 @@ class TrainingStep(nn.Module):
 
 
 class EvaluationStep(nn.Module):
-    """Negative log-likelihood, labels and correct predictions of one tensor per feature, all [].
+    """Loss, labels and correct predictions of one tensor per feature, all []; then the logits, unless of text.
 
     Args:
         model: in evaluation mode.
@@ -47,11 +47,12 @@ class EvaluationStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         batch = dict(zip(self.model.features, features, strict=True))
         logits = self.model(batch)
         terms = self.model.loss(logits, batch, label_smoothing=0.0)
-        return terms.numerator, terms.denominator, self.model.correct(logits, batch)
+        found = (terms.numerator, terms.denominator, self.model.correct(logits, batch))
+        return found if self.model.autoregressive else (*found, logits.float())
 
 
 def loss_terms(
@@ -60,7 +61,9 @@ def loss_terms(
     """`model.loss` of `model(batch)`; where both are the contract's own, without logits of all rows at once."""
     if not has_tied_softmax(model):
         return model.loss(model(batch), batch, label_smoothing=label_smoothing)
-    weight, labels = model.modality(model.target).weight, batch[model.target]
+    target, labels = model.modality(model.target), batch[model.target]
+    assert isinstance(target, SymbolModality)
+    weight = target.weight
     vocab = weight.size(0)
     # The same smoothing as in smoothed_cross_entropy.
     share = label_smoothing * vocab / (vocab - 1)
@@ -72,7 +75,8 @@ def loss_terms(
 
 def has_tied_softmax(model: Model) -> bool:
     """Whether logits and loss are those of `Model`: a product with the target's embedding and its cross-entropy."""
-    return all(getattr(type(model), name) is getattr(Model, name) for name in _OUTPUT_SIDE)
+    ours = all(getattr(type(model), name) is getattr(Model, name) for name in _OUTPUT_SIDE)
+    return ours and type(model.modality(model.target)) is SymbolModality
 
 
 def constant_buffers(model: nn.Module) -> dict[str, Tensor]:

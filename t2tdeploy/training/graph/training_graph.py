@@ -1,7 +1,7 @@
 """A model's training graph as files: one step's forward, loss and backward in ONNX, and what its inputs are.
 
 training.onnx      batch, parameters, masks, loss_scale -> numerator, denominator, NAME.grad, NAME.new
-evaluation.onnx    batch, parameters -> numerator, denominator, correct
+evaluation.onnx    batch, parameters -> numerator, denominator, correct; logits, where the target is not text
 manifest.json      see manifest.py
 
 No weights are inside, and no code of ours is needed to run them: docs/training-graph.md shows how.
