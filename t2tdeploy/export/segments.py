@@ -2,7 +2,7 @@
 
 Sentences of a batch end at different steps. Those that are decided would be computed with the others until the last of
 them is, though nothing of them changes any more: on Multi30k, a third of all work at batches of 16. So the inner Loop
-ends as soon as a quarter of its rows is decided, what they have come to is put in its place, and the next segment goes
+ends as soon as an eighth of its rows is decided, what they have come to is put in its place, and the next segment goes
 on with the others alone. Caches are copied when rows leave, about as much as a step's Concat does anyway.
 
     rows [open]     which rows of the batch are still open, in their order
@@ -31,7 +31,7 @@ _OF_A_ROW: dict[str, Axes] = {
     "limit_longest_penalty": ("batch",),
     **dict.fromkeys(BY_ROW.values(), ("batch",)),
 }
-_STAYING = (3, 4)  # a segment goes on while more than this share of its rows is open
+_STAYING = (7, 8)  # a segment goes on while more than this share of its rows is open
 
 
 class Segments:

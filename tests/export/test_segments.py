@@ -75,6 +75,6 @@ def test_steps_compute_the_open_rows_alone() -> None:
     )
     steps, rows = shapes[:, 0], shapes[:, 1]
     assert rows[0] == len(ROWS)
-    assert (rows[1:] <= rows[:-1] * 3 // 4).all()
+    assert (rows[1:] <= rows[:-1] * 7 // 8).all()
     assert len(rows) > 3
-    assert (steps * rows).sum() <= LIMITS.sum() * 4 / 3  # instead of rows times the longest
+    assert (steps * rows).sum() <= LIMITS.sum() * 8 / 7  # instead of rows times the longest
