@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from t2tdeploy.columns.values import as_number, as_text
 from t2tdeploy.errors import InputError, OperationalError, RequestError, nearest
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.manifest import FeatureInput
@@ -20,11 +19,11 @@ from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
 RawExample = str | bytes | np.ndarray | Mapping[str, Any]
 """Feature name -> value; where there is one feature, its value alone will do.
 
-    text       str, several that belong together, or an int64 array of ids with EOS at the end
+    text       str, as many as belong together (a pair of sentences), or an int64 array of ids with EOS at the end
     image      bytes of a file, or a uint8 array [height, width] or [height, width, channels]
     tensor     array, or nested lists
-    number     int, float
-    category   str, or an id where the bundle's categories are ids
+    number     int, float, or a text that shows one (see `columns.values.as_number`)
+    category   str, or a number as it is written (`columns.values.as_text`); an id where the bundle's categories are ids
 """
 
 
@@ -94,6 +93,8 @@ class ExampleEncoder:
                     f"no such feature; an example has {', '.join(self._features)}",
                     help=f"did you mean '{close}'?" if close else None,
                 )
+        if not raw:
+            raise RequestError(place, f"empty; an example has {', '.join(self._features)}")
         return raw
 
     def _ids(self, name: str, value: Any, field: str, truncate: bool) -> tuple[list[int], bool]:
@@ -116,15 +117,12 @@ class ExampleEncoder:
         tokenizer = self._tokenizers[name]
         if isinstance(value, np.ndarray):
             return [_checked_ids(value, tokenizer, field)]
-        texts = [value] if isinstance(value, str) else value
-        if (
-            not isinstance(texts, Sequence)
-            or isinstance(texts, bytes)
-            or not all(isinstance(one, str) for one in texts)
-        ):
+        texts, parts = [value] if isinstance(value, str) else value, self._features[name].parts
+        if not isinstance(texts, list | tuple) or not all(isinstance(one, str) for one in texts):
             raise RequestError(field, f"a {_kind(value)}, where a text is expected")
-        if not texts:
-            raise RequestError(field, "no text")
+        if len(texts) != parts:
+            given = "1 text" if len(texts) == 1 else f"{len(texts)} texts"
+            raise RequestError(field, f"{given}, but it consists of {parts}")
         for text in texts:
             require_unicode(field, text)
         return [encode_with_eos(tokenizer, text) for text in texts]
@@ -174,6 +172,8 @@ def _image(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
 
 
 def _tensor(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
+    if value is None and feature.may_be_missing:
+        return np.full(feature.shape, np.nan, feature.dtype)
     try:
         found = np.asarray(value)
     except ValueError:
@@ -184,35 +184,32 @@ def _tensor(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
         raise RequestError(field, f"shape {list(found.shape)}, but it is {list(feature.shape)}")
     with np.errstate(over="ignore"):
         found = found.astype(feature.dtype)
-    if found.dtype.kind == "f" and not np.isfinite(found).all():
+    if found.dtype.kind == "f" and not feature.may_be_missing and not np.isfinite(found).all():
         raise RequestError(field, "not all of its numbers are finite")
     return found
 
 
 def _number(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
-    if value is None and feature.may_be_missing:
-        return np.array(math.nan, dtype=feature.dtype)
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise RequestError(field, f"a {_kind(value)}, where a number is expected")
+    try:
+        number = as_number(value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value)
+    except ValueError as error:
+        raise RequestError(field, str(error)) from None
     with np.errstate(over="ignore"):
-        found = np.array(float(value)).astype(feature.dtype)
-    if np.isnan(found) and feature.may_be_missing:
-        return found
-    if not np.isfinite(found):
-        raise RequestError(field, f"{value} is not a finite number")
+        found = np.array(number).astype(feature.dtype)
+    if not feature.may_be_missing and not np.isfinite(found):
+        raise RequestError(field, f"{value!r:.60} is not a finite number")
     return found
 
 
 def _category(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
     if feature.dtype == "string":
-        if value is None and feature.may_be_missing:
-            value = ""
-        if not isinstance(value, str):
-            raise RequestError(field, f"a {_kind(value)}, where a text is expected")
-        require_unicode(field, value)
-        return np.array(value, dtype=object)
+        try:
+            text = as_text(value)
+        except ValueError as error:
+            raise RequestError(field, str(error)) from None
+        if not text and not feature.may_be_missing:
+            raise RequestError(field, "missing")
+        return np.array(text, dtype=object)
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise RequestError(field, f"a {_kind(value)}, where the id of a category is expected")
     if not 0 <= value < (feature.size or 0):

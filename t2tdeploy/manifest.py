@@ -115,9 +115,10 @@ class FeatureInput(_Record):
         graph_input: of the graph, that it goes to.
         dtype: of that input, numpy's name; "string": categories as they are written.
         shape: of one example: a tensor's, or (height, width, channels), to which images are resized.
-        max_length: text: tokens of the longest, EOS included.
+        max_length: text: tokens of the longest, EOS included; of all its parts together.
+        parts: text: how many it consists of (a pair of sentences: 2); their ids follow each other, EOS behind each.
         size: categories as ids: how many there are.
-        may_be_missing: whether a number or category may be left out: NaN, or the empty string, is what the graph gets.
+        may_be_missing: whether it may be left out; the graph gets NaN, or the empty string, and knows what to do.
     """
 
     kind: Literal["text", "image", "tensor", "number", "category"]
@@ -125,6 +126,7 @@ class FeatureInput(_Record):
     dtype: str
     shape: tuple[int, ...] = ()
     max_length: int | None = Field(None, ge=2)
+    parts: int = Field(1, ge=1)
     size: int | None = Field(None, ge=1)
     may_be_missing: bool = False
 

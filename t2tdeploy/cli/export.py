@@ -15,10 +15,18 @@ from t2tdeploy.cli.console import make_reporter, print_result
 from t2tdeploy.cli.lines import read_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
     from t2tdeploy.bundle import Bundle
+    from t2tdeploy.export.single_pass import Batch
     from t2tdeploy.export.triton import TritonOptions
+    from t2tdeploy.models.model import Model
     from t2tdeploy.progress import Reporter
     from t2tdeploy.training.run_directory import RunDirectory
+
+_CALIBRATION_EXAMPLES = 10_000
 
 
 @click.command()
@@ -39,7 +47,9 @@ if TYPE_CHECKING:
               help="Requests that say nothing stop early: faster; see docs/decoding.md.")  # fmt: skip
 @click.option("--name", help="What requests call the model [the problem's name, or the bundle's].")
 @click.option("--parity-input", type=options.file, help="Source sentences for the parity check [the dev split].")
-@click.option("--parity-sentences", type=click.IntRange(1), default=16, show_default=True, help="How many of them.")
+@click.option(
+    "--parity-sentences", type=click.IntRange(1), default=16, show_default=True, help="How many of them, or examples."
+)
 @click.option("--overwrite", is_flag=True, help="Replace what is there.")
 @options.as_json
 @click.pass_context
@@ -48,6 +58,9 @@ def export(context: click.Context, /, **given: Any) -> None:
 
     The graph is compared with a plain Python beam search on real sentences; a graph that differs is not written. A text
     graph has the tokenizers inside too, and is compared with the Python ones.
+
+    A model that classifies or regresses has no search: its graph is compared with the model itself on examples of dev,
+    and its probabilities are calibrated there.
 
     \b
     Examples:
@@ -214,12 +227,16 @@ def _megabytes(paths: list[Path]) -> float:
 
 def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bool) -> Bundle:
     from t2tdeploy.bundle import DecodeDefaults
+    from t2tdeploy.export.classifier import task_of
     from t2tdeploy.export.package import export_bundle
 
     options.use_all_cpus(None)
     hparams = run.hparams
+    model = run.model(asked.checkpoint)
+    if task_of(model.features) != "translate":
+        return _export_classifier(asked, run, model, directory, overwrite)
     return export_bundle(
-        run.model(asked.checkpoint),
+        model,
         directory,
         name=asked.name or run.record.problem,
         tokenizers=run.tokenizers,
@@ -236,6 +253,67 @@ def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bo
         overwrite=overwrite,
         reporter=asked.reporter(),
     )
+
+
+def _export_classifier(asked: _Asked, run: RunDirectory, model: Model, directory: Path, overwrite: bool) -> Bundle:
+    from t2tdeploy.errors import UserError
+    from t2tdeploy.export.classifier import export_classifier, task_of
+
+    given = {
+        f"--format {asked.format}": asked.format != "bundle",
+        "--text-graph": asked.text_graph,
+        "--early-stopping": asked.early_stopping,
+        "--parity-input": asked.parity_input is not None,
+    }
+    for option in (name for name, there in given.items() if there):
+        raise UserError(
+            f"{option} is for models that translate; the task of {run.path} is '{task_of(model.features)}'",
+            help="leave it out",
+        )
+    examples, calibration = _labelled_examples(run, asked.parity_sentences)
+    return export_classifier(
+        model,
+        directory,
+        name=asked.name or run.record.problem,
+        tokenizers=run.tokenizers,
+        max_length=run.hparams.max_length,
+        examples=examples,
+        calibration=calibration,
+        provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(asked.checkpoint).name},
+        metrics=_dev_metrics(run, asked.checkpoint),
+        overwrite=overwrite,
+        reporter=asked.reporter(),
+    )
+
+
+def _labelled_examples(run: RunDirectory, count: int) -> tuple[Batch, Sequence[Batch]]:
+    """Examples spread over dev (train, if there is none), and batches of dev to calibrate with."""
+    import numpy as np
+
+    from t2tdeploy.errors import InputError
+    from t2tdeploy.problems.dataset import open_problem
+
+    try:
+        data = open_problem(run.record.problem, Path(run.record.data_dir))
+        has_dev = "dev" in data.record.splits
+        split = data.split("dev" if has_dev else "train")
+    except InputError as error:
+        raise InputError(
+            f"no examples for the parity check: {error.message}",
+            path=error.path,
+            help=f"the graph is checked on the data of the run: {error.help or 'make them again'}",
+        ) from error
+    run.require_vocabulary_of(data)
+
+    def spread(count: int) -> npt.NDArray[np.int64]:
+        return np.unique(np.linspace(0, len(split) - 1, count).astype(np.int64))
+
+    lengths = [*split.lengths.values()]
+    order = spread(_CALIBRATION_EXAMPLES) if has_dev else spread(0)
+    if lengths:  # of similar length together: less padding
+        order = order[np.argsort(np.max(lengths, axis=0)[order], kind="stable")]
+    batches = [split.batch(order[start : start + 64]) for start in range(0, len(order), 64)]
+    return split.batch(spread(count)), batches
 
 
 def _dev_metrics(run: RunDirectory, checkpoint: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def write_text_classifier(
     directory: Path,
     *,
     max_length: int = 20,
+    parts: int = 1,
     known_ids: int = ByteTokenizer.vocab_size,
     slow_steps: int = 0,
     multi_label: bool = False,
@@ -49,7 +50,7 @@ def write_text_classifier(
         "state": np.full((128, 128), 1 / 128, np.float32),
         "nothing": np.array(0, np.float32),
     }
-    feature = FeatureInput(kind="text", graph_input="inputs_ids", dtype="int64", max_length=max_length)
+    feature = FeatureInput(kind="text", graph_input="inputs_ids", dtype="int64", max_length=max_length, parts=parts)
     inputs = (TensorSpec(name="inputs_ids", dtype="int64", axes=("batch", "source_length")),)
     return _write(
         directory, {"inputs": feature}, inputs, nodes, constants, classes=tuple(LETTERS), multi_label=multi_label
