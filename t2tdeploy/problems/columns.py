@@ -105,7 +105,8 @@ class ClassLabelColumn(_TextColumn):
         self._ids = table[spec.name].to_numpy()
 
     def batch(self, indices: Indices) -> npt.NDArray[np.int64]:
-        return self._ids[indices].astype(np.int64)
+        ids: npt.NDArray[np.int64] = self._ids[indices].astype(np.int64)
+        return ids
 
     def id_counts(self, size: int) -> npt.NDArray[np.int64]:
         """How many examples each class has: int64 [size]."""
@@ -135,7 +136,8 @@ class NumberColumn(Column):
         self._dtype = np.int64 if spec.modality is Modality.CATEGORY else np.float32
 
     def batch(self, indices: Indices) -> npt.NDArray[Any]:
-        return self._values[indices].astype(self._dtype)
+        values: npt.NDArray[Any] = self._values[indices].astype(self._dtype)
+        return values
 
     def samples(self, indices: Indices | None = None) -> list[Any]:
         values: list[Any] = (self._values if indices is None else self._values[indices]).tolist()

@@ -9,7 +9,7 @@ Nothing is lost silently: a line that cannot be used is skipped, counted and rem
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -63,7 +63,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
         InputError: there is no such file, or it cannot be read.
         CorruptFileError: the compressed data are damaged or cut off.
     """
-    with _open_binary(path) as file:
+    with open_binary(path) as file:
         for number, line in enumerate(file):
             line = line.rstrip(b"\r\n")
             yield line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
@@ -139,7 +139,13 @@ def _count_lines(path: Path) -> int:
 
 
 @contextmanager
-def _open_binary(path: Path) -> Iterator[Iterable[bytes]]:
+def open_binary(path: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, decompressed on the way.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read; while it is read, too.
+        CorruptFileError: the compressed data are damaged or cut off.
+    """
     compressed = path.suffix in COMPRESSIONS
     try:
         if compressed and path.stat().st_size == 0:

@@ -13,8 +13,7 @@ from t2tdeploy.errors import InputError, SettingsError
 from t2tdeploy.problems import pairs
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
-from t2tdeploy.problems.pair_files import read_pair_file
-from t2tdeploy.problems.pairs import PairsOptions
+from t2tdeploy.problems.pairs import PairsOptions, read_pair_file
 from t2tdeploy.problems.problem import get_problem
 from t2tdeploy.progress import SilentReporter
 
@@ -129,7 +128,7 @@ def test_bad_options_are_named(tmp_path: Path, overrides: str, message: str, hel
         assert help in (error.value.help or "")
 
 
-@pytest.mark.parametrize("overrides", ["train=[a,b,c]", "train=[]", "held_out_dev=0", "format=csv", "trian=a.tsv"])
+@pytest.mark.parametrize("overrides", ["train=[a,b,c]", "train=[]", "held_out_dev=0", "format=xls", "trian=a.tsv"])
 def test_impossible_options_are_refused_at_once(overrides: str) -> None:
     with pytest.raises(SettingsError):
         PairsOptions().override(overrides)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.errors import CorruptFileError, InputError
-from t2tdeploy.problems.pair_files import format_of, read_pair_file
+from t2tdeploy.problems.pairs import read_pair_file
+from t2tdeploy.problems.row_files import Column, format_of, read_rows
 from t2tdeploy.problems.text import BadLines, read_pairs
 
 Pairs = Sequence[tuple[str, str]]
@@ -37,6 +40,15 @@ def write_tsv(path: Path, pairs: Pairs) -> Path:
 
 def write_tsv_with_header(path: Path, pairs: Pairs) -> Path:
     return write(path, "".join(f"{t}\t7\t{s}\n" for s, t in [("src", "tgt"), *pairs]).encode())
+
+
+def write_csv(path: Path, pairs: Pairs) -> Path:
+    """Every value in quotes, with a comma and a line end inside, and a column in between."""
+    text = io.StringIO(newline="")
+    csv.writer(text, quoting=csv.QUOTE_ALL).writerows(
+        [("inputs", "n", "targets"), *((s, "7,\n8", t) for s, t in pairs)]
+    )
+    return write(path, text.getvalue().encode("utf-8-sig"))
 
 
 def write_jsonl(path: Path, pairs: Pairs) -> Path:
@@ -71,6 +83,7 @@ FORMATS: list[tuple[str, Any, tuple[str | None, str | None], Sequence[str]]] = [
     ("a.tsv", write_tsv, (None, None), tuple(COMPRESSIONS)),
     ("b.tsv", write_tsv_with_header, ("src", "tgt"), tuple(COMPRESSIONS)),
     ("c.tsv", write_tsv_with_header, ("2", "0"), ("",)),
+    ("h.csv", write_csv, (None, None), tuple(COMPRESSIONS)),
     ("d.jsonl", write_jsonl, (None, None), tuple(COMPRESSIONS)),
     ("e.ndjson", write_nested_jsonl, ("t.en", "t.de"), tuple(COMPRESSIONS)),
     ("f.parquet", write_parquet, (None, None), ("",)),
@@ -117,7 +130,10 @@ def test_two_text_files_give_back_what_was_written(pairs: Pairs) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(content=st.binary(max_size=60), suffix=st.sampled_from([".tsv", ".jsonl", ".parquet", ".tsv.gz", ".jsonl.zst"]))
+@given(
+    content=st.binary(max_size=60),
+    suffix=st.sampled_from([".tsv", ".csv", ".jsonl", ".parquet", ".tsv.gz", ".jsonl.zst"]),
+)
 def test_no_content_ends_in_anything_but_pairs_or_a_known_error(content: bytes, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
@@ -138,6 +154,49 @@ def test_bad_tsv_lines_are_skipped_and_counted_with_their_numbers(tmp_path: Path
         {"file": "a.tsv", "reason": "fewer than 2 columns", "count": 1, "first_lines": [2]},
         {"file": "a.tsv", "reason": "not UTF-8", "count": 1, "first_lines": [5]},
     ]
+
+
+def test_bad_csv_rows_are_skipped_and_counted_with_their_first_line(tmp_path: Path) -> None:
+    content = b'inputs,targets\n"a\nb",A\nalone\n,B\n\n\xff,D\n"e ""quoted"", so",E\nf,F,extra\n'
+    found, bad_lines = read(write(tmp_path / "a.csv", content))
+    assert found == [("a\nb", "A"), ('e "quoted", so', "E"), ("f", "F")]
+    assert bad_lines.to_json() == [
+        {"file": "a.csv", "reason": "empty", "count": 2, "first_lines": [5, 6]},
+        {"file": "a.csv", "reason": "fewer than 2 columns", "count": 1, "first_lines": [4]},
+        {"file": "a.csv", "reason": "not UTF-8", "count": 1, "first_lines": [7]},
+    ]
+
+
+def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path: Path) -> None:
+    content = "inputs,targets\na,A\n" + '"b,B\n' + "c,C\n" * 50_000
+    with pytest.raises(InputError, match="from line 3 on") as error:
+        read(write(tmp_path / "a.csv", content.encode()))
+    assert error.value.line == 3
+    assert "quote" in str(error.value.help)
+
+
+@pytest.mark.parametrize("values", [["0", "1"], [0, 1], [False, True]])
+def test_labels_may_be_whole_numbers_and_truth_values(tmp_path: Path, values: list[Any]) -> None:
+    texts = [str(value).lower() for value in values]
+    columns = [Column("text"), Column("label", is_label=True)]
+    lines = [json.dumps({"text": "a", "label": value}) for value in values]
+    write(tmp_path / "a.jsonl", "\n".join(lines).encode())
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "a"], "label": values}), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "a.parquet"):
+        path = tmp_path / name
+        assert [row.texts[1] for row in read_rows(path, format_of(path), columns, BadLines())] == texts
+        if not isinstance(values[0], str):
+            with pytest.raises(InputError, match="not text"):
+                list(read_rows(path, format_of(path), [Column("text"), Column("label")], BadLines()))
+
+
+def test_labels_are_no_fractions(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", b'{"text": "a", "label": 0.5}\n')
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"], "label": [0.5]}), tmp_path / "a.parquet")
+    for name, kind in (("a.jsonl", "float"), ("a.parquet", "double")):
+        path = tmp_path / name
+        with pytest.raises(InputError, match=f"is {kind}, neither text nor whole numbers"):
+            list(read_rows(path, format_of(path), [Column("text"), Column("label", is_label=True)], BadLines()))
 
 
 def test_bad_json_lines_are_skipped_and_counted_with_their_numbers(tmp_path: Path) -> None:
@@ -201,8 +260,8 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
         read(write(tmp_path / "a.json", b'[\n{"inputs": "a", "targets": "A"},\n]\n'))
     with pytest.raises(CorruptFileError, match=r"a\.parquet is damaged"):
         read(write(tmp_path / "a.parquet", b"a\tA\n"))
-    with pytest.raises(InputError, match=r"cannot tell the format of .*csv"):
-        format_of(tmp_path / "a.csv.gz")
+    with pytest.raises(InputError, match=r"cannot tell the format of .*xlsx"):
+        format_of(tmp_path / "a.xlsx.gz")
 
 
 @pytest.mark.parametrize("suffix", [".tsv.gz", ".tsv.zst", ".parquet"])
@@ -214,7 +273,7 @@ def test_a_file_cut_off_is_an_error(tmp_path: Path, suffix: str) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl", "a.parquet"])
 def test_a_missing_file_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="no file"):
         read(tmp_path / name)
