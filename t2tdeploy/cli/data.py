@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
 import click
@@ -37,22 +38,33 @@ def list_names(kind: str, name: str | None, usr_dir: Path | None, as_json: bool)
 
 
 def _fields(kind: str, name: str) -> dict[str, str]:
-    """Field -> its value (of a set) or default (of a problem's options, a model's hparams), and its description."""
+    """Field -> its value (of a set) or default (of a problem's options, a model's hparams), and its description.
+
+    Of a problem also what a model of it does, and its classes if the problem's own code names them.
+    """
     from t2tdeploy import registry
+    from t2tdeploy.problems.codecs import shown_classes
     from t2tdeploy.problems.problem import get_problem
     from t2tdeploy.settings import Settings
 
     settings: Settings
+    about: dict[str, str] = {}
     if kind == "hparams":
         settings = registry.hparams_sets.get(name)()
     elif kind == "models":
         settings = registry.models.get(name).hparams_class.create({})
     else:
-        settings = get_problem(name).options_class.create({})
+        problem = get_problem(name)
+        settings = problem.options_class.create({})
+        classes = getattr(problem, "classes", ())
+        about = {"(task)": problem.task}
+        if isinstance(classes, tuple) and classes:  # else they are found in the data
+            about["(classes)"] = shown_classes(classes)
     fields = type(settings).model_fields
     values = {field: str(value).lower() if value is None else str(value) for field, value in settings}
     width = max(map(len, values.values()), default=0)
-    return {field: f"{value:<{width}}  {fields[field].description or ''}".rstrip() for field, value in values.items()}
+    described = {field: f"{value:<{width}}  {fields[field].description or ''}" for field, value in values.items()}
+    return {**about, **{field: line.rstrip() for field, line in described.items()}}
 
 
 @click.command()
@@ -74,15 +86,18 @@ def datagen(
     usr_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Fetch a problem's text, train its vocabulary, write its Parquet shards.
+    """Fetch a problem's examples, train its vocabulary, write its Parquet shards.
 
-    A run that was stopped goes on where it stopped. Statistics land in NAME.statistics.json and .png.
+    A run that was stopped goes on where it stopped. Statistics land in NAME.statistics.json and .png. Of labels, the
+    classes are printed with their training examples.
 
     \b
     Examples:
       t2tdeploy datagen --problem translate_dates_ende --data-dir data
       t2tdeploy datagen --problem translate_pairs --data-dir data --source-dir . \\
           --problem-options "train=[corpus.en,corpus.de],vocab_size=8000"
+      t2tdeploy datagen --problem text_class_pairs --data-dir data --source-dir . \\
+          --problem-options "train=reviews.csv,inputs_column=review,targets_column=stars"
     """
     from t2tdeploy.problems.problem import get_problem
 
@@ -109,9 +124,10 @@ def generate_data(
     usr_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Runs datagen and prints the sizes of the splits."""
+    """Runs datagen and prints the sizes of the splits, and classes with how many training examples each has."""
     from t2tdeploy.problems.datagen import generate
     from t2tdeploy.problems.problem import Problem
+    from t2tdeploy.problems.statistics import statistics_path
     from t2tdeploy.runtime import available_cpus
 
     assert isinstance(problem, Problem)
@@ -125,5 +141,22 @@ def generate_data(
         usr_dirs=[usr_dir] if usr_dir else [],
     )
     sizes = {split: size.examples for split, size in record.splits.items()}
-    statistics = data_dir / f"{record.problem}.statistics.json"
-    print_result({"problem": record.problem, **sizes, "statistics": str(statistics)}, as_json=as_json)
+    path = statistics_path(data_dir, record.problem)
+    of_train = json.loads(path.read_text(encoding="utf-8"))["splits"]["train"]
+    counts = {name: of_train[name]["classes"] for name, spec in record.features.items() if spec["classes"]}
+    classes = {f"classes of {name}": _with_counts(of_name) for name, of_name in counts.items()}
+    print_result(
+        {
+            "problem": record.problem,
+            **sizes,
+            **({"classes": counts} if as_json and counts else classes),
+            "statistics": str(path),
+        },
+        as_json=as_json,
+    )
+
+
+def _with_counts(classes: dict[str, int]) -> str:
+    from t2tdeploy.problems.codecs import shown_classes
+
+    return shown_classes(tuple(f"{name} ({count})" for name, count in classes.items()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def with_classes(
     for name, found in train.labels.items():
         spec = features[name]
         if not spec.classes:
-            complete[name] = spec = replace(spec, classes=tuple(sorted(found, key=_by_number_or_name)))
+            complete[name] = spec = replace(spec, classes=in_class_order(found))
         if len(found) == 0 or (len(found) == 1 and spec.modality is Modality.CLASS_LABEL):
             classes = f"the same class, '{next(iter(found))}'," if found else "no class at all"
             raise InputError(
@@ -114,9 +114,9 @@ def with_classes(
     return complete
 
 
-def _by_number_or_name(label: str) -> tuple[bool, int, str]:
-    """Numbers by their value, before names: 9, 10, a, b."""
-    return (False, int(label), label) if label.isdecimal() else (True, 0, label)
+def in_class_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """The names of classes found in data, in the order of their ids: numbers by their value, before names."""
+    return tuple(sorted(labels, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
 def checked_samples(
