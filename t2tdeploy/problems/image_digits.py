@@ -11,12 +11,12 @@ from pydantic import Field
 
 from t2tdeploy.problems.augmentation import Augmentation
 from t2tdeploy.problems.images import ImageToClass
-from t2tdeploy.problems.problem import ProblemOptions
+from t2tdeploy.problems.problem import DataOptions
 from t2tdeploy.progress import Reporter
 from t2tdeploy.registry import register_problem
 
 
-class ImageDigitsOptions(ProblemOptions):
+class ImageDigitsOptions(DataOptions):
     """How the images are divided; each split has the classes in the same proportions."""
 
     test_share: float = Field(0.2, gt=0, lt=0.9, description="of the images that are test")

@@ -13,11 +13,12 @@ from pydantic import Field
 from t2tdeploy.errors import CorruptFileError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.augmentation import Augmentation
-from t2tdeploy.problems.problem import Problem, ProblemOptions
+from t2tdeploy.problems.batching import Batch
+from t2tdeploy.problems.problem import DataOptions, Problem
 from t2tdeploy.tokenizer import Tokenizer
 
 
-class AugmentedImagesOptions(ProblemOptions):
+class AugmentedImagesOptions(DataOptions):
     """What training does to images, for problems whose images we do not know."""
 
     crop_padding: int = Field(0, ge=0, le=64, description="training moves images by up to so many pixels")
@@ -31,7 +32,7 @@ class AugmentedImagesOptions(ProblemOptions):
         return Augmentation(self.crop_padding, self.flip, self.colour_jitter)
 
 
-class PublishedImagesOptions(ProblemOptions):
+class PublishedImagesOptions(DataOptions):
     """Where the published files come from, and how much of train is dev."""
 
     not_of_the_data = frozenset({"mirror"})
@@ -69,6 +70,9 @@ class ImageToClass(Problem):
             "inputs": FeatureSpec("inputs", Modality.IMAGE, shape=self.shape),
             "targets": FeatureSpec("targets", Modality.CLASS_LABEL, classes=self.classes),
         }
+
+    def augment(self, batch: Batch, generator: np.random.Generator) -> Batch:
+        return {**batch, "inputs": self.augmentation(batch["inputs"], generator)}
 
 
 def labelled(

@@ -11,12 +11,18 @@ from torch import Tensor, nn
 
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.hparams import BasicHParams, HParams
+from t2tdeploy.models import image_hparams
+from t2tdeploy.models.alexnet import Alexnet
 from t2tdeploy.models.bag_of_embeddings import BagOfEmbeddings
 from t2tdeploy.models.basic_fc import BasicFc
 from t2tdeploy.models.basic_hparams import BagHParams
 from t2tdeploy.models.model import Model
+from t2tdeploy.models.resnet import Resnet
+from t2tdeploy.models.revnet import Revnet
+from t2tdeploy.models.shake_shake import ShakeShake
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
 from t2tdeploy.models.transformer_hparams import transformer_encoder_tiny
+from t2tdeploy.models.xception import Xception
 
 Arrays = dict[str, np.ndarray]
 
@@ -104,4 +110,33 @@ CASES: dict[str, Case] = {
     ),
     "basic_fc": Case(BasicFc, BasicHParams.create({"hidden_size": 8}), {**COLUMNS, "text": NOTE, "targets": NUMBERS}),
     "convolution": Case(SmallConvolution, BasicHParams.create({}), {"inputs": IMAGE, "targets": LABEL}),
+    "resnet": Case(
+        Resnet,
+        image_hparams.resnet_small().replace(layer_sizes=(1, 1), filter_sizes=(4, 4, 6), weight_decay=0.0),
+        {"inputs": IMAGE, "targets": LABEL},
+    ),
+    "shake_shake": Case(  # what it draws is tested in test_shake_shake.py
+        ShakeShake,
+        image_hparams.shakeshake_small().replace(
+            hidden_size=4, num_hidden_layers=8, forward_mixing="even", backward_mixing="even", weight_decay=0.0
+        ),
+        {"inputs": IMAGE, "targets": LABEL},
+    ),
+    "xception": Case(
+        Xception,
+        image_hparams.xception_tiny().replace(hidden_size=6, num_hidden_layers=1, dropout=0.0),
+        {"inputs": IMAGE, "targets": LABEL},
+    ),
+    "revnet": Case(
+        Revnet,
+        image_hparams.revnet_38_cifar().replace(
+            num_channels=(4, 6), num_layers_per_block=(1, 1), num_channels_init_block=6, weight_decay=0.0
+        ),
+        {"inputs": IMAGE, "targets": LABEL},
+    ),
+    "alexnet": Case(
+        Alexnet,
+        image_hparams.alexnet_small().replace(filter_sizes=(3, 4), dense_sizes=(7,), dropout=0.0),
+        {"inputs": IMAGE, "targets": LABEL},
+    ),
 }  # fmt: skip
