@@ -79,22 +79,23 @@ def test_other_classes_make_the_shards_anew(tmp_path):
     assert ids == {first: [0, 1], second: [1, 0]}
 
 
-@pytest.mark.parametrize("name", ["toy_pair_classes", "toy_row"])
-def test_workers_write_what_one_process_writes(make_problem, tmp_path, usr_dir, name):
-    one = generate(make_problem(name), data_dir=tmp_path / "one", source_dir=tmp_path)
-    two = generate(make_problem(name), data_dir=tmp_path / "two", source_dir=tmp_path, processes=2, usr_dirs=[usr_dir])
+def test_workers_write_what_one_process_writes(make_problem, tmp_path, usr_dir):
+    """Of features that are not text, with classes found in the data."""
+    one = generate(make_problem("toy_row"), data_dir=tmp_path / "one", source_dir=tmp_path)
+    two = generate(
+        make_problem("toy_row"), data_dir=tmp_path / "two", source_dir=tmp_path, processes=2, usr_dirs=[usr_dir]
+    )
     assert one == two
     for split in one.splits:
-        first, second = (open_problem(name, tmp_path / folder).split(split) for folder in ("one", "two"))
+        first, second = (open_problem("toy_row", tmp_path / folder).split(split) for folder in ("one", "two"))
         assert first._table.equals(second._table)
 
 
 def test_a_rerun_writes_nothing(make_problem, tmp_path):
-    for name in ("toy_classes", "toy_row"):
-        first = generate(make_problem(name), data_dir=tmp_path / "data", source_dir=tmp_path)
-        before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
-        assert generate(make_problem(name), data_dir=tmp_path / "data", source_dir=tmp_path) == first
-        assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
+    first = generate(make_problem("toy_row"), data_dir=tmp_path / "data", source_dir=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    assert generate(make_problem("toy_row"), data_dir=tmp_path / "data", source_dir=tmp_path) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
 
 
 def test_without_text_there_is_no_vocabulary(make_problem, tmp_path):
