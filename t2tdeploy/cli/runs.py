@@ -13,26 +13,25 @@ import click
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import INTERRUPTED, make_reporter, print_error, print_result
 from t2tdeploy.cli.lines import read_lines, write_lines
+from t2tdeploy.cli.predictions import print_predictions, refuse_options_of_translations, write_pictures
 from t2tdeploy.cli.processes import is_to_launch, joined_processes, launch_again, train_together
+from t2tdeploy.cli.recipes import recipe
+from t2tdeploy.errors import UserError
 from t2tdeploy.progress import SilentReporter
 
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
     from t2tdeploy.models.model import Model
-    from t2tdeploy.problems.problem import Problem
-    from t2tdeploy.progress import Reporter
-    from t2tdeploy.settings import Assignment
     from t2tdeploy.training.run_directory import RunDirectory
 
 
 @click.command()
 @click.option("--problem", required=True, help="A name from `t2tdeploy list problems`; NAME_rev swaps the two sides.")
-@click.option("--model", default="transformer", show_default=True, help="A name from `t2tdeploy list models`.")
+@click.option("--model", help="A name from `t2tdeploy list models` [the problem's own, of texts transformer].")
 @click.option(
     "--hparams-set",
-    default="transformer_tiny",
-    show_default=True,
-    help="A name from `t2tdeploy list hparams`. The problem's own settings win over it, and --hparams over both.",
+    help="A name from `t2tdeploy list hparams` [the model's own, e.g. transformer_tiny]. The problem's own "
+    "settings win over it, and --hparams over both.",
 )
 @click.option("--hparams", default="", help="Single hyperparameters: dropout=0.3,batch_size=2048.")
 @click.option("--data-dir", type=options.directory, required=True, help="What datagen wrote.")
@@ -45,7 +44,11 @@ if TYPE_CHECKING:
 )
 @click.option("--keep-last", type=click.IntRange(1), help="Checkpoints kept, beside the best [8].")
 @click.option("--eval-sentences", type=click.IntRange(1), help="Dev sentences to translate [all].")
-@click.option("--metric", type=click.Choice(["bleu", "chrf", "loss", "accuracy"]), help="What makes the best [bleu].")
+@click.option(
+    "--metric",
+    type=click.Choice(["bleu", "chrf", "accuracy", "f1", "rmse", "loss"]),
+    help="What makes a checkpoint the best [bleu of translations, accuracy of classes, rmse of numbers].",
+)
 @click.option("--early-stopping-evals", type=click.IntRange(1), help="Stop after so many evaluations without gain.")
 @click.option("--warm-start", type=click.Path(path_type=Path), help="Run, checkpoint or .safetensors to start from.")
 @click.option("--no-decode", is_flag=True, help="Evaluate the loss only, translate nothing.")
@@ -66,8 +69,8 @@ if TYPE_CHECKING:
 @options.as_json
 def train(
     problem: str,
-    model: str,
-    hparams_set: str,
+    model: str | None,
+    hparams_set: str | None,
     hparams: str,
     data_dir: Path,
     output_dir: Path,
@@ -100,15 +103,15 @@ def train(
     settings = TrainOptions.create({**given, "decode": not no_decode})
     with joined_processes() as processes:
         reporter = make_reporter(as_json) if processes.first else SilentReporter()
-        chosen = _hparams(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
+        settings.deciding_metric(get_problem(problem).task)  # a faulty one is told before data are generated
+        chosen = recipe(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
         with processes.in_turn():
             if generate_data:
                 _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
             data = open_problem(problem, data_dir)
         result = train_together(
             processes, data, settings, reporter, threads=threads,
-            path=output_dir, data_dir=data_dir, model=model, hparams=chosen, hparams_set=hparams_set, seed=seed,
-            usr_dir=usr_dir,
+            path=output_dir, data_dir=data_dir, seed=seed, usr_dir=usr_dir, **chosen._asdict(),
         )  # fmt: skip
         if processes.first:
             best = result.best and {f"best_{result.best.metric}": result.best.value, "best_step": result.best.step}
@@ -138,49 +141,6 @@ def _generate_if_missing(
     )
 
 
-def _hparams(
-    problem: type[Problem], model: str, set_name: str, overrides: str, train_steps: int | None, reporter: Reporter
-) -> HParams:
-    """The set, then the problem's own wishes, then the user's; tells which wishes of the problem are left."""
-    from t2tdeploy import registry
-    from t2tdeploy.errors import UserError
-    from t2tdeploy.hparams import HParams
-
-    hparams_class = registry.models.get(model).hparams_class
-    hparams = registry.hparams_sets.get(set_name)()
-    if not isinstance(hparams, hparams_class):
-        fitting = [
-            n for n in registry.hparams_sets.names() if isinstance(registry.hparams_sets.get(n)(), hparams_class)
-        ]
-        raise UserError(
-            f"hparams set '{set_name}' is not made for model '{model}'",
-            help=f"valid choices: {', '.join(fitting) or 'none'}",
-        )
-    assert isinstance(hparams, HParams)
-    wished = hparams.assign(_wishes(problem, hparams_class))
-    chosen = wished.override(overrides)
-    chosen = chosen if train_steps is None else chosen.replace(train_steps=train_steps)
-    final = chosen.model_dump(mode="json")
-    kept = [f"{name}={value}" for name, (value, _) in wished.differences(hparams).items() if final[name] == value]
-    if kept:
-        reporter.message(f"{problem.name} sets {', '.join(kept)}")
-    return chosen
-
-
-def _wishes(problem: type[Problem], hparams_class: type[HParams]) -> list[Assignment]:
-    """The problem's settings without those of other models' fields; what no model has is left in, and is a fault."""
-    from t2tdeploy import registry
-    from t2tdeploy.settings import parse_overrides
-
-    wishes = parse_overrides(problem.default_hparams)
-    if all(name in hparams_class.model_fields for name, _, _ in wishes):
-        return wishes
-    others = {
-        field for name in registry.models.names() for field in registry.models.get(name).hparams_class.model_fields
-    }
-    return [wish for wish in wishes if wish[0] in hparams_class.model_fields or wish[0] not in others]
-
-
 @click.command()
 @options.output_dir
 @click.option("--split", type=click.Choice(["train", "dev", "test"]), default="dev", show_default=True)
@@ -188,7 +148,8 @@ def _wishes(problem: type[Problem], hparams_class: type[HParams]) -> list[Assign
 @options.search
 @click.option("--data-dir", type=options.directory, help="What datagen wrote [where the run was trained from].")
 @click.option("--sentences", type=click.IntRange(1), help="Translate only so many [all].")
-@click.option("--lowercase", is_flag=True, help="Also score without regard to case.")
+@click.option("--lowercase", is_flag=True, help="Also score translations without regard to case.")
+@click.option("--pictures", type=options.directory, help="Folder for pictures of predicted classes or numbers.")
 @options.as_json
 def evaluate(
     output_dir: Path,
@@ -197,25 +158,39 @@ def evaluate(
     data_dir: Path | None,
     sentences: int | None,
     lowercase: bool,
+    pictures: Path | None,
     as_json: bool,
     **search: Any,
 ) -> None:
-    """Measure loss, perplexity, accuracy, sacreBLEU and chrF of a run.
+    """Measure a run: of translations loss, perplexity, accuracy, sacreBLEU and chrF; of classes loss, accuracy,
+    precision, recall, F1, AUC and calibration; of numbers RMSE, mean error and explained variance.
 
     \b
-    Example:
+    Examples:
       t2tdeploy evaluate --output-dir runs/dates --split test
+      t2tdeploy evaluate --output-dir runs/mood --split test --pictures pictures
     """
     from t2tdeploy.problems.dataset import open_problem
     from t2tdeploy.training.evaluate import evaluate as run_evaluation
+    from t2tdeploy.training.predictions import evaluate_predictions
     from t2tdeploy.training.run_directory import RunDirectory
 
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     data = open_problem(run.record.problem, data_dir or Path(run.record.data_dir))
     run.require_vocabulary_of(data)
+    model = _model(run, checkpoint)
+    if not model.autoregressive:
+        refuse_options_of_translations(model.task, {"sentences": sentences, "lowercase": lowercase or None, **search})
+        found = evaluate_predictions(model, data, split, batch_size=run.hparams.batch_size)
+        print_predictions(found, run.checkpoint_path(checkpoint).name, as_json=as_json)
+        if pictures is not None:
+            write_pictures(found, pictures)
+        return
+    if pictures is not None:
+        raise UserError("--pictures is for classes and numbers, and this run translates", help="leave it out")
     report = run_evaluation(
-        _model(run, checkpoint),
+        model,
         data,
         split,
         options=_search_options(run.hparams, **search),
@@ -273,6 +248,11 @@ def decode(
         _search_options(run.hparams, **given),
         make_reporter(as_json),
     )
+    if not model.autoregressive:
+        raise UserError(
+            f"decode translates, and the model of {output_dir} is one to {model.task}",
+            help="t2tdeploy evaluate measures it; t2tdeploy export makes a bundle of it that answers",
+        )
 
     reporter.message(f"checkpoint {run.checkpoint_path(checkpoint).name}")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.basic_hparams import BagHParams
 from t2tdeploy.models.layers import linear
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 
@@ -24,7 +24,7 @@ class BagOfEmbeddings(Model):
 
     hparams_class = BagHParams
     default_hparams_set = "bag_of_embeddings_small"
-    accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: BagHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features)

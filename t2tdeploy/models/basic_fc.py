@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.hparams import BasicHParams
 from t2tdeploy.models.layers import linear
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 
@@ -23,7 +23,7 @@ class BasicFc(Model):
     """
 
     default_hparams_set = "basic_fc_small"
-    accepts: ClassVar = {"targets": LABELS}
+    accepts: ClassVar = {"targets": FIXED_OUTPUTS}
     raw_numbers = True
 
     def __init__(self, hparams: BasicHParams, features: Mapping[str, FeatureSpec]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,14 @@ from t2tdeploy.models.modalities import PREDICTED, BaseModality, LossTerms, make
 from t2tdeploy.registry import snake_case
 
 Batch = Mapping[str, Tensor]
-LABELS = tuple(modality for modality in PREDICTED if modality is not Modality.SYMBOL)
+FIXED_OUTPUTS = tuple(modality for modality in PREDICTED if modality is not Modality.SYMBOL)
+Task = Literal["translate", "classify", "regress"]
+TASKS: dict[Modality, Task] = {  # by the target
+    Modality.SYMBOL: "translate",
+    Modality.CLASS_LABEL: "classify",
+    Modality.MULTI_LABEL: "classify",
+    Modality.REAL: "regress",
+}
 
 
 def shift_right(ids: Tensor) -> Tensor:
@@ -100,7 +107,12 @@ class Model(nn.Module):
     @property
     def autoregressive(self) -> bool:
         """True if the target is text, and predicted token by token."""
-        return self.features[self.target].modality is Modality.SYMBOL
+        return self.task == "translate"
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return TASKS[self.features[self.target].modality]
 
     @property
     def output_shape(self) -> tuple[int, ...]:

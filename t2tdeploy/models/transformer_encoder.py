@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.attention import padding_bias
 from t2tdeploy.models.layers import TimingSignal, layer_norm
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.models.transformer import EncoderLayer
 from t2tdeploy.models.transformer_hparams import TransformerHParams
 from t2tdeploy.registry import register_model
@@ -26,7 +26,7 @@ class TransformerEncoder(Model):
 
     hparams_class = TransformerHParams
     default_hparams_set = "transformer_encoder_tiny"
-    accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: TransformerHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features)

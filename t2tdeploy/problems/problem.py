@@ -77,6 +77,8 @@ class Problem(ABC):
     Attributes:
         name: the registry name, snake_case of the class name.
         task: what a model of it does: writes text, picks classes, or says numbers.
+        default_model: the model that training takes if none is asked for; none: transformer, or basic_fc where the
+            task is not to translate.
         bad_lines: what `generate_samples` had to leave out; `datagen` starts a fresh one for each pass over a split
             and puts it into the statistics.
         prepared: what `prepare` returned; None before.
@@ -85,6 +87,7 @@ class Problem(ABC):
     name: ClassVar[str]
     task: ClassVar[TaskName] = "translate"
     options_class: ClassVar[type[DataOptions]] = DataOptions
+    default_model: ClassVar[str | None] = None
     default_hparams: ClassVar[str] = ""
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
@@ -164,6 +167,7 @@ class TextToClass(Problem):
     """
 
     task = "classify"
+    default_model = "transformer_encoder"
     options_class: ClassVar[type[TextOptions]] = TextOptions
     options: TextOptions
     classes: tuple[str, ...] = ()

@@ -137,8 +137,7 @@ def probe_evaluation(
         TrainingError: memory ran out.
     """
     model.eval()
-    lengths = np.maximum.reduce(list(dataset.lengths.values()))
-    score(dataset.batch(plan_evaluation(lengths, batch_size=batch_size)[0]))
+    score(dataset.batch(plan_evaluation(dataset.example_lengths, batch_size=batch_size)[0]))
     if decode:
         lengths = dataset.lengths["inputs"][:sentences]
         rows = plan_evaluation(lengths, batch_size=max(1, batch_size // options.beam_size))[0]
@@ -149,8 +148,7 @@ def mean_losses(
     score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int, processes: Processes = ALONE
 ) -> Losses:
     """Sums `score` over every example of the split, once each; `processes` share the batches."""
-    lengths = np.maximum.reduce(list(dataset.lengths.values()))
-    batches = plan_evaluation(lengths, batch_size=batch_size)[processes.rank :: processes.world_size]
+    batches = plan_evaluation(dataset.example_lengths, batch_size=batch_size)[processes.rank :: processes.world_size]
     mine = [score(dataset.batch(rows)) for rows in batches]
     sums = [item for part in processes.broadcast(processes.gather(mine)) for item in part]
     labels = sum(item.labels for item in sums)

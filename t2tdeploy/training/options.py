@@ -7,10 +7,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from t2tdeploy.errors import UserError
 from t2tdeploy.hparams import Count
 from t2tdeploy.settings import Settings
 
-Metric = Literal["bleu", "chrf", "loss", "accuracy"]
+Metric = Literal["bleu", "chrf", "loss", "accuracy", "f1", "rmse"]
+METRICS: dict[str, tuple[Metric, ...]] = {  # task -> what is measured on dev, what decides unless told otherwise first
+    "translate": ("bleu", "chrf", "loss", "accuracy"),
+    "classify": ("accuracy", "f1", "loss"),
+    "regress": ("rmse", "loss"),
+}
+LOWER_IS_BETTER = ("loss", "rmse")
 
 
 class TrainOptions(Settings):
@@ -26,7 +33,7 @@ class TrainOptions(Settings):
     log_every_steps: Count = Field(100, description="steps between two points of the training curves")
     decode: bool = Field(True, description="translate dev by beam search at each evaluation, for BLEU and chrF")
     eval_sentences: int | None = Field(None, ge=1, description="dev sentences to translate; none: all")
-    metric: Metric | None = Field(None, description="what makes a checkpoint the best; none: bleu, or loss undecoded")
+    metric: Metric | None = Field(None, description="what makes a checkpoint the best; none: see METRICS")
     early_stopping_evals: int | None = Field(None, ge=1, description="stop after so many evaluations without gain")
     warm_start: Path | None = Field(None, description="run directory, checkpoint or .safetensors file to start from")
 
@@ -36,7 +43,18 @@ class TrainOptions(Settings):
             raise ValueError(f"metric = {self.metric} needs decode; without it: loss, accuracy")
         return self
 
-    @property
-    def deciding_metric(self) -> Metric:
-        """The metric that makes a checkpoint the best one."""
-        return self.metric or ("bleu" if self.decode else "loss")
+    def deciding_metric(self, task: str) -> Metric:
+        """The metric that makes a checkpoint the best one: of translations BLEU, or the loss if nothing is decoded; of
+        classes the accuracy, of numbers the RMSE.
+
+        Raises:
+            UserError: the one that was asked for is not measured for this task.
+        """
+        if self.metric is None:
+            return "loss" if task == "translate" and not self.decode else METRICS[task][0]
+        if self.metric not in METRICS[task]:
+            raise UserError(
+                f"metric = {self.metric} is not measured for task {task}",
+                help=f"valid choices: {', '.join(METRICS[task])}",
+            )
+        return self.metric

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError
 
 from t2tdeploy import __version__, registry
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError, UserError
-from t2tdeploy.features import FeatureSpec
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.files import (
     atomic_directory,
     atomic_file,
@@ -127,9 +127,10 @@ class RunDirectory:
             InputError: the folder holds something else.
             UserError: another process trains it.
             UnknownNameError: no such model.
+            UserError: the model cannot treat a feature of the data.
             SettingsError: the learning-rate schedule is not valid.
         """
-        registry.models.get(model)
+        registry.models.get(model).require_features(data.features)
         make_schedule(hparams)  # a fault in it must not leave a run directory behind
         record = _new_record(
             data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed, usr_dir=usr_dir
@@ -188,9 +189,10 @@ class RunDirectory:
 
     @cached_property
     def tokenizers(self) -> dict[str, Tokenizer]:
-        """Feature -> tokenizer; features that share a vocabulary share the object."""
-        loaded = {spec.vocabulary: load_tokenizer(self._vocabulary(spec)) for spec in self.features.values()}
-        return {name: loaded[spec.vocabulary] for name, spec in self.features.items()}
+        """Feature of text -> tokenizer; features that share a vocabulary share the object."""
+        texts = {name: spec for name, spec in self.features.items() if spec.modality is Modality.SYMBOL}
+        loaded = {spec.vocabulary: load_tokenizer(self._vocabulary(spec)) for spec in texts.values()}
+        return {name: loaded[spec.vocabulary] for name, spec in texts.items()}
 
     def new_model(self) -> Model:
         """The model with fresh parameters."""
@@ -234,16 +236,21 @@ class RunDirectory:
         return self.checkpoints.path(wanted)
 
     def require_vocabulary_of(self, data: ProblemData) -> None:
-        """Refuses data whose ids mean other tokens than the model's.
+        """Refuses data whose ids mean other tokens or classes than the model's, or whose examples are of other sizes.
 
         Raises:
-            InputError: a feature's vocabulary is not the one the run was trained with.
+            InputError: a feature, or its vocabulary, is not the one the run was trained with.
         """
+        help = f"give the data of this run with --data-dir; it was trained from {self.record.data_dir}"
+        for name, spec in self.features.items():
+            if data.features.get(name) != spec:
+                what = f"'{name}' in the data directory is not what {self.path} was trained with"
+                raise InputError(f"{what}: {_difference(spec, data)}", help=help)
         for name, tokenizer in self.tokenizers.items():
             if data.tokenizers[name].hash != tokenizer.hash:
                 raise InputError(
                     f"the vocabulary of '{name}' in the data directory is not the one {self.path} was trained with",
-                    help=f"give the data of this run with --data-dir; it was trained from {self.record.data_dir}",
+                    help=help,
                 )
 
     def average(self, last: int) -> Path:
@@ -261,9 +268,10 @@ class RunDirectory:
 
     def _write(self, data: ProblemData, usr_dir: Path | None) -> None:
         """Writes everything but checkpoints; run.json comes last and makes the folder a run directory."""
-        for name, spec in data.features.items():
-            with atomic_file(self._vocabulary(spec)) as file:
-                file.write_bytes(data.tokenizers[name].to_bytes())
+        (self.path / _VOCABULARIES).mkdir(exist_ok=True)  # also where no feature is text: see _require_ours
+        for name, tokenizer in data.tokenizers.items():
+            with atomic_file(self._vocabulary(data.features[name])) as file:
+                file.write_bytes(tokenizer.to_bytes())
         if usr_dir is not None:
             with atomic_directory(self.path / _USR, replace=True) as copy:
                 shutil.copytree(usr_dir, copy, ignore=_NO_CODE, dirs_exist_ok=True)
@@ -275,6 +283,16 @@ class RunDirectory:
         if hparams.train_steps != self.record.hparams.get("train_steps"):
             self.record = self.record.replace(hparams={**self.record.hparams, "train_steps": hparams.train_steps})
             write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
+
+
+def _difference(spec: FeatureSpec, data: ProblemData) -> str:
+    """The first field of `spec` that the data have otherwise, in words."""
+    other = data.features.get(spec.name)
+    if other is None:
+        return f"there are only {', '.join(data.features)}"
+    pairs = ((field, value, asdict(other)[field]) for field, value in asdict(spec).items())
+    field, mine, theirs = next(pair for pair in pairs if pair[1] != pair[2])
+    return f"{field} = {theirs!r} instead of {mine!r}"
 
 
 def _require_ours(path: Path) -> None:

@@ -14,7 +14,6 @@ from t2tdeploy.problems.batching import (
     Lengths,
     Position,
     augmented,
-    example_lengths,
 )
 
 _EMPTY = np.empty(0, np.int64)
@@ -48,13 +47,13 @@ class SharedStream:
         augment: Augment | None = None,
     ) -> None:
         self._dataset = dataset
-        self._lengths = dataset.lengths or {"examples": example_lengths({}, len(dataset))}  # what rates count
+        self._lengths = dataset.lengths
         self._rank, self._world_size = rank, world_size
         self._seed, self._augment = seed, augment
         self._rows = BatchStream(
             _Rows(dataset), batch_size=batch_size, max_length=max_length, seed=seed, position=position
         )
-        self._tokens_here = self._tokens = self._places = 0
+        self.start_counting()
 
     @property
     def position(self) -> Position:
@@ -84,19 +83,24 @@ class SharedStream:
     def rates_of_all(self, rates: dict[str, float]) -> dict[str, float]:
         """Turns what a `Meter` measured on the batches of this process since the last call into that of all processes.
 
-        Their lengths are known everywhere, so nobody need be asked. Where no feature is text, an example counts as one
-        token.
+        Their lengths are known everywhere, so nobody need be asked.
         """
-        speed = rates["tokens_per_second"] * self._tokens / self._tokens_here
-        of_all = {**rates, "tokens_per_second": speed, "padding_share": 1.0 - self._tokens / self._places}
+        of_all = dict(rates)
+        if "examples_per_second" in rates:
+            of_all["examples_per_second"] *= self._examples / self._examples_here
+        if self._lengths:
+            of_all["tokens_per_second"] *= self._tokens / self._tokens_here
+            of_all["padding_share"] = 1.0 - self._tokens / self._places
         self.start_counting()
         return of_all
 
     def start_counting(self) -> None:
         """Forgets the batches counted so far."""
-        self._tokens_here = self._tokens = self._places = 0
+        self._examples_here = self._examples = self._tokens_here = self._tokens = self._places = 0
 
     def _count(self, dealt: list[Indices], mine: Indices) -> None:
+        self._examples_here += len(mine)
+        self._examples += sum(map(len, dealt))
         for lengths in self._lengths.values():
             self._tokens_here += int(lengths[mine].sum())
             for rows in dealt:

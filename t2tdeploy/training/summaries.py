@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import matplotlib
 import numpy as np
@@ -26,17 +26,38 @@ matplotlib.use("Agg")  # files only: there may be no screen
 METRICS, CURVE = "metrics.jsonl", "curve.png"
 
 
+class Axes(NamedTuple):
+    """What the two axes of curve.png show.
+
+    Args:
+        loss: the label of the losses' axis.
+        score: the value of evaluations that has the other axis, and its label.
+    """
+
+    loss: str
+    score: str
+    score_label: str
+
+
+AXES = {  # by task
+    "translate": Axes("loss, nats per token", "bleu", "BLEU"),
+    "classify": Axes("loss, nats per example", "accuracy", "accuracy"),
+    "regress": Axes("loss, mean squared error", "rmse", "RMSE"),
+}
+
+
 class Summaries:
     """Writes the curves of one run; a context manager.
 
     Args:
         directory: the run directory.
+        task: of the model.
         step: the step the run goes on from; what was written for later steps, before a kill, is taken back.
         evaluated: False takes back the evaluation of `step` itself too, as it will be done again.
     """
 
-    def __init__(self, directory: Path, *, step: int, evaluated: bool = True) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, *, step: int, evaluated: bool = True, task: str = "translate") -> None:
+        self._directory, self._axes = directory, AXES[task]
         self._lines = [
             line
             for line in read_metrics(directory)
@@ -103,11 +124,18 @@ class Summaries:
         with naming(self._directory):
             self._writer.add_figure("attention", picture, step)
 
+    def picture(self, name: str, step: int, picture: Figure) -> None:
+        """A picture, and as NAME.png the newest of its kind."""
+        with atomic_file(self._directory / f"{name}.png") as file:
+            picture.savefig(file, format="png", dpi=110)
+        with naming(self._directory):
+            self._writer.add_figure(name, picture, step)
+
     def refresh(self) -> None:
         """Redraws curve.png and flushes TensorBoard."""
         with naming(self._directory):
             self._writer.flush()
-        figure = curve(self._lines)
+        figure = curve(self._lines, self._axes)
         with atomic_file(self._directory / CURVE) as file:
             figure.savefig(file, format="png", dpi=110)
 
@@ -126,18 +154,18 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def curve(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Training and evaluation loss over steps, and BLEU on an axis of its own."""
+def curve(lines: Sequence[Mapping[str, Any]], shown: Axes = AXES["translate"]) -> Figure:
+    """Training and evaluation loss over steps, and a score such as BLEU on an axis of its own."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.subplots()
     left.set_xlabel("step")
-    left.set_ylabel("loss, nats per token")
+    left.set_ylabel(shown.loss)
     right = left.twinx()
-    right.set_ylabel("BLEU")
+    right.set_ylabel(shown.score_label)
     for axes, group, name, style in (
         (left, "train", "loss", "tab:blue"),
         (left, "evaluation", "loss", "tab:orange"),
-        (right, "evaluation", "bleu", "tab:green"),
+        (right, "evaluation", shown.score, "tab:green"),
     ):
         points = [(line["step"], line[name]) for line in lines if line["group"] == group and name in line]
         if points:

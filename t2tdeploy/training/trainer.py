@@ -20,20 +20,18 @@ import torch
 
 from t2tdeploy.errors import TrainingError
 from t2tdeploy.files import atomic_file
-from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.problems.batching import Position
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter, SilentReporter, Task
-from t2tdeploy.tokenizer import Tokenizer
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
 from t2tdeploy.training.engine import Batch, Engine, EngineState, StepMetrics
 from t2tdeploy.training.engines import make_engine
-from t2tdeploy.training.evaluate import EvaluationReport, evaluate, probe_evaluation
 from t2tdeploy.training.gradient_engine import derived_seed
 from t2tdeploy.training.meter import Meter
-from t2tdeploy.training.options import TrainOptions
+from t2tdeploy.training.options import LOWER_IS_BETTER, TrainOptions
 from t2tdeploy.training.parameters import load_parameters, named_tensors
 from t2tdeploy.training.processes import ALONE, Processes
+from t2tdeploy.training.quality import dev_quality
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.schedules import make_schedule
 from t2tdeploy.training.shared_stream import SharedStream
@@ -111,7 +109,6 @@ class _Trainer:
         self.hparams = run.hparams
         self.schedule = make_schedule(self.hparams)
         self.dataset = data.split("train")
-        self.dev = data.split("dev") if "dev" in data.record.splits else None
         torch.manual_seed(run.record.seed)
         model = run.new_model()
         if not processes.first:  # the same parameters, but dropout masks of its own
@@ -125,9 +122,11 @@ class _Trainer:
             graph_directory=run.path / "training_graph",
             reporter=self.reporter,
         )
+        self.metric = options.deciding_metric(model.task)
+        self.quality = dev_quality(self.engine, data, self.hparams, options)
         self.state = TrainingState(step=0, epoch=0, batch=0)
         self.saved_step: int | None = None
-        self.meter = Meter()
+        self.meter = Meter(data.features)
 
     def train(self) -> TrainResult:
         self._restore()
@@ -160,7 +159,8 @@ class _Trainer:
         if not self.processes.first:
             yield None
             return
-        with Summaries(self.run.path, step=self.state.step, evaluated=not self.state.evaluation_due) as summaries:
+        evaluated, task = not self.state.evaluation_due, self.engine.model.task
+        with Summaries(self.run.path, step=self.state.step, evaluated=evaluated, task=task) as summaries:
             yield summaries
 
     def _stream(self) -> SharedStream:
@@ -177,7 +177,7 @@ class _Trainer:
 
     def _start_measuring(self, stream: SharedStream) -> None:
         """Rates and costs count from here."""
-        self.meter = Meter()
+        self.meter = Meter(self.data.features)
         stream.start_counting()
         self.processes.communication()
 
@@ -187,14 +187,17 @@ class _Trainer:
             "data",
             examples=len(self.dataset),
             batches=len(plan.batches),
-            longer_than_max_length=len(plan.skipped),
-            padding_share=plan.padding_share,
+            **(
+                {"longer_than_max_length": len(plan.skipped), "padding_share": plan.padding_share}
+                if self.dataset.lengths
+                else {}
+            ),
             **({} if count == 1 else {"processes": count}),
         )
 
     def _probe(self, stream: SharedStream) -> None:
         """Tries the batches of this epoch, and of dev, that need the most memory, so that it runs out at once."""
-        lengths = np.maximum.reduce(list(self.dataset.lengths.values()))
+        lengths = self.dataset.example_lengths
 
         def longest(rows: np.ndarray) -> int:
             return int(lengths[rows].max())
@@ -204,17 +207,8 @@ class _Trainer:
         self._probe_step(most_tokens)
         if most_attention is not most_tokens:
             self._probe_step(most_attention)
-        if self.dev is not None and self.processes.first:
-            probe_evaluation(
-                self.engine.model,
-                self.dev,
-                options=self._search_options(),
-                extra_length=self.hparams.extra_length,
-                batch_size=self.hparams.batch_size,
-                sentences=self.options.eval_sentences,
-                decode=self.options.decode,
-                score=self.engine.evaluate,
-            )
+        if self.quality is not None and self.processes.first:
+            self.quality.probe()
 
     def _probe_step(self, rows: np.ndarray) -> None:
         self.engine.probe([self.dataset.batch(rows)] * self.hparams.accumulate_steps)
@@ -280,7 +274,7 @@ class _Trainer:
         last = step == self.hparams.train_steps
         due = last or step % self.options.eval_every_steps == 0
         if due or step % self.options.save_every_steps == 0:
-            self.state = self.state.model_copy(update={"evaluation_due": due and self.dev is not None})
+            self.state = self.state.model_copy(update={"evaluation_due": due and self.quality is not None})
             self._save()
         if self.state.evaluation_due:
             self._evaluate(summaries)
@@ -295,43 +289,25 @@ class _Trainer:
         self.run.checkpoints.prune(self.options.keep_last)
         self.reporter.event("checkpoint", step=self.state.step, path=str(path))
 
-    def _search_options(self) -> SearchOptions:
-        return SearchOptions(beam_size=self.hparams.beam_size, alpha=self.hparams.alpha)
-
     def _evaluate(self, summaries: Summaries | None) -> None:
         """Evaluates on dev and records the outcome. Until then it stays due, so that a kill repeats it."""
-        assert self.dev is not None
+        assert self.quality is not None
         started, step = time.perf_counter(), self.state.step
-        report = evaluate(
-            self.engine.model,
-            self.data,
-            "dev",
-            options=self._search_options(),
-            extra_length=self.hparams.extra_length,
-            batch_size=self.hparams.batch_size,
-            sentences=self.options.eval_sentences,
-            decode=self.options.decode,
-            score=self.engine.evaluate,
-            reporter=self.reporter,
-            processes=self.processes,
-        )
-        values = _curves(report)
-        self._remember(values)
+        measured = self.quality.measure(self.reporter, self.processes)
+        self._remember(measured.values)
         if summaries is None:  # the first process writes
             return
-        summaries.scalars("evaluation", step, {**values, "seconds": time.perf_counter() - started})
-        summaries.examples(step, report.examples)
-        first = self.dev.batch(np.array([0]))
-        summaries.attention(step, self.engine.model, first, _pieces(first, self.data.tokenizers))
+        summaries.scalars("evaluation", step, {**measured.values, "seconds": time.perf_counter() - started})
+        measured.show(summaries, step)
         summaries.refresh()
-        self.reporter.event("evaluation", step=step, **values)
+        self.reporter.event("evaluation", step=step, **measured.values)
         self.run.checkpoints.record(self.state)
         self.run.checkpoints.prune(self.options.keep_last)
 
     def _remember(self, values: dict[str, float]) -> None:
         """Compares this evaluation with the best so far; it is no longer due."""
-        metric, best = self.options.deciding_metric, self.state.best
-        sign = -1.0 if metric == "loss" else 1.0
+        metric, best = self.metric, self.state.best
+        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         gained = best is None or best.metric != metric or sign * values[metric] > sign * best.value
         without_gain = 0 if gained else self.state.evaluations_without_gain + 1
         if best is None or gained or values[metric] == best.value:  # of equals the later one: BLEU may start with zeros
@@ -356,17 +332,3 @@ class _Trainer:
             f"those of step {step - 1}; its batch (epoch {position.epoch}, batch {position.batch}) is in {file}",
             help="lower learning_rate_constant, warm up for longer, or set clip_grad_norm=1; then start a new run",
         )
-
-
-def _curves(report: EvaluationReport) -> dict[str, float]:
-    losses, scores = report.losses, report.scores
-    values = {"loss": losses.loss, "perplexity": losses.perplexity, "accuracy": losses.accuracy}
-    return values if scores is None else {**values, "bleu": scores.bleu, "chrf": scores.chrf}
-
-
-def _pieces(batch: Batch, tokenizers: dict[str, Tokenizer]) -> dict[str, list[str]]:
-    """The tokens of the one example of `batch`, as text."""
-    return {
-        name: [tokenizers[name].decode([int(token)]) or f"⟨{int(token)}⟩" for token in ids[0]]
-        for name, ids in batch.items()
-    }

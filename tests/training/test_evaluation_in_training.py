@@ -12,7 +12,7 @@ import pytest
 
 from t2tdeploy.errors import SettingsError, TrainingError
 from t2tdeploy.problems.dataset import ProblemData
-from t2tdeploy.training import trainer as trainer_module
+from t2tdeploy.training import quality as quality_module
 from t2tdeploy.training.checkpoints import read_state, verify
 from t2tdeploy.training.evaluate import EvaluationReport
 from t2tdeploy.training.meter import Meter
@@ -43,7 +43,7 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_done_again(
     run = make_run(tmp_path / "failing", data, data_dir)
     options = QUICK.replace(eval_every_steps=step)  # and saves every 4 steps, as the straight run does
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "evaluate", failing_evaluation)
+        patch.setattr(quality_module, "evaluate", failing_evaluation)
         with pytest.raises(TrainingError):
             train(run, data, options)
     assert run.checkpoints.steps()[-1] == step
@@ -85,7 +85,7 @@ def test_a_metric_of_translations_needs_translations() -> None:
     for metric in ("bleu", "chrf"):
         with pytest.raises(SettingsError, match="decode"):
             TrainOptions.create({"metric": metric, "decode": False})
-    assert TrainOptions.create({"metric": "accuracy", "decode": False}).deciding_metric == "accuracy"
+    assert TrainOptions.create({"metric": "accuracy", "decode": False}).deciding_metric("translate") == "accuracy"
 
 
 def test_a_signal_after_everything_due_was_done_is_saved(

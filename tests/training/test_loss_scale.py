@@ -119,7 +119,7 @@ def test_a_state_of_another_precision_loads(data: ProblemData) -> None:
 
 
 def test_the_meter_counts_skipped_steps_and_leaves_their_norm_out(data: ProblemData) -> None:
-    engine, meter = new_engine("torch", data, precision="float16", **NO_DROPOUT), Meter()
+    engine, meter = new_engine("torch", data, precision="float16", **NO_DROPOUT), Meter(data.features)
     rows = [batch(data, 0, 1)]
     engine._loss_scale.value = TOO_LARGE
     meter.add(rows, engine.step(rows, learning_rate=0.0))

@@ -7,10 +7,11 @@ import pytest
 
 from t2tdeploy.training.engine import StepMetrics
 from t2tdeploy.training.meter import Meter
+from tests.models.tiny import features
 
 
 def test_means_and_shares() -> None:
-    meter = Meter()
+    meter = Meter(features(30))
     full = {"inputs": np.array([[5, 1]]), "targets": np.array([[1]])}
     padded = {"inputs": np.array([[5, 1, 0]]), "targets": np.array([[4, 1, 0, 0]])}
     meter.add([full], StepMetrics(loss=4.0, labels=1, gradient_norm=1.0))

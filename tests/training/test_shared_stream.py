@@ -9,7 +9,9 @@ from t2tdeploy.problems.batching import BatchStream, Indices, Lengths, Position
 from t2tdeploy.training.engine import StepMetrics
 from t2tdeploy.training.meter import Meter
 from t2tdeploy.training.shared_stream import SharedStream
+from tests.models.tiny import features
 
+FEATURES = features(30)
 SETTINGS = {"batch_size": 40, "max_length": 12, "seed": 5}
 
 
@@ -78,7 +80,7 @@ def test_rates_are_those_of_all_processes() -> None:
     assert any(not batch["inputs"].size for of_rank in batches for batch in of_rank)
     tokens = [sum(int(np.count_nonzero(ids)) for batch in of_rank for ids in batch.values()) for of_rank in batches]
     places = sum(ids.size for of_rank in batches for batch in of_rank for ids in batch.values())
-    meter = Meter()
+    meter = Meter(FEATURES)
     meter.add(batches[0], StepMetrics(loss=1.0, labels=1, gradient_norm=1.0))
     rates = meter.flush()
     found = together[0].rates_of_all(rates)
@@ -123,6 +125,5 @@ def test_augmentation_is_that_of_one_process_whatever_their_number(world_size: i
 def test_without_text_rates_count_examples() -> None:
     stream = SharedStream(Numbers(), batch_size=4, max_length=1, seed=5, rank=0, world_size=2, position=Position())
     sizes = [len(next(stream)["numbers"]) for _ in range(3)]  # an epoch
-    rates = stream.rates_of_all({"tokens_per_second": 10.0})
-    assert rates["tokens_per_second"] == pytest.approx(10.0 * 23 / sum(sizes))
-    assert rates["padding_share"] == 0
+    rates = stream.rates_of_all({"examples_per_second": 10.0})
+    assert rates == {"examples_per_second": pytest.approx(10.0 * 23 / sum(sizes))}
