@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,10 @@ class Classification:
     labels: tuple[Label, ...] = ()
     values: tuple[float, ...] = ()
     truncated: bool = False
+
+    def best(self, top_k: int) -> Classification:
+        """The same with `top_k` labels at most."""
+        return self if len(self.labels) <= top_k else replace(self, labels=self.labels[:top_k])
 
 
 class Classifier:

@@ -210,7 +210,8 @@ def _category(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]
         if not text and not feature.may_be_missing:
             raise RequestError(field, "missing")
         return np.array(text, dtype=object)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float | np.floating) and value == value // 1)
+    if isinstance(value, bool) or not whole:
         raise RequestError(field, f"a {_kind(value)}, where the id of a category is expected")
     if not 0 <= value < (feature.size or 0):
         raise RequestError(field, f"{value} is not the id of a category; they are 0 to {(feature.size or 0) - 1}")

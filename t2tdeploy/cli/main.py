@@ -8,6 +8,7 @@ import click
 
 from t2tdeploy import __version__
 from t2tdeploy.cli.benchmark import benchmark
+from t2tdeploy.cli.classify import classify
 from t2tdeploy.cli.console import INTERRUPTED, print_error
 from t2tdeploy.cli.corpus import translate_corpus
 from t2tdeploy.cli.data import datagen, list_names
@@ -37,7 +38,7 @@ def commands() -> None:
 
 for command in (
     list_names, datagen, train, evaluate, decode, average, export, optimize, benchmark, serve, translate, score,
-    translate_corpus, load_test,
+    classify, translate_corpus, load_test,
 ):  # fmt: skip
     commands.add_command(command)
 
@@ -53,7 +54,7 @@ def _missing_package(error: ModuleNotFoundError) -> OperationalError:
 
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 an operational fault, 2 a user's."""
-    as_json = "--json" in sys.argv
+    as_json = "--json" in sys.argv and "classify" not in sys.argv[1:2]  # there it names a file
     try:
         status = commands.main(standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)

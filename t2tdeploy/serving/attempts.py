@@ -88,7 +88,7 @@ def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) 
     code, details = call.code(), call.details() or ""
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         field, _, message = details.partition(": ")
-        field = re.sub(r"\[(\d+)\]$", lambda match: f"[{int(match[1]) + first}]", field)
+        field = re.sub(r"\[(\d+)\]", lambda match: f"[{int(match[1]) + first}]", field, count=1)
         return RequestError(field, message)
     help = {
         grpc.StatusCode.UNAVAILABLE: _unreachable(target, options.security, details),

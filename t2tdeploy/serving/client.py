@@ -8,15 +8,11 @@ A target of several servers, "dns:///name:port", is asked in turn (round robin).
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Self
 
 import grpc
 
@@ -26,6 +22,7 @@ from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
 from t2tdeploy.serving.channel import open_async_channel, open_channel
 from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
+from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -33,25 +30,7 @@ from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
 
 __all__ = ["AsyncClient", "Client", "ClientOptions"]
 
-_CHANNEL: list[tuple[str, int | str]] = [
-    ("grpc.max_receive_message_length", -1),  # the server bounds what it is asked, and so what it answers
-    (
-        # Of several addresses of a name all are asked in turn, but for those whose health says that they are leaving.
-        "grpc.service_config",
-        json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
-    ),
-]
-
 _Translations = list[list[Hypothesis]]
-_Call: TypeAlias = "grpc.Future[pb.TranslateResponse]"
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One request of a call, with the index of its first source in the call."""
-
-    first: int
-    message: pb.TranslateRequest
 
 
 class Client:
@@ -63,7 +42,7 @@ class Client:
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
-        self._channel = open_channel(target, options.security, _CHANNEL)
+        self._channel = open_channel(target, options.security, CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
     def translate(
@@ -85,18 +64,15 @@ class Client:
             ServerError: the server did not answer, or with another status than OK.
         """
         requests = list(_requests(sources, options, target_prefixes, self._options))
-        calls = _Calls()
-        with (
-            _progress(reporter, sources) as task,
-            ThreadPoolExecutor(self._options.requests_in_flight, thread_name_prefix="t2tdeploy-client") as pool,
-        ):
-            futures = [pool.submit(self._translate, request, calls) for request in requests]
-            try:
-                for future in as_completed(futures):
-                    task.advance(len(future.result()))
-            finally:
-                calls.cancel()  # after an error, the other requests are not waited for
-        return [hypotheses for future in futures for hypotheses in future.result()]
+        with _progress(reporter, sources) as task:
+            return ask_all(
+                requests,
+                lambda message, seconds: self._stub.Translate.future(message, timeout=seconds),
+                read_response,
+                target=self._target,
+                options=self._options,
+                task=task,
+            )
 
     def translate_document(
         self,
@@ -149,38 +125,6 @@ class Client:
     ) -> None:
         self.close()
 
-    def _translate(self, request: _Request, calls: _Calls) -> _Translations:
-        attempts = Attempts(self._target, self._options, request.first)
-        while not calls.cancelled.is_set():
-            try:
-                call = calls.add(self._stub.Translate.future(request.message, timeout=attempts.timeout))
-                return read_response(call.result())
-            except grpc.RpcError as error:
-                calls.cancelled.wait(attempts.pause_after(error))
-        return []
-
-
-class _Calls:
-    """The calls of one `Client.translate`, so that its end can cancel them."""
-
-    def __init__(self) -> None:
-        self.cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._calls: list[_Call] = []
-
-    def add(self, call: _Call) -> _Call:
-        with self._lock:
-            self._calls = [known for known in self._calls if not known.done()] + [call]
-            if self.cancelled.is_set():
-                call.cancel()
-        return call
-
-    def cancel(self) -> None:
-        with self._lock:
-            self.cancelled.set()
-            for call in self._calls:
-                call.cancel()
-
 
 class AsyncClient:
     """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
@@ -191,7 +135,7 @@ class AsyncClient:
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
         self._target, self._options = target, options
-        self._channel = open_async_channel(target, options.security, _CHANNEL)
+        self._channel = open_async_channel(target, options.security, CHANNEL)
         self._stub = TranslationServiceStub(self._channel)
 
     async def translate(
@@ -205,7 +149,7 @@ class AsyncClient:
         """As `Client.translate`; cancelling it cancels the requests."""
         room = asyncio.Semaphore(self._options.requests_in_flight)
 
-        async def ask(request: _Request) -> _Translations:
+        async def ask(request: Request[pb.TranslateRequest]) -> _Translations:
             async with room:
                 found = await self._translate(request)
             progress.advance(len(found))
@@ -253,7 +197,7 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _translate(self, request: _Request) -> _Translations:
+    async def _translate(self, request: Request[pb.TranslateRequest]) -> _Translations:
         attempts = Attempts(self._target, self._options, request.first)
         while True:
             try:
@@ -271,7 +215,7 @@ def _requests(
     options: TranslateOptions,
     target_prefixes: Sequence[str] | None,
     client: ClientOptions,
-) -> Iterator[_Request]:
+) -> Iterator[Request[pb.TranslateRequest]]:
     """The requests for `sources`; all are checked before the first is sent."""
     if isinstance(sources, str):
         raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
@@ -289,4 +233,4 @@ def _requests(
             target_prefixes=whole.target_prefixes[first : first + size],
             priority=whole.priority,
         )
-        yield _Request(first, part)
+        yield Request(first, part)

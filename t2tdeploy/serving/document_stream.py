@@ -61,7 +61,7 @@ class AnsweredPart:
 class _UnderWay:
     part: Part
     sentence: Sentence
-    answer: asyncio.Task[Answer]
+    answer: asyncio.Task[Answer[list[Hypothesis]]]
 
 
 async def stream_document(
@@ -91,7 +91,7 @@ async def stream_document(
                 more = bool(chunk)
                 for part, sentence in chunk:
                     frontend.require_size([sentence], key)
-                    answer = scheduler.translate(
+                    answer = scheduler.answer(
                         [sentence], key, deadline=call.deadline, priority=call.priority, wait_for_room=True
                     )
                     under_way.append(_UnderWay(part, sentence, asyncio.create_task(answer)))
@@ -99,7 +99,7 @@ async def stream_document(
                 return
             first = under_way[0]
             answered = await first.answer
-            (hypotheses,) = answered.hypotheses
+            (hypotheses,) = answered.results
             under_way.popleft()
             if record := current_record():
                 record.admitted(model.name, str(model.number), 1, len(first.sentence.ids))

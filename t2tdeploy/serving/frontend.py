@@ -1,7 +1,7 @@
 """What every protocol's service does with a request: admission, tokenizing, queue, answer.
 
-A service turns its message into a `TranslateCall` and the `Translated` into its answer, both within `accepting`; what
-is raised here becomes a status by `status.status_of`.
+A service turns its message into a `TranslateCall` and the `Translated` into its answer, or a `ClassifyCall` and the
+`Classified`, both within `accepting`; what is raised here becomes a status by `status.status_of`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from t2tdeploy.classifier import Classification, Classifier, Example, RawExample
 from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
 from t2tdeploy.errors import RequestError
+from t2tdeploy.hypotheses import Hypothesis
 from t2tdeploy.sentences import Sentence, Source
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.call_record import current_record
@@ -23,6 +25,7 @@ from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import Answer, UnavailableError
 from t2tdeploy.serving.served_model import ServedModel
+from t2tdeploy.serving.work import Asked
 from t2tdeploy.translator import Translator
 
 MAX_DETAILS = 4_000_000
@@ -60,7 +63,37 @@ class Translated:
     model: ServedModel
     sentences: list[Sentence]
     key: SearchKey
-    answer: Answer
+    answer: Answer[list[Hypothesis]]
+
+
+@dataclass(frozen=True)
+class ClassifyCall:
+    """A request to classify, or regress, whatever protocol it came by.
+
+    Args:
+        examples: see `examples.RawExample`.
+        top_k: classes of each answer.
+        truncate: whether texts that are too long are cut.
+        model, version, deadline, priority: as of `TranslateCall`.
+        size: bytes of the request, by which is judged whether a thread should read the examples.
+    """
+
+    examples: Sequence[RawExample]
+    top_k: int = 1
+    truncate: bool = False
+    model: str = ""
+    version: str = ""
+    deadline: float | None = None
+    priority: int = 0
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Classified:
+    """An answer, with the model that gave it."""
+
+    model: ServedModel
+    answer: Answer[Classification]
 
 
 class Frontend:
@@ -135,7 +168,7 @@ class Frontend:
         """
         model = self.repository.find(call.model, call.version)
         with model.used():
-            self._require_count(len(call.sources))
+            self._require_count("sources", len(call.sources))
             require_priority(call.priority)
             translator, scheduler = model.translator, model.scheduler
             key = translator.search_key(call.options)
@@ -144,9 +177,9 @@ class Frontend:
             self.require_size(sentences, key)
             if record := current_record():
                 record.admitted(model.name, str(model.number), len(sentences), _tokens(sentences))
-            answer = await scheduler.translate(sentences, key, deadline=call.deadline, priority=call.priority)
+            answer = await scheduler.answer(sentences, key, deadline=call.deadline, priority=call.priority)
             if record:
-                target_tokens = sum(one.tokens for hypotheses in answer.hypotheses for one in hypotheses)
+                target_tokens = sum(one.tokens for hypotheses in answer.results for one in hypotheses)
                 record.answered(answer.queue, answer.compute, target_tokens)
             return Translated(model, sentences, key, answer)
 
@@ -161,20 +194,46 @@ class Frontend:
         characters = sum(map(len, call.sources)) + sum(map(len, call.target_prefixes))
         return await asyncio.to_thread(encode) if characters > SHORT_CHARACTERS else encode()
 
-    def _require_count(self, count: int) -> None:
+    async def classify(self, call: ClassifyCall) -> Classified:
+        """Answers all examples of a call, or none. Cancelling it withdraws them.
+
+        Raises:
+            RequestError, UnknownNameError, OverloadedError, TimeoutError, UnavailableError: as `translate` does.
+        """
+        model = self.repository.find(call.model, call.version)
+        with model.used():
+            self._require_count("examples", len(call.examples))
+            require_priority(call.priority)
+            classifier, scheduler = model.classifier, model.scheduler
+            top_k = classifier.require_top_k(call.top_k, "options.top_k")
+            scheduler.require_room(len(call.examples))
+            examples = await self._encode_examples(classifier, call)
+            tokens = sum(example.cost for example in examples)
+            self._require_tokens("examples", tokens)
+            if record := current_record():
+                record.admitted(model.name, str(model.number), len(examples), tokens)
+            rows = [Asked(example, top_k) for example in examples]
+            answer = await scheduler.answer(rows, None, deadline=call.deadline, priority=call.priority)
+            if record:
+                record.answered(answer.queue, answer.compute, 0)
+            return Classified(model, answer)
+
+    async def _encode_examples(self, classifier: Classifier, call: ClassifyCall) -> list[Example]:
+        encode = partial(classifier.encode, call.examples, truncate=call.truncate)
+        return await asyncio.to_thread(encode) if call.size > SHORT_CHARACTERS else encode()
+
+    def _require_count(self, field: str, count: int) -> None:
         if not count:
-            raise RequestError("sources", "there is none")
+            raise RequestError(field, "there is none")
         if count > (limit := self.options.max_sentences_per_request):
-            raise RequestError("sources", f"{count} in one request, the server takes {limit}")
+            raise RequestError(field, f"{count} in one request, the server takes {limit}")
 
     def require_size(self, sentences: Sequence[Sentence], key: SearchKey) -> None:
         """
         Raises:
             RequestError: they are more than the queue ever takes, or their answer could be too large.
         """
-        tokens, limit = _tokens(sentences), self.options.tokens_per_request
-        if tokens > limit:
-            raise RequestError("sources", f"{tokens} tokens in one request, the server takes {limit}")
+        self._require_tokens("sources", _tokens(sentences))
         if not key.tokens:
             return
         numbers = sum(
@@ -190,6 +249,10 @@ class Frontend:
                 f"up to {numbers} numbers in one answer, the server gives {MAX_DETAILS}",
                 help="send fewer sources at once, or lower num_hypotheses or max_length",
             )
+
+    def _require_tokens(self, field: str, tokens: int) -> None:
+        if tokens > (limit := self.options.tokens_per_request):
+            raise RequestError(field, f"{tokens} tokens in one request, the server takes {limit}")
 
 
 def require_priority(priority: int) -> None:

@@ -12,6 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
@@ -24,6 +25,22 @@ SERVICE = pb.DESCRIPTOR.services_by_name["TranslationService"].full_name
 
 
 @dataclass(frozen=True)
+class FeatureInfo:
+    """A feature of the examples of a server's model; see `manifest.FeatureInput`.
+
+    Args:
+        max_tokens, parts: of a text; else 0.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] = ()
+    max_tokens: int = 0
+    parts: int = 0
+    may_be_missing: bool = False
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """A model of a server.
 
@@ -33,7 +50,8 @@ class ModelInfo:
         defaults: of the options that a request leaves out.
         max_sentences: of one request.
         max_source_tokens: of one source, EOS included.
-        max_beam_size, max_extra_length: the most that options may ask for.
+        max_beam_size, max_extra_length: the most that options may ask for; 0 if the task is not to translate.
+        features, classes, multi_label: of models that classify or regress.
     """
 
     name: str
@@ -45,6 +63,9 @@ class ModelInfo:
     max_source_tokens: int
     max_beam_size: int
     max_extra_length: int
+    features: tuple[FeatureInfo, ...] = ()
+    classes: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 def parse_request(content: bytes) -> pb.TranslateRequest:
@@ -158,14 +179,14 @@ def write_response(found: Translated, *, source_pieces: bool) -> pb.TranslateRes
     translator, answer = found.model.translator, found.answer
     translations = [
         write_translation(sentence, hypotheses, translator.source_pieces(sentence) if source_pieces else ())
-        for sentence, hypotheses in zip(found.sentences, answer.hypotheses, strict=True)
+        for sentence, hypotheses in zip(found.sentences, answer.results, strict=True)
     ]
     return pb.TranslateResponse(
         translations=translations,
         model=found.model.name,
         model_version=found.model.bundle.version,
         model_number=found.model.number,
-        timing=pb.Timing(queue=_duration(answer.queue), compute=_duration(answer.compute)),
+        timing=write_timing(answer.queue, answer.compute),
     )
 
 
@@ -217,6 +238,8 @@ def read_translation(message: pb.Translation) -> list[Hypothesis]:
 
 def write_model(model: ServedModel, options: ServerOptions) -> pb.Model:
     """What ListModels says of a model."""
+    if isinstance(model.answerer, Classifier):
+        return _write_classifier(model, model.answerer, options)
     translator, decode = model.translator, model.translator.defaults
     defaults = TranslateOptions(
         decode.beam_size, decode.alpha, 1, decode.extra_length, early_stopping=decode.early_stopping or None
@@ -238,6 +261,35 @@ def write_model(model: ServedModel, options: ServerOptions) -> pb.Model:
     )
 
 
+def _write_classifier(model: ServedModel, classifier: Classifier, options: ServerOptions) -> pb.Model:
+    features = [
+        pb.Feature(
+            name=name,
+            kind=one.kind,
+            shape=one.shape,
+            max_tokens=one.max_length or 0,
+            parts=one.parts if one.kind == "text" else 0,
+            may_be_missing=one.may_be_missing,
+        )
+        for name, one in classifier.features.items()
+    ]
+    limits = pb.Limits(
+        max_sentences=options.max_sentences_per_request,
+        max_source_tokens=max(one.max_tokens for one in features),
+        max_request_bytes=options.max_request_bytes,
+    )
+    return pb.Model(
+        name=model.name,
+        version=model.bundle.version,
+        number=model.number,
+        task=classifier.task,
+        limits=limits,
+        features=features,
+        classes=classifier.classes,
+        multi_label=model.bundle.manifest.multi_label,
+    )
+
+
 def read_models(message: pb.ListModelsResponse) -> list[ModelInfo]:
     """The models of a server."""
     return [
@@ -251,9 +303,20 @@ def read_models(message: pb.ListModelsResponse) -> list[ModelInfo]:
             max_source_tokens=model.limits.max_source_tokens,
             max_beam_size=model.limits.max_beam_size,
             max_extra_length=model.limits.max_extra_length,
+            features=tuple(
+                FeatureInfo(one.name, one.kind, tuple(one.shape), one.max_tokens, one.parts, one.may_be_missing)
+                for one in model.features
+            ),
+            classes=tuple(model.classes),
+            multi_label=model.multi_label,
         )
         for model in message.models
     ]
+
+
+def write_timing(queue: float, compute: float) -> pb.Timing:
+    """The message of these seconds."""
+    return pb.Timing(queue=_duration(queue), compute=_duration(compute))
 
 
 def _duration(seconds: float) -> Duration:

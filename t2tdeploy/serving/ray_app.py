@@ -1,4 +1,4 @@
-"""TranslationService on Ray Serve: the same proto and statuses, behind Ray's gRPC proxy, with replicas and autoscaling.
+"""Our own services on Ray Serve: the same protos and statuses, behind Ray's gRPC proxy, with replicas and autoscaling.
 
     serve start --grpc-port 50051 --grpc-servicer-functions t2tdeploy.serving.ray_app.add_services
     serve run t2tdeploy.serving.ray_app:app bundle=bundles/ende min_replicas=2
@@ -25,6 +25,8 @@ from ray.serve.grpc_util import RayServegRPCContext
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import SilentReporter
 from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.classification_messages import SERVICE as CLASSIFICATION
+from t2tdeploy.serving.classification_service import ClassificationService
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.ray_options import AppOptions
@@ -39,6 +41,7 @@ METHODS: dict[str, dict[str, Callable[..., Any]]] = {
         "TranslateStream": grpc.unary_stream_rpc_method_handler,
         "ListModels": grpc.unary_unary_rpc_method_handler,
     },
+    CLASSIFICATION: {"Classify": grpc.unary_unary_rpc_method_handler},
     health.SERVICE_NAME: {"Check": grpc.unary_unary_rpc_method_handler},
 }
 """What a replica answers, and how; each method of `Replica` has the name of the RPC."""
@@ -97,6 +100,7 @@ class Replica:
         self._repository = ModelRepository(options.source(), server, _LogReporter())
         self._frontend = Frontend(self._repository, server)
         self._service = TranslationService(self._frontend)
+        self._classification = ClassificationService(self._frontend)
         await self._repository.start()
         self._frontend.open()
         self._polling = (
@@ -129,6 +133,10 @@ class Replica:
             grpc_context.set_details(status.message)
             raise RuntimeError(status.message) from None
 
+    async def Classify(self, content: bytes, grpc_context: RayServegRPCContext) -> _Message:  # noqa: N802
+        """ClassifyRequest -> ClassifyResponse."""
+        return await self._answer(self._classification.classify, content, grpc_context)
+
     async def ListModels(self, content: bytes, grpc_context: RayServegRPCContext) -> _Message:  # noqa: N802
         """ListModelsRequest -> ListModelsResponse."""
         return await self._answer(self._service.list_models, content, grpc_context)
@@ -142,7 +150,7 @@ class Replica:
             request = health_pb2.HealthCheckRequest.FromString(content)
         except DecodeError:
             raise RequestError("request", "the bytes are not a HealthCheckRequest message") from None
-        if request.service not in ("", SERVICE):
+        if request.service not in ("", SERVICE, CLASSIFICATION):
             self._repository.find(*request.service.split(":", 1))
         return bytes(health_pb2.HealthCheckResponse(status="SERVING").SerializeToString())
 

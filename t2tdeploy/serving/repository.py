@@ -21,9 +21,9 @@ from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import UnavailableError
-from t2tdeploy.serving.served_model import ServedModel, load_translator
+from t2tdeploy.serving.served_model import ServedModel, load_answerer
+from t2tdeploy.serving.work import Answerer
 from t2tdeploy.targets import require_runnable
-from t2tdeploy.translator import Translator
 
 logger = logging.getLogger("t2tdeploy.serving")
 
@@ -282,14 +282,14 @@ class ModelRepository:
         self._loading.add(key)
         started = time.monotonic()
         try:
-            translator = await asyncio.to_thread(_load, found, self._options)
+            answerer = await asyncio.to_thread(_load, found, self._options)
         except Exception as error:
             self._report_broken(found, error)
             return served is not None
         finally:
             self._loading.discard(key)
         self._broken.pop(key, None)
-        model = ServedModel(found, translator, self._options, self._slots)
+        model = ServedModel(found, answerer, self._options, self._slots)
         self._announce(model)
         self._served.setdefault(found.name, {})[found.number] = model
         self._report_loaded(model, time.monotonic() - started)
@@ -320,7 +320,7 @@ class ModelRepository:
             number=model.number,
             version=model.bundle.version,
             variant=self._options.variant or model.bundle.manifest.default_variant,
-            threads=model.translator.session.threads,
+            threads=model.answerer.session.threads,
             seconds=round(seconds, 2),
         )
 
@@ -335,7 +335,7 @@ class ModelRepository:
         self._changed()
 
 
-def _load(found: Found, options: ServerOptions) -> Translator:
+def _load(found: Found, options: ServerOptions) -> Answerer:
     bundle = load_bundle(found.directory)
     require_runnable(bundle, options.variant)
-    return load_translator(bundle, options)
+    return load_answerer(bundle, options)

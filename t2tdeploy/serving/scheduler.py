@@ -1,4 +1,4 @@
-"""Carries sentences from requests to worker threads and answers back. Lives on one asyncio event loop."""
+"""Carries rows, sentences or examples, from requests to worker threads and answers back. Lives on one event loop."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 from t2tdeploy.runtime import Interrupt, SearchStoppedError
-from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item, QueueFullError
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.observer import (
@@ -25,7 +24,7 @@ from t2tdeploy.serving.observer import (
     SchedulerState,
 )
 from t2tdeploy.serving.pace import Pace
-from t2tdeploy.translator import Hypothesis, SearchKey, Translator
+from t2tdeploy.serving.work import Key, Result, Row, Work
 
 logger = logging.getLogger("t2tdeploy.serving")
 
@@ -49,36 +48,36 @@ class UnavailableError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The hypotheses of a request's sentences, in order.
+class Answer(Generic[Result]):
+    """The results of a request's rows, in order.
 
     Args:
-        queue: seconds from acceptance until a worker took the first sentence.
-        compute: seconds from then until the last sentence was translated.
+        queue: seconds from acceptance until a worker took the first row.
+        compute: seconds from then until the last row was answered.
     """
 
-    hypotheses: list[list[Hypothesis]]
+    results: list[Result]
     queue: float
     compute: float
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """A sentence of a request and where its hypotheses go."""
+class _Waiting(Generic[Row, Result]):
+    """A row of a request and where its result goes."""
 
-    sentence: Sentence
-    future: asyncio.Future[list[Hypothesis]]
+    row: Row
+    future: asyncio.Future[Result]
     started: float | None = None
 
 
-_Item: TypeAlias = Item[SearchKey, _Waiting]
+_Item: TypeAlias = Item[Key, _Waiting[Row, Result]]
 
 
 @dataclass(eq=False)
-class _Run:
+class _Run(Generic[Row, Key, Result]):
     """A batch under way."""
 
-    batch: list[_Item]
+    batch: list[_Item[Key, Row, Result]]
     started: float
     others_waited: bool
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -88,10 +87,11 @@ class _Run:
             self.interrupt.stop()
 
 
-class Scheduler:
+class Scheduler(Generic[Row, Key, Result]):
     """The queue of one model and the workers that empty it.
 
     Args:
+        work: what it runs.
         workers: batches of this model that run at once.
         slots: of the process, shared by the schedulers of all its models; None: this scheduler has it for itself.
         observers: are told what happens; see serving/observer.py.
@@ -99,7 +99,7 @@ class Scheduler:
 
     def __init__(
         self,
-        translator: Translator,
+        work: Work[Row, Key, Result],
         limits: BatchLimits,
         *,
         workers: int,
@@ -109,20 +109,20 @@ class Scheduler:
         self.batches = 0
         self.statistics = BatchStatistics()
         self._observers: list[BatchObserver] = [self.statistics, *observers]
-        self._translator = translator
-        self._queue: BatchQueue[SearchKey, _Waiting] = BatchQueue(limits)
+        self._work = work
+        self._queue: BatchQueue[Key, _Waiting[Row, Result]] = BatchQueue(limits)
         self._workers = workers
         self._slots = slots or ComputeSlots(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
-        self._runs: set[_Run] = set()
+        self._runs: set[_Run[Row, Key, Result]] = set()
         self._arrived = asyncio.Event()
-        self._wanting_room: deque[tuple[list[_Item], asyncio.Future[None]]] = deque()
+        self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
-        self._tasks = [asyncio.create_task(self._work()) for _ in range(self._workers)]
+        self._tasks = [asyncio.create_task(self._run_batches()) for _ in range(self._workers)]
 
     async def stop(self) -> None:
         """Stops the workers; what still waits or runs is answered with UnavailableError."""
@@ -150,7 +150,7 @@ class Scheduler:
         return SchedulerState(len(self._queue), self._queue.tokens, len(self._runs), sentences, self._workers)
 
     def require_room(self, count: int) -> None:
-        """Checks that `count` more sentences may wait, before work is spent on them.
+        """Checks that `count` more rows may wait, before work is spent on them.
 
         Raises:
             OverloadedError: the queue is full.
@@ -159,18 +159,19 @@ class Scheduler:
             self._tell_refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
 
-    async def translate(
+    async def answer(
         self,
-        sentences: Sequence[Sentence],
-        key: SearchKey,
+        rows: Sequence[Row],
+        key: Key,
         *,
         deadline: float | None,
         priority: int = 0,
         wait_for_room: bool = False,
-    ) -> Answer:
-        """Queues `sentences` and waits for their hypotheses. Cancelling it withdraws them.
+    ) -> Answer[Result]:
+        """Queues `rows` and waits for their results. Cancelling it withdraws them.
 
         Args:
+            key: only rows with equal keys share a batch.
             deadline: on the clock of the event loop.
             priority: MIN_PRIORITY to MAX_PRIORITY of the batcher; higher goes first.
             wait_for_room: instead of being refused by a full queue, wait in line until there is room.
@@ -179,14 +180,14 @@ class Scheduler:
             OverloadedError: the queue is full, or too long for the deadline; none was queued.
             TimeoutError: the deadline passed, or came too close.
             UnavailableError: the scheduler stopped.
-            OperationalError: the search failed.
+            OperationalError: the run failed.
         """
         loop = asyncio.get_running_loop()
         accepted = loop.time()
         if deadline is not None and deadline <= accepted:
-            self._tell_refused(len(sentences), "deadline")
+            self._tell_refused(len(rows), "deadline")
             raise TimeoutError
-        waiting = [_Waiting(sentence, loop.create_future()) for sentence in sentences]
+        waiting = [_Waiting[Row, Result](row, loop.create_future()) for row in rows]
         items = [self._item(one, key, deadline, priority) for one in waiting]
         why: Dropped = "cancelled"
         try:
@@ -196,28 +197,29 @@ class Scheduler:
                 else:
                     self._require_time(items, deadline)
                     self._add(items)
-                hypotheses = await asyncio.gather(*(one.future for one in waiting))
+                results = await asyncio.gather(*(one.future for one in waiting))
         except TimeoutError:
             why = "deadline"
             raise
         finally:
             self._withdraw(items, why)
         started = min(one.started for one in waiting if one.started is not None)
-        return Answer(hypotheses, queue=started - accepted, compute=loop.time() - started)
+        return Answer(results, queue=started - accepted, compute=loop.time() - started)
 
-    def _item(self, one: _Waiting, key: SearchKey, deadline: float | None, priority: int) -> _Item:
-        length, prefix = len(one.sentence.ids), len(one.sentence.prefix)
+    def _item(
+        self, one: _Waiting[Row, Result], key: Key, deadline: float | None, priority: int
+    ) -> _Item[Key, Row, Result]:
         return Item(
             one,
-            length + prefix,
-            key.cost(length, prefix),
+            self._work.length(one.row),
+            self._work.cost(one.row, key),
             key,
             deadline,
             start_by=None if deadline is None else deadline - self._pace.batch,
             priority=priority,
         )
 
-    def _require_time(self, items: list[_Item], deadline: float | None) -> None:
+    def _require_time(self, items: list[_Item[Key, Row, Result]], deadline: float | None) -> None:
         """
         Raises:
             OverloadedError: what waits and runs will probably take until after the deadline.
@@ -233,7 +235,7 @@ class Scheduler:
             self._tell_refused(len(items), "queue_full")
             raise OverloadedError(_clamped(late), "the queue is too long for the deadline")
 
-    def _add(self, items: list[_Item]) -> None:
+    def _add(self, items: list[_Item[Key, Row, Result]]) -> None:
         """
         Raises:
             OverloadedError: the queue is full; none was queued.
@@ -247,7 +249,7 @@ class Scheduler:
         tokens, priority = sum(item.length for item in items), items[0].priority
         self._tell(lambda observer: observer.admitted(len(items), tokens, priority))
 
-    async def _wait_for_room(self, items: list[_Item]) -> None:
+    async def _wait_for_room(self, items: list[_Item[Key, Row, Result]]) -> None:
         """Queues `items` as soon as they fit; those who wait longer first."""
         if not self._wanting_room and self._fits(items):
             self._add(items)
@@ -267,10 +269,10 @@ class Scheduler:
                 room.set_result(None)
             self._wanting_room.popleft()
 
-    def _fits(self, items: list[_Item]) -> bool:
+    def _fits(self, items: list[_Item[Key, Row, Result]]) -> bool:
         return self._queue.has_room(len(items), sum(item.length for item in items))
 
-    def _withdraw(self, items: list[_Item], why: Dropped) -> None:
+    def _withdraw(self, items: list[_Item[Key, Row, Result]], why: Dropped) -> None:
         """Drops what is not done of a request that ended, and stops batches that nobody waits for any more."""
         self._tell_dropped(self._queue.discard(items), why)
         for item in items:
@@ -282,7 +284,7 @@ class Scheduler:
     def _retry_after(self) -> float:
         return _clamped(self._pace.wait(self._queue.tokens))
 
-    async def _work(self) -> None:
+    async def _run_batches(self) -> None:
         while True:
             await self._ready()
             async with self._slots.slot(self):
@@ -298,7 +300,7 @@ class Scheduler:
                 async with asyncio.timeout_at(self._queue.due()):
                     await self._arrived.wait()
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[_Item[Key, Row, Result]]:
         now = asyncio.get_running_loop().time()
         expired = self._queue.expire(now, self._pace.next_batch(self._queue.tokens))
         self._tell_dropped(len(expired), "deadline")
@@ -308,8 +310,8 @@ class Scheduler:
         self._give_room()
         return batch
 
-    async def _run(self, batch: list[_Item], *, others_waited: bool) -> None:
-        """Runs a batch. If it fails, its halves are run, and so on: only the sentences that fail alone are lost."""
+    async def _run(self, batch: list[_Item[Key, Row, Result]], *, others_waited: bool) -> None:
+        """Runs a batch. If it fails, its halves are run, and so on: only the rows that fail alone are lost."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         run = _Run(batch, started, others_waited)
@@ -318,7 +320,7 @@ class Scheduler:
         self._runs.add(run)
         outcome: Outcome = "ok"
         try:
-            answers = await loop.run_in_executor(self._pool, self._search, run)
+            results = await loop.run_in_executor(self._pool, self._compute, run)
         except SearchStoppedError:
             outcome = "stopped"  # nobody waits for it any more
         except Exception as error:
@@ -326,9 +328,9 @@ class Scheduler:
             if outcome == "failed":
                 _fail(batch[0].content.future, error)
         else:
-            for item, hypotheses in zip(batch, answers, strict=True):
+            for item, result in zip(batch, results, strict=True):
                 if not item.content.future.done():
-                    item.content.future.set_result(hypotheses)
+                    item.content.future.set_result(result)
         self.batches += 1
         self._report(run, outcome)
         if outcome == "split":
@@ -337,13 +339,12 @@ class Scheduler:
             for half in (wanted[:middle], wanted[middle:]):
                 if half:
                     await self._run(half, others_waited=False)
-        self._runs.discard(run)  # not when cancelled: `stop` still has to answer its sentences
+        self._runs.discard(run)  # not when cancelled: `stop` still has to answer its rows
 
-    def _search(self, run: _Run) -> list[list[Hypothesis]]:
-        sentences = [item.content.sentence for item in run.batch]
-        return self._translator.search(sentences, run.batch[0].key, interrupt=run.interrupt)
+    def _compute(self, run: _Run[Row, Key, Result]) -> list[Result]:
+        return self._work.run([item.content.row for item in run.batch], run.batch[0].key, run.interrupt)
 
-    def _report(self, run: _Run, outcome: Outcome) -> None:
+    def _report(self, run: _Run[Row, Key, Result], outcome: Outcome) -> None:
         """Tells the observers of a batch that ended, and learns from it how fast batches are."""
         batch, finished = run.batch, asyncio.get_running_loop().time()
         report = BatchReport(

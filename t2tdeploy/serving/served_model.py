@@ -1,20 +1,24 @@
-"""A bundle that is loaded and answers: its translator, its queue, and the requests that hold on to it."""
+"""A bundle that is loaded and answers: its translator or classifier, its queue, and the requests that hold on to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from t2tdeploy.bundle import Bundle
+from t2tdeploy.classifier import Classifier
+from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.bundle_source import Found
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
+from t2tdeploy.serving.work import Answerer, work_of
 from t2tdeploy.translator import Translator
 
 
-def load_translator(bundle: Bundle, options: ServerOptions) -> Translator:
+def load_answerer(bundle: Bundle, options: ServerOptions) -> Answerer:
     """Loads a bundle's graph and runs it once. Takes seconds: call it in a thread.
 
     Raises:
@@ -22,15 +26,19 @@ def load_translator(bundle: Bundle, options: ServerOptions) -> Translator:
         CorruptFileError: the graph or a vocabulary cannot be loaded.
         OperationalError: onnxruntime cannot run it here.
     """
-    translator = Translator(
-        bundle,
-        variant=options.variant,
-        threads=options.threads,
-        max_beam_size=options.max_beam_size,
-        max_extra_length=options.max_extra_length,
-    )
-    translator.warm_up()
-    return translator
+    answerer: Answerer
+    if bundle.manifest.task == "translate":
+        answerer = Translator(
+            bundle,
+            variant=options.variant,
+            threads=options.threads,
+            max_beam_size=options.max_beam_size,
+            max_extra_length=options.max_extra_length,
+        )
+    else:
+        answerer = Classifier(bundle, variant=options.variant, threads=options.threads)
+    answerer.warm_up()
+    return answerer
 
 
 class ServedModel:
@@ -39,15 +47,18 @@ class ServedModel:
     Attributes:
         name: what requests call it.
         number: its version.
+        answerer: what its bundle became.
 
     Args:
         slots: shared by all models of the process.
     """
 
-    def __init__(self, found: Found, translator: Translator, options: ServerOptions, slots: ComputeSlots) -> None:
+    def __init__(self, found: Found, answerer: Answerer, options: ServerOptions, slots: ComputeSlots) -> None:
         self.name, self.number, self.fingerprint = found.name, found.number, found.fingerprint
-        self.translator = translator
-        self.scheduler = Scheduler(translator, options.batch_limits(), workers=options.workers, slots=slots)
+        self.answerer = answerer
+        self.scheduler: Scheduler[Any, Any, Any] = Scheduler(
+            work_of(answerer), options.batch_limits(), workers=options.workers, slots=slots
+        )
         self.scheduler.start()
         self._users = 0
         self._unused = asyncio.Event()
@@ -56,7 +67,30 @@ class ServedModel:
     @property
     def bundle(self) -> Bundle:
         """What it was loaded from."""
-        return self.translator.bundle
+        return self.answerer.bundle
+
+    @property
+    def translator(self) -> Translator:
+        """What translates.
+
+        Raises:
+            RequestError: the model does something else.
+        """
+        if not isinstance(self.answerer, Translator):
+            task = self.bundle.manifest.task
+            raise RequestError("model", f"the task of '{self.name}' is '{task}', not 'translate': ask it to classify")
+        return self.answerer
+
+    @property
+    def classifier(self) -> Classifier:
+        """What classifies or regresses.
+
+        Raises:
+            RequestError: the model translates.
+        """
+        if not isinstance(self.answerer, Classifier):
+            raise RequestError("model", f"the task of '{self.name}' is 'translate': ask it to translate")
+        return self.answerer
 
     @property
     def label(self) -> str:

@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha import reflection
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.progress import Reporter
 from t2tdeploy.serving.bundle_source import BundleSource
+from t2tdeploy.serving.classification_messages import SERVICE as CLASSIFICATION
+from t2tdeploy.serving.classification_service import ClassificationService
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference import service as inference
 from t2tdeploy.serving.inference.descriptors import ReflectedPool
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 Health = health_pb2.HealthCheckResponse
 
-_SERVICES = (SERVICE, inference.SERVICE)
+_SERVICES = (SERVICE, CLASSIFICATION, inference.SERVICE)
 _FLUSH_SECONDS = 1.0
 """For answers on their way to the client when the port closes; open health watches end with it."""
 
@@ -83,7 +85,9 @@ class Server:
         self._hurry = asyncio.Event()
         self._frontend = Frontend(self.repository, options)
         self._inference = inference.InferenceService(self._frontend)
-        self._services = (TranslationService(self._frontend), self._inference)
+        self._services = (
+            TranslationService(self._frontend), ClassificationService(self._frontend), self._inference
+        )  # fmt: skip
         self._health = health.aio.HealthServicer()
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
@@ -215,6 +219,7 @@ class Server:
         return port
 
     async def _start_http(self, port: int) -> int:
+        from t2tdeploy.serving.classification_http import add_classification_routes
         from t2tdeploy.serving.http import HttpServer  # aiohttp takes a while to import
         from t2tdeploy.serving.http_gate import http_gate
         from t2tdeploy.serving.inference.rest import add_inference_routes
@@ -224,7 +229,12 @@ class Server:
 
         self._http = HttpServer(
             self._frontend,
-            [add_translation_routes, add_inference_routes, *([add_page_routes] if self._options.ui else [])],
+            [
+                add_translation_routes,
+                add_classification_routes,
+                add_inference_routes,
+                *([add_page_routes] if self._options.ui else []),
+            ],
             middlewares=[http_gate(self.operations.gate, self.answers), refuse_unasked],
             tls=self.operations.tls.ssl_context() if self.operations.tls else None,
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import TypeVar
 
 from aiohttp import web
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.http import Routes
@@ -17,6 +19,8 @@ from t2tdeploy.serving.v1 import translation_pb2 as pb
 TIMEOUT = "Grpc-Timeout"
 """Header with how long the answer may take, e.g. "500m" or "2S", as gRPC and its gateways write it."""
 
+M = TypeVar("M", bound=Message)
+
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -25,27 +29,33 @@ def add_translation_routes(routes: Routes) -> None:
     service = TranslationService(routes.frontend)
 
     async def translate(request: web.Request, body: bytes) -> web.Response:
-        deadline = _deadline(request)
-        message = await asyncio.to_thread(_parse, body)
+        deadline = header_deadline(request)
+        message = await asyncio.to_thread(parse_json, body, pb.TranslateRequest())
         response = await service.answer(message, deadline)
-        return web.Response(body=await asyncio.to_thread(_write, response), content_type="application/json")
+        return web.Response(body=await asyncio.to_thread(write_json, response), content_type="application/json")
 
     async def models(request: web.Request) -> web.Response:
-        return web.Response(body=_write(service.models()), content_type="application/json")
+        return web.Response(body=write_json(service.models()), content_type="application/json")
 
     routes.post("/v1/translate", translate)
     routes.get("/v1/models", models)
 
 
-def _parse(body: bytes) -> pb.TranslateRequest:
+def parse_json(body: bytes, message: M) -> M:
+    """Fills a request's message.
+
+    Raises:
+        RequestError: the body is no JSON of it.
+    """
     try:
-        return json_format.ParseDict(parse_object(body), pb.TranslateRequest())
+        return json_format.ParseDict(parse_object(body), message)
     except (json_format.ParseError, ValueError, RecursionError) as error:
         text = str(error)
         raise RequestError("request", text if len(text) < 300 else text[:299] + "…") from None
 
 
-def _write(message: pb.TranslateResponse | pb.ListModelsResponse) -> bytes:
+def write_json(message: Message) -> bytes:
+    """A response as JSON, fields at their defaults included."""
     text = json_format.MessageToJson(
         message,
         preserving_proto_field_name=True,
@@ -56,7 +66,12 @@ def _write(message: pb.TranslateResponse | pb.ListModelsResponse) -> bytes:
     return text.encode()
 
 
-def _deadline(request: web.Request) -> float | None:
+def header_deadline(request: web.Request) -> float | None:
+    """When an answer comes too late, on the clock of the event loop; None: any time will do.
+
+    Raises:
+        RequestError: the header cannot be read.
+    """
     text = request.headers.get(TIMEOUT)
     if text is None:
         return None

@@ -18,6 +18,7 @@ from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.observer import BatchReport, SilentObserver
 from t2tdeploy.serving.scheduler import Answer, OverloadedError, Scheduler, UnavailableError
+from t2tdeploy.serving.work import TranslationWork
 from t2tdeploy.translator import Hypothesis, Translator
 from tests.serving.toy_bundle import write_toy_bundle
 
@@ -97,7 +98,7 @@ class Told(SilentObserver):
 
 def run(translator: Held, test: Callable[[Scheduler], Awaitable[None]], **options: Any) -> None:
     async def scheduled() -> None:
-        scheduler = Scheduler(translator, LIMITS, **{"workers": 1, **options})
+        scheduler = Scheduler(TranslationWork(translator), LIMITS, **{"workers": 1, **options})
         scheduler.start()
         try:
             async with asyncio.timeout(20):
@@ -110,10 +111,11 @@ def run(translator: Held, test: Callable[[Scheduler], Awaitable[None]], **option
 
 
 def ask(scheduler: Scheduler, *texts: str, after: float | None = None, **options: Any) -> asyncio.Task[Answer]:
-    translator: Any = scheduler._translator
+    work: Any = scheduler._work
     deadline = None if after is None else asyncio.get_running_loop().time() + after
-    key = translator.search_key(TranslateOptions())
-    return asyncio.create_task(scheduler.translate(translator.encode(texts), key, deadline=deadline, **options))
+    key = work.translator.search_key(TranslateOptions())
+    rows = work.translator.encode(texts)
+    return asyncio.create_task(scheduler.answer(rows, key, deadline=deadline, **options))
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -122,7 +124,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def texts(answer: Answer) -> list[str]:
-    return [hypotheses[0].text for hypotheses in answer.hypotheses]
+    return [hypotheses[0].text for hypotheses in answer.results]
 
 
 def test_what_is_told_adds_up(bundle: Bundle) -> None:
@@ -262,7 +264,7 @@ def test_models_share_the_slots_and_none_starves(bundle: Bundle, slots: int) -> 
     async def everything() -> None:
         shared = ComputeSlots(slots)
         options: dict[str, Any] = {"workers": 2, "slots": shared}
-        schedulers = [Scheduler(translator, LIMITS, **options) for translator in (busy, calm)]
+        schedulers = [Scheduler(TranslationWork(translator), LIMITS, **options) for translator in (busy, calm)]
         for scheduler in schedulers:
             scheduler.start()
 

@@ -47,7 +47,7 @@ def write_text_classifier(
     constants = {
         "counts": counts,
         "axis1": np.array([1], np.int64),
-        "state": np.full((128, 128), 1 / 128, np.float32),
+        "state": np.full((512, 512), 1 / 512, np.float32),
         "nothing": np.array(0, np.float32),
     }
     feature = FeatureInput(kind="text", graph_input="inputs_ids", dtype="int64", max_length=max_length, parts=parts)
@@ -105,11 +105,17 @@ def _is_colour(name: str) -> onnx.NodeProto:
 
 
 def _slow(steps: int) -> list[onnx.NodeProto]:
-    """So many matrix products, whose result is 0."""
-    names = ["state", *(f"state{step}" for step in range(steps))]
+    """So many matrix products, each of some milliseconds, whose result is 0. They wait for `exact`, so that onnxruntime
+    does not compute them when it loads the graph."""
+    names = ["first_state", *(f"state{step}" for step in range(steps))]
     products = [_node("MatMul", [before, "state"], [after]) for before, after in pairwise(names)]
     largest = _node("ReduceMax", [names[-1]], ["largest_state"], keepdims=0)
-    return [*products, largest, _node("Mul", ["largest_state", "nothing"], ["no_effect"])]
+    start = [
+        _node("ReduceMax", ["exact"], ["some_count"], keepdims=0),
+        _node("Mul", ["some_count", "nothing"], ["zero"]),
+        _node("Add", ["state", "zero"], ["first_state"]),
+    ]
+    return [*start, *products, largest, _node("Mul", ["largest_state", "nothing"], ["no_effect"])]
 
 
 def _probabilities(multi_label: bool) -> list[onnx.NodeProto]:

@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference.calls import InferAnswer, InferRequest, Parameter, unknown
+from t2tdeploy.serving.inference.classification import ClassificationInterface
 from t2tdeploy.serving.inference.interface import TensorInterface
 from t2tdeploy.serving.inference.tensors import shown
 from t2tdeploy.serving.inference.translation import TranslationInterface
+from t2tdeploy.serving.served_model import ServedModel
 
-INTERFACES: dict[str, TensorInterface[Any, Any]] = {"translate": TranslationInterface()}
-"""By the task of a bundle."""
+_TRANSLATION = TranslationInterface()
 
 PRIORITY_LEVELS = MAX_PRIORITY - MIN_PRIORITY + 1
 DEFAULT_PRIORITY_LEVEL = MAX_PRIORITY + 1
@@ -47,8 +49,7 @@ class InferenceCore:
             RequestError: naming the input or parameter that is not valid.
             UnknownNameError, OverloadedError, TimeoutError, UnavailableError: as `Frontend` does.
         """
-        task = self.frontend.repository.find(request.model, request.version).bundle.manifest.task
-        interface = INTERFACES[task]
+        interface = interface_of(self.frontend.repository.find(request.model, request.version))
         parameters, rest = _split(request.parameters)
         deadline = _deadline(parameters, deadline)
         request = replace(request, parameters=rest, priority=priority_of(parameters))
@@ -85,6 +86,11 @@ class InferenceCore:
             if parameter != "unload_dependents":  # tritonclient always sends it; no model depends on another here
                 raise unknown("parameters", parameter, ("unload_dependents",))
         await self.frontend.repository.unload(name)
+
+
+def interface_of(model: ServedModel) -> TensorInterface[Any, Any]:
+    """The tensors of a model."""
+    return ClassificationInterface(model.answerer) if isinstance(model.answerer, Classifier) else _TRANSLATION
 
 
 async def in_thread_if(large: bool, function: Any, *arguments: Any) -> Any:

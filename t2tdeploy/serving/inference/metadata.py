@@ -8,7 +8,7 @@ from typing import Any
 from t2tdeploy import __version__
 from t2tdeploy.errors import RequestError, UnknownNameError
 from t2tdeploy.serving.frontend import Frontend
-from t2tdeploy.serving.inference.core import DEFAULT_PRIORITY_LEVEL, INTERFACES, PRIORITY_LEVELS
+from t2tdeploy.serving.inference.core import DEFAULT_PRIORITY_LEVEL, PRIORITY_LEVELS, interface_of
 from t2tdeploy.serving.inference.interface import TensorInterface, TensorSpec
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from t2tdeploy.serving.observer import BatchStatistics
@@ -56,7 +56,7 @@ def model_metadata(frontend: Frontend, name: str, version: str) -> pb.ModelMetad
         UnknownNameError, UnavailableError: as `ModelRepository.find` does.
     """
     model = frontend.repository.find(name, version)
-    interface = INTERFACES[model.bundle.manifest.task]
+    interface = interface_of(model)
     return pb.ModelMetadataResponse(
         name=model.name,
         versions=[str(one.number) for one in frontend.repository.models() if one.name == model.name],
@@ -75,7 +75,7 @@ def model_config(frontend: Frontend, name: str, version: str) -> pb.ModelConfig:
         UnknownNameError, UnavailableError: as `ModelRepository.find` does.
     """
     model, options = frontend.repository.find(name, version), frontend.options
-    manifest, interface = model.bundle.manifest, INTERFACES[model.bundle.manifest.task]
+    manifest, interface = model.bundle.manifest, interface_of(model)
     variant = options.variant or manifest.default_variant
     queue = pb.ModelQueuePolicy(
         timeout_action=pb.ModelQueuePolicy.REJECT,
@@ -90,7 +90,7 @@ def model_config(frontend: Frontend, name: str, version: str) -> pb.ModelConfig:
     )
     parameters = {
         "variant": variant,
-        "threads": model.translator.session.threads,
+        "threads": model.answerer.session.threads,
         "max_batch_sentences": options.max_batch_size,
         "max_batch_tokens": options.max_batch_tokens,
         **(manifest.decode.model_dump() if manifest.decode else {}),

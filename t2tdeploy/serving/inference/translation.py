@@ -85,7 +85,7 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
     def encode(self, request: InferRequest, answer: Translated) -> list[Tensor]:
         """See TensorInterface."""
         wanted = request.outputs or self._usual(request)
-        hypotheses, width = answer.answer.hypotheses, answer.key.num_hypotheses
+        hypotheses, width = answer.answer.results, answer.key.num_hypotheses
         longest_source = max(len(one.ids) for one in answer.sentences)
         longest = max(one.tokens for row in hypotheses for one in row)
         sizes = {"target_ids": 1, "token_scores": 1, "attention": longest_source}
@@ -118,7 +118,7 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
         return ids
 
     def _output(self, name: str, answer: Translated, row_shape: tuple[int, ...], details: tuple[int, int]) -> Tensor:
-        hypotheses, width = answer.answer.hypotheses, answer.key.num_hypotheses
+        hypotheses, width = answer.answer.results, answer.key.num_hypotheses
         match name:
             case "texts":
                 return texts(name, [[one.text for one in row] for row in hypotheses], width)

@@ -644,19 +644,31 @@ class Model(_message.Message):
     DEFAULTS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
+    MULTI_LABEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """Identifies the content of the bundle: the same version answers the same."""
     task: _builtins.str
-    """What the model does: "translate"."""
+    """What the model does: "translate"; "classify" and "regress" are asked through ClassificationService."""
     number: _builtins.int
     """Of the version: as its folder in the server's repository is called, 1 for a bundle without a repository."""
+    multi_label: _builtins.bool
     @_builtins.property
     def defaults(self) -> Global___DecodeOptions:
         """Values of the options that a request leaves out; what is not set is off."""
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
+        """Of models that classify or regress: what an example is."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of models that classify: the name of every class, by id; and whether an example may have several of them."""
+
     def __init__(
         self,
         *,
@@ -666,14 +678,57 @@ class Model(_message.Message):
         defaults: Global___DecodeOptions | None = ...,
         limits: Global___Limits | None = ...,
         number: _builtins.int = ...,
+        features: _abc.Iterable[Global___Feature] | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
+        multi_label: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "limits", b"limits", "name", b"name", "number", b"number", "task", b"task", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "defaults", b"defaults", "features", b"features", "limits", b"limits", "multi_label", b"multi_label", "name", b"name", "number", b"number", "task", b"task", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Feature(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    MAY_BE_MISSING_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    kind: _builtins.str
+    """"text", "image", "tensor" (an array of numbers), "number", "category"."""
+    max_tokens: _builtins.int
+    """Of a text: its longest in tokens, the end-of-sentence token included; how many texts it consists of."""
+    parts: _builtins.int
+    may_be_missing: _builtins.bool
+    """Whether an example may do without."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of a tensor; of an image (height, width, channels), to which others are resized."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        max_tokens: _builtins.int = ...,
+        parts: _builtins.int = ...,
+        may_be_missing: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "max_tokens", b"max_tokens", "may_be_missing", b"may_be_missing", "name", b"name", "parts", b"parts", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

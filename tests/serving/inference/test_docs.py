@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from t2tdeploy.serving.inference.core import INTERFACES
+from t2tdeploy.classifier import Classifier
+from t2tdeploy.serving.inference.classification import ClassificationInterface
+from t2tdeploy.serving.inference.translation import TranslationInterface
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from tests.serving.inference.conftest import Served
+from tests.serving.toy_classifier import write_tensor_regressor, write_text_classifier
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "open-inference.md").read_text(encoding="utf-8")
 
@@ -44,14 +47,16 @@ def test_the_curl_examples_run(served: Served) -> None:
         assert json.loads(done.stdout)
 
 
-def test_every_tensor_and_method_is_in_the_tables() -> None:
+def test_every_tensor_and_method_is_in_the_tables(tmp_path: Path) -> None:
     rows = {
         cell
         for line in PAGE.splitlines()
         if line.startswith("| `")
         for cell in re.findall(r"`(\w+)`", line.split("|")[1])
     }
-    tensors = {spec.name for interface in INTERFACES.values() for spec in (*interface.inputs, *interface.outputs)}
+    bundles = [write_text_classifier(tmp_path / "texts"), write_tensor_regressor(tmp_path / "tensor")]
+    answers = [spec for one in bundles for spec in ClassificationInterface(Classifier(one, threads=1)).outputs]
+    tensors = {spec.name for spec in (*TranslationInterface.inputs, *TranslationInterface.outputs, *answers)}
     methods = set(pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name)
     assert tensors <= rows
     assert methods <= rows

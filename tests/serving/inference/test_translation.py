@@ -50,7 +50,7 @@ def test_every_hypothesis_is_in_its_place_and_the_rest_is_padding(answer: Transl
     names = tuple(spec.name for spec in INTERFACE.outputs)
     tensors = {one.name: one.values for one in INTERFACE.encode(request(names), answer)}
     assert tuple(tensors) == names
-    for row, (sentence, found) in enumerate(zip(answer.sentences, answer.answer.hypotheses, strict=True)):
+    for row, (sentence, found) in enumerate(zip(answer.sentences, answer.answer.results, strict=True)):
         assert tensors["truncated"][row] == sentence.truncated
         assert tensors["finished"][row] == all(one.finished for one in found)
         for column in range(WIDTH):

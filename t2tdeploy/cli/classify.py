@@ -1,0 +1,216 @@
+"""The command that asks a model for classes or values."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from t2tdeploy.cli import options
+from t2tdeploy.cli.console import make_reporter
+from t2tdeploy.cli.lines import read_lines, read_text, write_text
+
+if TYPE_CHECKING:
+    from t2tdeploy.classifier import Classification, RawExample
+    from t2tdeploy.errors import RequestError, UserError
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """What is asked about.
+
+    Args:
+        places: where each example stands, for errors.
+        interactive: they were typed, so that no progress is shown.
+    """
+
+    examples: list[RawExample]
+    places: list[str]
+    interactive: bool = False
+
+
+@click.command()
+@click.option("--server", help="host:port of a t2tdeploy serve.")
+@click.option("--bundle", "bundle_dir", type=options.directory, help="Instead of a server: a bundle on this machine.")
+@click.argument("text", nargs=-1)
+@click.option("--input", "input_file", type=options.file, help="Texts, one a line [the arguments, or standard input].")
+@click.option("--pairs", is_flag=True, help="A text consists of several, with tabs between them: a pair of sentences.")
+@click.option("--image", "images", type=options.file, multiple=True, help="An image file; may be given several times.")
+@click.option("--json", "json_file", type=options.file,
+              help="Examples with a value for each feature: a JSON object, a list of them, or one a line.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes of each answer.")
+@click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
+@click.option("--output", "output_file", type=options.file, help="Where answers go [standard output].")
+@click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+              help="Lines of class and probability, or of values; or a JSON object for each example.")  # fmt: skip
+@click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
+@click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0].")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds per request [60].")
+@options.security
+def classify(
+    server: str | None,
+    bundle_dir: Path | None,
+    text: tuple[str, ...],
+    input_file: Path | None,
+    pairs: bool,
+    images: tuple[Path, ...],
+    json_file: Path | None,
+    top_k: int,
+    truncate: bool,
+    output_file: Path | None,
+    output_format: str,
+    model: str,
+    priority: int | None,
+    timeout: float | None,
+    **given: Any,
+) -> None:
+    """Classify texts, images or rows of a table, or predict values: with a running server, or a bundle.
+
+    \b
+    Examples:
+      t2tdeploy classify --server localhost:50051 --top-k 2 "A film to see twice."
+      t2tdeploy classify --server localhost:50051 --input reviews.txt --output labels.tsv
+      t2tdeploy classify --server localhost:50051 --image cat.png --image dog.jpg
+      t2tdeploy classify --bundle bundles/iris --json rows.jsonl --format json
+    """
+    from t2tdeploy.errors import RequestError
+
+    _require_sensible(click.get_current_context())
+    asked = _examples(text, input_file, pairs, images, json_file)
+    try:
+        if bundle_dir is not None:
+            from t2tdeploy.bundle import load_bundle
+            from t2tdeploy.classifier import Classifier
+
+            found = Classifier(load_bundle(bundle_dir)).classify(asked.examples, top_k=top_k, truncate=truncate)
+        else:
+            from t2tdeploy.serving.classification_client import ClassificationClient
+            from t2tdeploy.serving.client import ClientOptions
+
+            name, _, version = model.partition(":")
+            chosen = ClientOptions(
+                model=name,
+                model_version=version,
+                priority=priority,
+                timeout=timeout or 60.0,
+                security=options.security_of(given),
+            )
+            reporter = None if asked.interactive else make_reporter(output_format == "json" and output_file is None)
+            with ClassificationClient(str(server), chosen) as client:
+                found = client.classify(asked.examples, top_k=top_k, truncate=truncate, reporter=reporter)
+    except RequestError as error:
+        raise _naming_the_place(error, asked.places) from None
+    write = _as_json if output_format == "json" else _as_text
+    write_text(output_file, write(found, top_k))
+
+
+def _require_sensible(context: click.Context) -> None:
+    """Refuses options that do not go together."""
+    given = {name for name, value in context.params.items() if value not in (None, False, "", ())}
+    if ("server" in given) == ("bundle_dir" in given):
+        both = "both given: choose one" if "server" in given else "give one of them"
+        raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
+    for name in ("model", "priority", "timeout"):
+        if "bundle_dir" in given and name in given:
+            raise click.UsageError(f"--{name} is for a server: leave it out", ctx=context)
+    names = {"text": "texts", "input_file": "--input", "images": "--image", "json_file": "--json"}
+    forms = [option for name, option in names.items() if name in given]
+    if len(forms) > 1:
+        raise click.UsageError(f"{' and '.join(forms)} are given: choose one", ctx=context)
+    if "pairs" in given and {"images", "json_file"} & given:
+        raise click.UsageError(f"--pairs is for texts, not {forms[0]}", ctx=context)
+
+
+def _examples(
+    text: tuple[str, ...], input_file: Path | None, pairs: bool, images: tuple[Path, ...], json_file: Path | None
+) -> _Examples:
+    from t2tdeploy.errors import InputError
+
+    if images:
+        contents: list[RawExample] = []
+        for path in images:
+            try:
+                contents.append(path.read_bytes())
+            except FileNotFoundError:
+                raise InputError(f"no file {path}", path=path) from None
+        return _Examples(contents, [str(path) for path in images], interactive=True)
+    if json_file:
+        rows = _read_rows(json_file)
+        return _Examples([*rows], [f"{json_file}, row {place}" for place in range(1, len(rows) + 1)])
+    lines = list(text) if text else read_lines(input_file)
+    name = str(input_file) if input_file else "standard input"
+    places = [f"text {place}" if text else f"{name}, line {place}" for place in range(1, len(lines) + 1)]
+    if not lines:
+        raise InputError(f"{name} holds no text", path=input_file)
+    examples: list[Any] = [line.split("\t") for line in lines] if pairs else [*lines]
+    return _Examples(examples, places, interactive=bool(text))
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file: one, a list of them, or one a line."""
+    from t2tdeploy.errors import InputError
+
+    content = read_text(path)
+    try:
+        whole = json.loads(content)
+        rows = whole if isinstance(whole, list) else [whole]
+    except ValueError:
+        rows = []
+        for number, line in enumerate(content.splitlines(), 1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not JSON ({error})", path=path, line=number) from None
+    except RecursionError:
+        raise InputError(f"{path}: nested too deeply", path=path) from None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise InputError(
+                f"{path}, row {number}: a {type(row).__name__}, where an object is expected",
+                path=path,
+                help='a row names its features: {"width": 1.5, "colour": "red"}',
+            )
+    if not rows:
+        raise InputError(f"{path} holds no example", path=path)
+    return rows
+
+
+def _naming_the_place(error: RequestError, places: list[str]) -> UserError:
+    """`error` with the file and line in place of examples[…]; any other field stays."""
+    from t2tdeploy.errors import InputError
+
+    index = re.match(r"examples\[(\d+)\]\.?", error.field)
+    if index is None or int(index[1]) >= len(places):
+        return error
+    feature = error.field[index.end() :]
+    reason = error.message.removeprefix(f"{error.field}: ")
+    named = f"{feature}: {reason}" if feature and feature != "inputs" else reason
+    return InputError(f"{places[int(index[1])]}: {named}", help=error.help)
+
+
+def _as_text(found: list[Classification], top_k: int) -> str:
+    """A line for each example; with several classes a block of lines, with an empty line behind it."""
+    blocks = [
+        "".join(f"{one.name}\t{one.probability:.4f}\n" for one in answer.labels)
+        if answer.labels
+        else "\t".join(f"{value:.6g}" for value in answer.values) + "\n"
+        for answer in found
+    ]
+    return ("\n" if top_k > 1 else "").join(blocks)
+
+
+def _as_json(found: list[Classification], top_k: int) -> str:
+    del top_k
+    records = []
+    for answer in found:
+        labels = [
+            {"label": one.name, "class_id": one.class_id, "probability": one.probability, "logit": one.logit}
+            for one in answer.labels
+        ]
+        record: dict[str, Any] = {"labels": labels} if labels else {"values": list(answer.values)}
+        records.append({**record, "truncated": True} if answer.truncated else record)
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

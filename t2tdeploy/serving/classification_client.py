@@ -1,0 +1,91 @@
+"""A client of models that classify or regress; answers as `Classifier` does.
+
+A long list of examples becomes several requests, some of them under way at once; a request that meets a full or
+restarting server is tried again, as by `Client`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from t2tdeploy.classifier import Classification, RawExample
+from t2tdeploy.errors import RequestError
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, ClientOptions
+from t2tdeploy.serving.channel import open_channel
+from t2tdeploy.serving.classification_messages import read_classify_response, write_classify_request
+from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all
+from t2tdeploy.serving.v1.classification_pb2_grpc import ClassificationServiceStub
+
+
+class ClassificationClient:
+    """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
+
+    Args:
+        target: "host:port" of the server, or any other name that gRPC resolves: "dns:///name:port".
+        options: `sentences_per_request` is of examples.
+    """
+
+    def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
+        self._target, self._options = target, options
+        self._channel = open_channel(target, options.security, CHANNEL)
+        self._stub = ClassificationServiceStub(self._channel)
+
+    def classify(
+        self,
+        examples: Sequence[RawExample],
+        *,
+        top_k: int = 1,
+        truncate: bool = False,
+        reporter: Reporter | None = None,
+    ) -> list[Classification]:
+        """The answer to every example, in their order; see `Classifier.classify`.
+
+        Args:
+            reporter: is told how many examples are done.
+
+        Raises:
+            RequestError: an example or option is not valid; the place is named, e.g. examples[3].width.
+            ServerError: the server did not answer, or with another status than OK.
+        """
+        if isinstance(examples, str | bytes | Mapping):
+            raise RequestError("examples", "one example, where a list of them is expected", help="put it into a list")
+        options, size = self._options, self._options.sentences_per_request
+        requests = [
+            Request(
+                first,
+                write_classify_request(
+                    examples[first : first + size],
+                    first=first,
+                    top_k=top_k,
+                    truncate=truncate,
+                    model=options.model,
+                    model_version=options.model_version,
+                    priority=options.priority or 0,
+                ),
+            )
+            for first in range(0, len(examples), size)
+        ]
+        with (reporter or SilentReporter()).task("classifying", total=len(examples), unit="examples") as task:
+            return ask_all(
+                requests,
+                lambda message, seconds: self._stub.Classify.future(message, timeout=seconds),
+                read_classify_response,
+                target=self._target,
+                options=options,
+                task=task,
+            )
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,99 @@
+"""The requests of one call of a client: some under way at once, each tried again, and all cancelled at its end."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from t2tdeploy.progress import Task
+from t2tdeploy.serving.attempts import Attempts, ClientOptions
+
+CHANNEL: list[tuple[str, int | str]] = [
+    ("grpc.max_receive_message_length", -1),  # the server bounds what it is asked, and so what it answers
+    (
+        # Of several addresses of a name all are asked in turn, but for those whose health says that they are leaving.
+        "grpc.service_config",
+        json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}),
+    ),
+]
+"""Options of a client's channel."""
+
+M = TypeVar("M")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Request(Generic[M]):
+    """One request of a call, with the index of its first row in the call."""
+
+    first: int
+    message: M
+
+
+def ask_all(
+    requests: Sequence[Request[M]],
+    start: Callable[[M, float], Any],
+    read: Callable[[Any], Sequence[R]],
+    *,
+    target: str,
+    options: ClientOptions,
+    task: Task,
+) -> list[R]:
+    """The answers to the rows of all requests, in order.
+
+    Args:
+        start: begins a gRPC call, given a request and the seconds it may take; returns its future.
+        read: a response to the answers of its rows.
+        task: is told how many rows are done.
+
+    Raises:
+        RequestError, ServerError: of the first request that failed; the others are cancelled.
+    """
+    calls = _Calls()
+
+    def ask(request: Request[M]) -> Sequence[R]:
+        attempts = Attempts(target, options, request.first)
+        while not calls.cancelled.is_set():
+            try:
+                call = calls.add(start(request.message, attempts.timeout))
+                return read(call.result())
+            except grpc.RpcError as error:
+                calls.cancelled.wait(attempts.pause_after(error))
+        return []
+
+    with ThreadPoolExecutor(options.requests_in_flight, thread_name_prefix="t2tdeploy-client") as pool:
+        futures = [pool.submit(ask, request) for request in requests]
+        try:
+            for future in as_completed(futures):
+                task.advance(len(future.result()))
+        finally:
+            calls.cancel()  # after an error, the other requests are not waited for
+    return [answer for future in futures for answer in future.result()]
+
+
+class _Calls:
+    """The calls under way, so that they can be cancelled."""
+
+    def __init__(self) -> None:
+        self.cancelled = threading.Event()
+        self._lock = threading.Lock()
+        self._calls: list[Any] = []
+
+    def add(self, call: Any) -> Any:
+        with self._lock:
+            self._calls = [known for known in self._calls if not known.done()] + [call]
+            if self.cancelled.is_set():
+                call.cancel()
+        return call
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.cancelled.set()
+            for call in self._calls:
+                call.cancel()

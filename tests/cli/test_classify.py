@@ -1,0 +1,155 @@
+"""`t2tdeploy classify`, as it is typed: every kind of example, from a server and from a bundle; mistakes in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import PIL.Image
+import pytest
+
+from t2tdeploy.cli import main
+from t2tdeploy.errors import InputError, RequestError, T2TDeployError
+from t2tdeploy.serving.bundle_source import BundleFolders
+from tests.serving.running import running
+from tests.serving.toy_classifier import (
+    write_image_classifier,
+    write_table_classifier,
+    write_tensor_regressor,
+    write_text_classifier,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles")
+    write_text_classifier(folder / "texts")
+    write_text_classifier(folder / "pairs", parts=2)
+    write_table_classifier(folder / "table")
+    write_image_classifier(folder / "image")
+    write_tensor_regressor(folder / "regressor")
+    (folder / "texts.txt").write_text("ab\ncc\nddd\n")
+    (folder / "long.txt").write_text("ab\n" + "c" * 60 + "\n")
+    (folder / "pairs.txt").write_text("ab\tb\nc\tc\n")
+    (folder / "rows.jsonl").write_text('{"width": 5, "colour": "red"}\n\n{"colour": "blue"}\n')
+    (folder / "rows.json").write_text('[{"width": 5, "colour": "red"}, {"colour": "blue"}]')
+    (folder / "row.json").write_text('{"width": 5,\n "colour": "red"}')
+    (folder / "array.json").write_text('{"x": [[1, 2, 3], [4, 5, 6]]}')
+    (folder / "bad.jsonl").write_text('{"width": 5, "colour": "red"}\n{"width": "x", "colour": "red"}\n')
+    (folder / "no.jsonl").write_text('{"width": 5}\n{"width"\n')
+    (folder / "list.json").write_text("[[1, 2]]")
+    (folder / "empty.json").write_text("[]")
+    pixels = np.zeros((9, 9, 3), np.uint8)
+    pixels[:, :, 1] = 255
+    PIL.Image.fromarray(pixels).save(folder / "green.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    names = ("texts", "pairs", "table", "image", "regressor")
+    with running(BundleFolders([folder / name for name in names])) as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+def classify(*arguments: str, stdin: str = "") -> str:
+    """What it prints; what it raises is raised."""
+    runner = click.testing.CliRunner()
+    result = runner.invoke(main.commands, ["classify", *arguments], input=stdin, standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+CASES = [
+    ("texts", ["aab", "c"], "a"),
+    ("texts", ["--top-k", "2", "aab", "c"], "a"),
+    ("texts", ["--input", "{}/texts.txt"], "a"),
+    ("pairs", ["--pairs", "--input", "{}/pairs.txt"], "b"),
+    ("table", ["--json", "{}/rows.jsonl"], "wide"),
+    ("table", ["--json", "{}/rows.json"], "wide"),
+    ("table", ["--json", "{}/row.json"], "wide"),
+    ("image", ["--image", "{}/green.png", "--image", "{}/green.png"], "green"),
+    ("regressor", ["--json", "{}/array.json"], "6"),
+]
+
+
+@pytest.mark.parametrize(("model", "arguments", "first"), CASES)
+def test_a_server_and_a_bundle_print_the_same(
+    folder: Path, server: str, model: str, arguments: list[str], first: str
+) -> None:
+    filled = [argument.format(folder) for argument in arguments]
+    local = classify("--bundle", str(folder / model), *filled)
+    assert local.split("\t")[0] == first
+    assert classify("--server", server, "--model", model, *filled) == local
+
+
+def test_lines_and_blocks(folder: Path) -> None:
+    bundle = ["--bundle", str(folder / "texts")]
+    lines = classify(*bundle, stdin="ab\ncc\n").splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["a", "c"]
+    blocks = classify(*bundle, "--top-k", "2", stdin="bba\ncca\n").split("\n\n")
+    assert [[line.split("\t")[0] for line in block.splitlines()] for block in blocks] == [["b", "a"], ["c", "a"]]
+    assert all(0 < float(line.split("\t")[1]) < 1 for line in lines)
+
+
+def test_json_for_programs(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    printed = classify(
+        "--bundle", str(folder / "texts"), "--format", "json", "--top-k", "2", "--output", str(output), "--truncate",
+        "bba", "c" * 60,
+    )  # fmt: skip
+    assert printed == ""
+    first, second = map(json.loads, output.read_text().splitlines())
+    assert [one["label"] for one in first["labels"]] == ["b", "a"]
+    assert first["labels"][0].keys() == {"label", "class_id", "probability", "logit"}
+    assert "truncated" not in first
+    assert second["truncated"]
+    row = classify("--bundle", str(folder / "regressor"), "--format", "json", "--json", str(folder / "array.json"))
+    assert json.loads(row) == {"values": [6.0, 15.0]}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "words"),
+    [
+        ("texts", ["--input", "{}/long.txt"], "long.txt, line 2: 61 tokens, the model takes 20"),
+        ("texts", ["b" * 60], "text 1: 61 tokens"),
+        ("texts", ["--input", "{}/text.txt"], "no file .*text.txt"),
+        ("table", ["--json", "{}/bad.jsonl"], "bad.jsonl, row 2: width: 'x' is not a number"),
+        ("table", ["--json", "{}/no.jsonl"], "no.jsonl, line 2: not JSON"),
+        ("table", ["--json", "{}/list.json"], "list.json, row 1: a list, where an object"),
+        ("table", ["--json", "{}/empty.json"], "empty.json holds no example"),
+        ("image", ["--image", "{}/green.png", "--image", "{}/broken.png"], "broken.png: not an image"),
+        ("image", ["--image", "{}/no.png"], "no file .*no.png"),
+    ],
+)
+def test_mistakes_in_files_are_named_by_place(
+    folder: Path, server: str, model: str, arguments: list[str], words: str
+) -> None:
+    filled = [argument.format(folder) for argument in arguments]
+    for where in (["--bundle", str(folder / model)], ["--server", server, "--model", model]):
+        with pytest.raises(InputError, match=words):
+            classify(*where, *filled)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["ab"], click.UsageError, "--server or --bundle: give one of them"),
+        (["--server", "s", "--bundle", "{}/texts", "ab"], click.UsageError, "both given"),
+        (["--bundle", "{}/texts", "--model", "m", "ab"], click.UsageError, "--model is for a server"),
+        (["--bundle", "{}/texts", "--image", "x", "ab"], click.UsageError, "texts and --image are given: choose one"),
+        (["--bundle", "{}/table", "--pairs", "--json", "x"], click.UsageError, "--pairs is for texts, not --json"),
+        (["--bundle", "{}/texts", "--top-k", "9", "ab"], RequestError, "top_k: 9 is not between 1 and 4"),
+        (["--bundle", "{}/texts"], T2TDeployError, "standard input holds no text"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    folder: Path, arguments: list[str], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        classify(*(argument.format(folder) for argument in arguments))
