@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from t2tdeploy.training.graph.translations import convolution
 from tests.training.graph.parity import BATCH, Branches, assert_parity
 
 _IDS = torch.tensor([2, 0, 2, 3, 2])
@@ -188,6 +189,23 @@ def test_images() -> None:
     graph = assert_parity(module, [torch.randn(2, 4, 7, 10)], [torch.randn(3, 4, 7, 10)])
     changed = {value.name for value in graph.graph.output if value.name.endswith(".new")}
     assert {name.rsplit(".", 2)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_convolutions_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their weights' gradients are computed in another way; strides leave places over, at one end or both."""
+    monkeypatch.setattr(convolution, "_LEAST_NUMBERS", 0)  # so that small ones do
+    torch.manual_seed(1)
+    images: dict[str, Callable[..., Tensor]] = {
+        "plain": nn.Conv2d(8, 5, 3),
+        "strided": nn.Conv2d(8, 6, 3, stride=2, padding=1),
+        "uneven": nn.Conv2d(8, 4, (3, 2), stride=(1, 3), padding=(0, 1)),
+        "dilated": nn.Conv2d(8, 3, 3, dilation=2, padding=2, stride=2, bias=False),
+        "pointwise": nn.Conv2d(8, 3, 1, stride=2),
+        "transposed": nn.ConvTranspose2d(8, 9, 3, stride=2, padding=1, output_padding=1),
+    }
+    assert_parity(Branches(8, **images), [torch.randn(2, 8, 7, 10)], [torch.randn(3, 8, 7, 10)])
+    signal = Branches(8, conv=nn.Conv1d(8, 6, 3, stride=2, padding=1))
+    assert_parity(signal, [torch.randn(2, 8, 10)], [torch.randn(3, 8, 10)])
 
 
 def test_images_of_any_size() -> None:

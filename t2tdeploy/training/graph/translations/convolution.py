@@ -7,12 +7,17 @@ and Visin, A guide to convolution arithmetic for deep learning, 2016).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from t2tdeploy.training.graph.translations.shapes import constant, op, padded_to, rank, shape_of, size
+
+# Of the input, all that a kernel meets at one of its places: less is not worth a matrix product.
+_LEAST_CHANNELS, _LEAST_NUMBERS = 8, 2048
 
 
 class _Geometry(NamedTuple):
@@ -97,7 +102,41 @@ def _remainders(x: Any, weight: Any, geometry: _Geometry) -> list[int | None]:
 
 
 def _weight_gradient(large: Any, small: Any, weight: Any, geometry: _Geometry) -> Any:
-    """[small channels, large channels / groups, ...]: `small` slides over `large`."""
+    """[small channels, large channels / groups, ...]"""
+    places = [one for axis in range(2, rank(small)) if (one := size(small, axis)) is not None]
+    known, channels = len(places) == rank(small) - 2, large.shape[1]
+    if geometry.group > 1 or not known or channels < _LEAST_CHANNELS or channels * math.prod(places) < _LEAST_NUMBERS:
+        return _slid_over(large, small, weight, geometry)
+    return _products_by_place(large, small, weight, geometry, places)
+
+
+def _products_by_place(large: Any, small: Any, weight: Any, geometry: _Geometry, steps: Sequence[int]) -> Any:
+    """For each place of the kernel a matrix product: of `small`, and of what of `large` it meets there, `steps` times.
+
+    On CPUs it takes half the time of the convolution below, whose kernel is as large as the image, of large images.
+    """
+    strides, padding, dilations, _ = geometry
+    spatial = [*range(2, rank(large))]
+    channels_first = [1, 0, *spatial]
+    padded = op.Transpose(large, perm=channels_first)
+    if any(padding):
+        padded = op.Pad(padded, constant([0, 0, *padding, 0, 0, *padding]))
+    rows = op.Reshape(op.Transpose(small, perm=channels_first), constant([small.shape[1], -1]))
+    products = []
+    for place in itertools.product(*(range(weight.shape[axis]) for axis in spatial)):
+        starts = [at * dilation for at, dilation in zip(place, dilations, strict=True)]
+        ends = [start + (count - 1) * stride + 1 for start, count, stride in zip(starts, steps, strides, strict=True)]
+        met = op.Slice(padded, constant(starts), constant(ends), constant(spatial), constant([*strides]))
+        products.append(op.Gemm(rows, op.Reshape(met, constant([large.shape[1], -1])), transB=1))
+    kernel = [weight.shape[axis] for axis in spatial]
+    stacked = op.Concat(*products, axis=0) if len(products) > 1 else products[0]
+    found = op.Reshape(stacked, constant([*kernel, small.shape[1], large.shape[1]]))
+    axes = len(kernel)
+    return op.Transpose(found, perm=[axes, axes + 1, *range(axes)])
+
+
+def _slid_over(large: Any, small: Any, weight: Any, geometry: _Geometry) -> Any:
+    """A convolution in which `small` slides over `large`."""
     strides, _, dilations, group = geometry
     spatial = [*range(2, rank(large))]
     kernel = op.Transpose(small, perm=[1, 0, *spatial])
