@@ -62,7 +62,7 @@ def _of_set(set_name: str, model: str) -> HParams:
 
     hparams_class = registry.models.get(model).hparams_class
     hparams: HParams = registry.hparams_sets.get(set_name)()
-    if isinstance(hparams, hparams_class):
+    if issubclass(type(hparams), hparams_class):
         return hparams
     fitting = [n for n in registry.hparams_sets.names() if isinstance(registry.hparams_sets.get(n)(), hparams_class)]
     raise UserError(

@@ -12,7 +12,7 @@ from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.convolutions import convolution
 from t2tdeploy.models.image_hparams import AlexnetHParams
 from t2tdeploy.models.layers import linear
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 
@@ -22,7 +22,7 @@ class Alexnet(Model):
 
     hparams_class = AlexnetHParams
     default_hparams_set = "alexnet_small"
-    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: AlexnetHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features, body_size=hparams.dense_sizes[-1])

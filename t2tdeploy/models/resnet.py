@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.convolutions import first_layers, global_average, normalized
 from t2tdeploy.models.image_hparams import ResnetHParams
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 _WIDER = 4  # the output of a bottleneck block, compared with its inside
@@ -53,7 +53,7 @@ class Resnet(Model):
 
     hparams_class = ResnetHParams
     default_hparams_set = "resnet_50"
-    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: ResnetHParams, features: Mapping[str, FeatureSpec]) -> None:
         first, *filter_sizes = hparams.filter_sizes

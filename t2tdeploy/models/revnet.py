@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.convolutions import activated, batch_norm, convolution, first_layers, global_average
 from t2tdeploy.models.image_hparams import RevnetHParams
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 _WIDER = 4  # the output of a bottleneck function, compared with its inside
@@ -163,7 +163,7 @@ class Revnet(Model):
 
     hparams_class = RevnetHParams
     default_hparams_set = "revnet_38_cifar"
-    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: RevnetHParams, features: Mapping[str, FeatureSpec]) -> None:
         size = hparams.num_channels_init_block // 2

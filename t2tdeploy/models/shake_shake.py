@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.convolutions import batch_norm, convolution, global_average, normalized
 from t2tdeploy.models.image_hparams import ShakeShakeHParams
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 _BITS = 16  # of a random share
@@ -110,7 +110,7 @@ class ShakeShake(Model):
 
     hparams_class = ShakeShakeHParams
     default_hparams_set = "shakeshake_small"
-    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: ShakeShakeHParams, features: Mapping[str, FeatureSpec]) -> None:
         sizes = [hparams.hidden_size * 2**stage for stage in range(_STAGES)]

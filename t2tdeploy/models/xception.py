@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.convolutions import batch_norm, convolution, global_average, normalized
 from t2tdeploy.models.image_hparams import XceptionHParams
-from t2tdeploy.models.model import LABELS, Model
+from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
 _LARGE = 200  # pixels of a side, from which on images are made smaller first (Tensor2Tensor's limit)
@@ -68,7 +68,7 @@ class Xception(Model):
 
     hparams_class = XceptionHParams
     default_hparams_set = "xception_base"
-    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": LABELS}
+    accepts: ClassVar = {"inputs": (Modality.IMAGE,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: XceptionHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features)
