@@ -24,7 +24,7 @@ from t2tdeploy.tokenizer import SentencePieceTokenizer, Tokenizer
 
 _PERCENTILES = (50, 90, 99)
 _EXAMPLES_AT_ONCE = 50_000
-_ARRAYS_AT_ONCE = 1_000
+_ARRAYS_AT_ONCE = 200
 
 
 def statistics_path(data_dir: Path, name: str) -> Path:
