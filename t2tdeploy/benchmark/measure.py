@@ -180,7 +180,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _encoded(bundle: Bundle, sources: Sequence[str]) -> list[Sentence]:
-    tokenizer, longest = bundle.tokenizer("inputs"), bundle.decode.max_source_length
+    longest, tokenizer = bundle.decode.max_source_length, bundle.tokenizer("inputs")
     found = [
         encode_source(tokenizer, source, field="sentence", max_length=longest, truncate=True) for source in sources
     ]

@@ -39,10 +39,11 @@ def translate_document(
     document = read_text(document_file)
     if bundle_dir is not None:
         from t2tdeploy import document_translation
-        from t2tdeploy.api import load
+        from t2tdeploy.bundle import load_bundle
+        from t2tdeploy.translator import Translator
 
         found = document_translation.translate_document(
-            load(bundle_dir, warm_up=False), document, asked, language=language
+            Translator(load_bundle(bundle_dir)), document, asked, language=language
         )
         _write(output_file, _records(found) if as_json else rejoin(document, found))
         return

@@ -124,9 +124,10 @@ def translate(
     prefixes = _prefixes(target_prefix, prefix_file, len(sources))
     try:
         if bundle_dir is not None:
-            from t2tdeploy.api import load
+            from t2tdeploy.bundle import load_bundle
+            from t2tdeploy.translator import Translator
 
-            found = load(bundle_dir, warm_up=False).translate(sources, asked, target_prefixes=prefixes)
+            found = Translator(load_bundle(bundle_dir)).translate(sources, asked, target_prefixes=prefixes)
         else:
             with connect() as client:
                 reporter = None if text else make_reporter(as_json)
@@ -230,15 +231,16 @@ def score(
     import json
     import math
 
-    from t2tdeploy.api import load
+    from t2tdeploy.bundle import load_bundle
     from t2tdeploy.errors import InputError, RequestError
+    from t2tdeploy.translator import Translator
 
     if return_tokens and not as_json:
         raise click.UsageError("--return-tokens needs --json", ctx=click.get_current_context())
     sources, targets = read_lines(source_file), read_lines(target_file)
     if len(sources) != len(targets):
         raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)
-    translator = load(bundle_dir, warm_up=False)
+    translator = Translator(load_bundle(bundle_dir))
     try:
         scores = translator.score(sources, targets)
     except RequestError as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 import click.testing
 import numpy as np
 import PIL.Image
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from t2tdeploy.cli import main
@@ -45,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels = np.zeros((9, 9, 3), np.uint8)
     pixels[:, :, 1] = 255
     PIL.Image.fromarray(pixels).save(folder / "green.png")
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["ab"]}), folder / "texts.parquet")
     (folder / "broken.png").write_bytes(b"\x89PNG")
     return folder
 
@@ -134,6 +137,33 @@ def test_mistakes_in_files_are_named_by_place(
     for where in (["--bundle", str(folder / model)], ["--server", server, "--model", model]):
         with pytest.raises(InputError, match=words):
             classify(*where, *filled)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["translate", "--bundle", "{}/image", "ab"],
+        ["translate", "--bundle", "{}/image", "--document", "{}/texts.txt"],
+        ["score", "--bundle", "{}/texts", "--source", "{}/texts.txt", "--target", "{}/texts.txt"],
+        ["benchmark", "--bundle", "{}/image", "--input", "{}/texts.txt"],
+        [
+            "translate-corpus",
+            "--bundle",
+            "{}/image",
+            "--input",
+            "{}/texts.parquet",
+            "--column",
+            "text",
+            "--output",
+            "{}/corpus",
+        ],
+    ],
+)
+def test_commands_of_translation_refuse_a_classifier(folder: Path, arguments: list[str]) -> None:
+    filled = [argument.format(folder) for argument in arguments]
+    result = click.testing.CliRunner().invoke(main.commands, filled, standalone_mode=False)
+    assert isinstance(result.exception, InputError)
+    assert "only a bundle that translates can do this; the task of" in str(result.exception)
 
 
 @pytest.mark.parametrize(
