@@ -1,6 +1,6 @@
 """Training steps a second of engine ort beside torch, of models that classify; memory of reversible layers.
 
-    python benchmarks/class_engines.py                # three minutes on two idle cores; writes results/class_engines.json
+    python benchmarks/class_engines.py                # three minutes on two cores; writes results/class_engines.json
     python benchmarks/class_engines.py --cases resnet --rounds 3    # one case; writes nothing
 
 A step is `Engine.step`, as training calls it, on random examples of the case's shape. Both engines live in processes of

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from t2tdeploy.errors import UserError
+from t2tdeploy.features import FeatureSpec
+
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.1, 1e-5  # as Tensor2Tensor's; in its words, a decay of 0.9
 
 
@@ -63,6 +66,24 @@ def first_layers(input_size: int, output_size: int, *, large_images: bool) -> nn
     if not large_images:
         return normalized(input_size, output_size, 3)
     return nn.Sequential(normalized(input_size, output_size, 7, stride=2), nn.MaxPool2d(3, stride=2, padding=1))
+
+
+def require_size(image: FeatureSpec, shrinks: int, *, large_images: bool) -> None:
+    """Checks that something is left of images whose sides become `shrinks` times as small.
+
+    Of a single pixel of a single image, as the last batch of an epoch may be, there is no variance to normalize by.
+
+    Raises:
+        UserError: a single pixel is left, or none.
+    """
+    height, width = image.shape[:2]
+    if -(-height // shrinks) * -(-width // shrinks) < 2:
+        small = "--hparams large_images=false, " if large_images else ""
+        raise UserError(
+            f"images of {height} × {width} pixels are too small for this model, which makes their sides {shrinks} "
+            "times as small",
+            help=f"{small}fewer stages, or larger images",
+        )
 
 
 def global_average(x: Tensor) -> Tensor:

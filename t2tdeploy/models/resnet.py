@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from t2tdeploy.features import FeatureSpec, Modality
-from t2tdeploy.models.convolutions import first_layers, global_average, normalized
+from t2tdeploy.models.convolutions import first_layers, global_average, normalized, require_size
 from t2tdeploy.models.image_hparams import ResnetHParams
 from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
@@ -65,7 +65,9 @@ class Resnet(Model):
                 blocks.append(ResidualBlock(size, filter_size, bottleneck=hparams.bottleneck, stride=stride))
                 size = blocks[-1].output_size
         super().__init__(hparams, features, body_size=size)
-        self.first = first_layers(features["inputs"].shape[2], first, large_images=hparams.large_images)
+        image, shrinks = features["inputs"], 2 ** (len(hparams.layer_sizes) - 1) * (4 if hparams.large_images else 1)
+        require_size(image, shrinks, large_images=hparams.large_images)
+        self.first = first_layers(image.shape[2], first, large_images=hparams.large_images)
         self.blocks = nn.Sequential(*blocks)
 
     def body(self, features: dict[str, Tensor]) -> Tensor:

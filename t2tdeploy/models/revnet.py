@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from t2tdeploy.features import FeatureSpec, Modality
-from t2tdeploy.models.convolutions import activated, batch_norm, convolution, first_layers, global_average
+from t2tdeploy.models.convolutions import activated, batch_norm, convolution, first_layers, global_average, require_size
 from t2tdeploy.models.image_hparams import RevnetHParams
 from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
@@ -174,8 +174,9 @@ class Revnet(Model):
             stages.append(Stage(size, filter_size, layers=layers, stride=2 if place else 1, hparams=hparams))
             size = stages[-1].output_size
         super().__init__(hparams, features, body_size=2 * size)
-        channels = features["inputs"].shape[2]
-        self.first = first_layers(channels, hparams.num_channels_init_block, large_images=hparams.large_images)
+        image, shrinks = features["inputs"], 2 ** (len(stages) - 1) * (4 if hparams.large_images else 1)
+        require_size(image, shrinks, large_images=hparams.large_images)
+        self.first = first_layers(image.shape[2], hparams.num_channels_init_block, large_images=hparams.large_images)
         self.stages = nn.ModuleList(stages)
         self.norm = batch_norm(2 * size)
 

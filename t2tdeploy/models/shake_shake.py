@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2tdeploy.features import FeatureSpec, Modality
-from t2tdeploy.models.convolutions import batch_norm, convolution, global_average, normalized
+from t2tdeploy.models.convolutions import batch_norm, convolution, global_average, normalized, require_size
 from t2tdeploy.models.image_hparams import ShakeShakeHParams
 from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
@@ -115,6 +115,7 @@ class ShakeShake(Model):
     def __init__(self, hparams: ShakeShakeHParams, features: Mapping[str, FeatureSpec]) -> None:
         sizes = [hparams.hidden_size * 2**stage for stage in range(_STAGES)]
         super().__init__(hparams, features, body_size=sizes[-1])
+        require_size(features["inputs"], 2 ** (_STAGES - 1), large_images=False)
         size = 16
         self.first = normalized(features["inputs"].shape[2], size, 3, relu=False)
         blocks = []

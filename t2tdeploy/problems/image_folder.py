@@ -87,7 +87,11 @@ class ImageFolder(ImageToClass):
             )
         root = source_dir / self.options.folder
         if not root.is_dir():
-            raise InputError(f"there is no folder {root}", path=root, help=_ONE_FOLDER_PER_CLASS)
+            raise InputError(
+                f"there is no folder {root}",
+                path=root,
+                help="give folder as a whole path, or as one within --source-dir, which is DATA_DIR/raw unless given",
+            )
         splits = _split_folders(root)
         classes = _class_names(splits.get("train", root))
         files: dict[str, list[tuple[str, int]]] = {split: [] for split in self.splits}
@@ -126,7 +130,7 @@ class ImageFolder(ImageToClass):
         for path, class_id in found.files[split]:
             try:
                 if PurePosixPath(path).suffix.lower() not in _SUFFIXES:
-                    raise InputError(f"no image by its name: {FORMATS_IN_WORDS} are")
+                    raise InputError(f"by its name it is no {FORMATS_IN_WORDS}")
                 image = read_image(found.root / path, self.shape)
             except InputError as error:
                 self.bad_lines.add(path, 1, error.message)

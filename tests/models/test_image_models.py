@@ -88,9 +88,10 @@ def test_every_parameter_learns(name: str) -> None:
         assert all(scale.grad is not None and scale.grad.any() for scale in scales)
 
 
-@pytest.mark.parametrize("side", [8, 28, 33, 64])
-@pytest.mark.parametrize("make", [sets.resnet_small, sets.resnet_18])
-def test_a_residual_network_takes_images_of_any_size(side: int, make: object) -> None:
+@pytest.mark.parametrize(
+    ("make", "side"), [(sets.resnet_small, 8), (sets.resnet_small, 29), (sets.resnet_18, 33), (sets.resnet_18, 64)]
+)
+def test_a_residual_network_takes_images_of_any_size(make: object, side: int) -> None:
     assert callable(make)
     with torch.device("meta"):
         model = Resnet(make(), features(side, side + 3, 1))
@@ -110,6 +111,25 @@ def test_large_images_are_made_smaller_first() -> None:
 def test_images_that_pooling_makes_nothing_of_are_explained() -> None:
     with pytest.raises(UserError, match="3 × 3 pixels are too small for alexnet"):
         Alexnet(sets.alexnet_small(), features(3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("model", "make", "side", "help"),
+    [
+        (Resnet, sets.resnet_50, 32, "large_images=false"),
+        (Resnet, sets.resnet_small, 4, "fewer stages"),
+        (Revnet, sets.revnet_104, 32, "large_images=false"),
+        (ShakeShake, sets.shakeshake_small, 4, "larger images"),
+    ],
+)
+def test_images_of_which_a_single_pixel_would_be_left_are_refused(
+    model: type[Model], make: object, side: int, help: str
+) -> None:
+    """A batch of one such image has no variance: engine torch would fail, engine ort would compute no number."""
+    assert callable(make)
+    with pytest.raises(UserError, match=f"images of {side} × {side} pixels are too small") as raised:
+        model(make(), features(side, side, 1))
+    assert help in str(raised.value.help)
 
 
 @pytest.mark.parametrize(

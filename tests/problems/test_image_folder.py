@@ -137,7 +137,7 @@ def test_files_that_are_no_images_are_named_and_counted(pets: Path) -> None:
     assert counted == 2
     assert [entry["file"] for entry in problem.bad_lines.to_json()] == ["broken.jpg", "notes.txt"]
     assert any("cat/broken.jpg is left out: " in message for message in reporter.all)
-    assert any("dog/notes.txt is left out: no image by its name" in message for message in reporter.all)
+    assert any("dog/notes.txt is left out: by its name it is no PNG, JPEG" in message for message in reporter.all)
     assert not any("hidden" in message for message in reporter.all)
 
 
