@@ -29,6 +29,7 @@ class TrainOptions(Settings):
     )
     eval_every_steps: Count = Field(1000, description="evaluate on dev, and save, after so many steps")
     save_every_steps: Count = Field(1000, description="save a checkpoint after so many steps")
+    save_every_seconds: float | None = Field(None, gt=0, description="and when so much time has passed; none: do not")
     keep_last: Count = Field(8, description="checkpoints kept, beside the best")
     log_every_steps: Count = Field(100, description="steps between two points of the training curves")
     decode: bool = Field(True, description="translate dev by beam search at each evaluation, for BLEU and chrF")

@@ -130,7 +130,7 @@ class RunDirectory:
             UserError: the model cannot treat a feature of the data.
             SettingsError: the learning-rate schedule is not valid.
         """
-        registry.models.get(model).require_features(data.features)
+        cls.model_class(model).require_features(data.features)
         make_schedule(hparams)  # a fault in it must not leave a run directory behind
         record = _new_record(
             data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed, usr_dir=usr_dir
@@ -176,10 +176,26 @@ class RunDirectory:
             run._require_code()
         return run
 
+    @classmethod
+    def model_class(cls, name: str) -> type[Model]:
+        """The class of model `name`; a subclass may know one that is not registered.
+
+        Raises:
+            UnknownNameError: there is none.
+        """
+        found: type[Model] = registry.models.get(name)
+        return found
+
+    def release(self) -> None:
+        """Lets other processes, and this one, train the run."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     @cached_property
     def hparams(self) -> HParams:
         """The run's hparams."""
-        hparams: HParams = registry.models.get(self.record.model).hparams_class.create(self.record.hparams)
+        hparams: HParams = self.model_class(self.record.model).hparams_class.create(self.record.hparams)
         return hparams
 
     @cached_property
@@ -196,8 +212,7 @@ class RunDirectory:
 
     def new_model(self) -> Model:
         """The model with fresh parameters."""
-        model: Model = registry.models.get(self.record.model)(self.hparams, self.features)
-        return model
+        return self.model_class(self.record.model)(self.hparams, self.features)
 
     def model(self, checkpoint: str | int = "best") -> Model:
         """The model with the parameters of a checkpoint, in evaluation mode on the CPU.
@@ -260,7 +275,7 @@ class RunDirectory:
         return self.path / "averaged"
 
     def _require_code(self) -> None:
-        registry.models.get(self.record.model)
+        self.model_class(self.record.model)
         get_problem(self.record.problem)
 
     def _vocabulary(self, spec: FeatureSpec) -> Path:

@@ -27,6 +27,7 @@ from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
 from t2tdeploy.training.engine import Batch, Engine, EngineState, StepMetrics
 from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import derived_seed
+from t2tdeploy.training.hooks import Hook
 from t2tdeploy.training.meter import Meter
 from t2tdeploy.training.options import LOWER_IS_BETTER, TrainOptions
 from t2tdeploy.training.parameters import load_parameters, named_tensors
@@ -45,6 +46,7 @@ class Ending(StrEnum):
 
     FINISHED = "finished"
     EARLY_STOPPING = "early stopping"
+    HOOK = "stopped by a hook"
     INTERRUPTED = "interrupted"
 
 
@@ -76,6 +78,7 @@ def train(
     reporter: Reporter | None = None,
     *,
     processes: Processes = ALONE,
+    hooks: Sequence[Hook] = (),
 ) -> TrainResult:
     """Trains `run` up to its hparams' train_steps, from its newest checkpoint if there is one.
 
@@ -86,13 +89,14 @@ def train(
     Args:
         processes: that train together, each with its own call of this function. Only in the first one need `run` be
             locked, or its folder be there.
+        hooks: told of every step.
 
     Raises:
         TrainingError: memory ran out, or the loss is not finite; its message names the saved batch.
         CorruptFileError: the newest checkpoint is damaged.
         InputError: nothing to train on, or a warm start that does not fit.
     """
-    return _Trainer(run, data, options, reporter or SilentReporter(), processes).train()
+    return _Trainer(run, data, options, reporter or SilentReporter(), processes, hooks).train()
 
 
 class _Trainer:
@@ -103,8 +107,11 @@ class _Trainer:
         options: TrainOptions,
         reporter: Reporter,
         processes: Processes,
+        hooks: Sequence[Hook],
     ) -> None:
         self.run, self.data, self.options, self.processes = run, data, options, processes
+        self.hooks, self.hook_stops = hooks, False
+        self.saved_at = time.monotonic()
         self.reporter = reporter if processes.first else SilentReporter()
         self.hparams = run.hparams
         self.schedule = make_schedule(self.hparams)
@@ -144,11 +151,15 @@ class _Trainer:
             if self.state.evaluation_due:
                 self._evaluate(summaries)
             self._start_measuring(stream)
+            for hook in self.hooks:
+                hook.begin(self.state.step)
             while (ending := self._ending(stop)) is None:
                 self._step(stream, summaries, task)
                 self._save_and_evaluate(summaries)
             if self.saved_step != self.state.step:
                 self._save()
+            for hook in self.hooks:
+                hook.end(self.state.step)
         checkpoint = self.run.checkpoints.path(self.state.step)
         self.reporter.message(f"{ending} at step {self.state.step}; last checkpoint: {checkpoint}")
         return TrainResult(self.state.step, ending, self.state.best, checkpoint)
@@ -241,10 +252,13 @@ class _Trainer:
         patience = self.options.early_stopping_evals
         if patience is not None and self.state.evaluations_without_gain >= patience:
             return Ending.EARLY_STOPPING
-        return Ending.INTERRUPTED if self.processes.largest(int(bool(stop))) else None
+        wished = self.processes.largest(2 if stop else int(self.hook_stops))
+        return (None, Ending.HOOK, Ending.INTERRUPTED)[wished]
 
     def _step(self, stream: SharedStream, summaries: Summaries | None, task: Task) -> None:
         step, position = self.state.step + 1, stream.position
+        for hook in self.hooks:
+            hook.before_step(step)
         learning_rate = self.schedule(step)
         batches = [next(stream) for _ in range(self.hparams.accumulate_steps)]
         metrics = self.engine.step(batches, learning_rate=learning_rate)
@@ -254,6 +268,8 @@ class _Trainer:
         after = stream.position
         self.state = self.state.model_copy(update={"step": step, "epoch": after.epoch, "batch": after.batch})
         task.advance(1, loss=metrics.loss)
+        for hook in self.hooks:
+            self.hook_stops |= bool(hook.after_step(step, metrics))
         if step % self.options.log_every_steps == 0 or step == self.hparams.train_steps:
             self._log(stream, summaries, {"learning_rate": learning_rate, "epoch": after.epoch})
 
@@ -273,16 +289,21 @@ class _Trainer:
         started, step = time.perf_counter(), self.state.step
         last = step == self.hparams.train_steps
         due = last or step % self.options.eval_every_steps == 0
-        if due or step % self.options.save_every_steps == 0:
+        if due or step % self.options.save_every_steps == 0 or self._save_is_overdue():
             self.state = self.state.model_copy(update={"evaluation_due": due and self.quality is not None})
             self._save()
         if self.state.evaluation_due:
             self._evaluate(summaries)
         self.meter.pause(time.perf_counter() - started)
 
+    def _save_is_overdue(self) -> bool:
+        """The same in all processes."""
+        seconds = self.options.save_every_seconds
+        return seconds is not None and bool(self.processes.largest(int(time.monotonic() - self.saved_at >= seconds)))
+
     def _save(self) -> None:
         state = self.engine.state()
-        self.saved_step = self.state.step
+        self.saved_step, self.saved_at = self.state.step, time.monotonic()
         if not self.processes.first:
             return
         path = self.run.checkpoints.save(state, self.state)
