@@ -22,6 +22,7 @@ from t2tdeploy.progress import SilentReporter
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
     from t2tdeploy.models.model import Model
+    from t2tdeploy.training.evaluate import EvaluationReport
     from t2tdeploy.training.run_directory import RunDirectory
 
 
@@ -200,12 +201,16 @@ def evaluate(
         lowercase=lowercase,
         reporter=make_reporter(as_json),
     )
+    _print_report(split, run.checkpoint_path(checkpoint).name, report, as_json=as_json)
+
+
+def _print_report(split: str, checkpoint: str, report: EvaluationReport, *, as_json: bool) -> None:
     assert report.scores is not None
     lower = report.lowercase_scores
     print_result(
         {
             "split": split,
-            "checkpoint": run.checkpoint_path(checkpoint).name,
+            "checkpoint": checkpoint,
             **asdict(report.losses),
             "sentences": report.sentences,
             **asdict(report.scores),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from t2tdeploy.hypotheses import Hypothesis
     from t2tdeploy.serving.channel import Security
     from t2tdeploy.serving.client import Client
-    from t2tdeploy.translator import TargetScore
+    from t2tdeploy.translator import TargetScore, Translator
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,10 +124,7 @@ def translate(
     prefixes = _prefixes(target_prefix, prefix_file, len(sources))
     try:
         if bundle_dir is not None:
-            from t2tdeploy.bundle import load_bundle
-            from t2tdeploy.translator import Translator
-
-            found = Translator(load_bundle(bundle_dir)).translate(sources, asked, target_prefixes=prefixes)
+            found = _translator(bundle_dir).translate(sources, asked, target_prefixes=prefixes)
         else:
             with connect() as client:
                 reporter = None if text else make_reporter(as_json)
@@ -135,6 +132,13 @@ def translate(
     except RequestError as error:
         raise error if text else _naming_the_line(error, input_file) from None
     _write_found(output_file, sources, found, asked, as_json)
+
+
+def _translator(bundle_dir: Path) -> Translator:
+    from t2tdeploy.bundle import load_bundle
+    from t2tdeploy.translator import Translator
+
+    return Translator(load_bundle(bundle_dir))
 
 
 def _require_sensible(context: click.Context) -> None:
