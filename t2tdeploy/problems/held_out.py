@@ -1,0 +1,56 @@
+"""Rows held out of train for dev and test: chosen by their content alone, of every class its share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from t2tdeploy.columns.values import Array, as_text
+from t2tdeploy.problems.rows import Rows
+
+
+def row_hashes(rows: Rows) -> list[int]:
+    """A number per row that depends on its values alone."""
+    names = sorted(rows.columns)
+    texts = zip(*([as_text(value) for value in rows.columns[name]] for name in names), strict=True)
+    return [int.from_bytes(hashlib.blake2b("\0".join(row).encode(), digest_size=8).digest()) for row in texts]
+
+
+def hold_out(hashes: Sequence[int], classes: Sequence[str], counts: Mapping[str, int]) -> dict[str, Array]:
+    """Split -> int64 indices, ascending, of about `counts[split]` rows with the smallest hashes.
+
+    Every class gives its share, and keeps a row for train. Rows of one hash, which are equal, stay together.
+    """
+    places: dict[str, dict[int, list[int]]] = {}  # class -> hash -> indices
+    for index, (value, label) in enumerate(zip(hashes, classes, strict=True)):
+        places.setdefault(label, {}).setdefault(value, []).append(index)
+    sizes = {label: sum(map(len, groups.values())) for label, groups in places.items()}
+    quotas = {split: _shares(count, sizes) for split, count in counts.items()}
+    found: dict[str, list[int]] = {split: [] for split in counts}
+    for label, groups in places.items():
+        waiting = [groups[value] for value in sorted(groups, reverse=True)]
+        for split in counts:
+            taken = 0
+            while taken < quotas[split][label] and len(waiting) > 1:
+                group = waiting.pop()
+                found[split] += group
+                taken += len(group)
+    return {split: np.array(sorted(indices), np.int64) for split, indices in found.items()}
+
+
+def _shares(count: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """`count` divided in proportion to `sizes`, by the largest remainders."""
+    total = sum(sizes.values())
+    exact = {label: count * size / total for label, size in sizes.items()}
+    shares = {label: int(share) for label, share in exact.items()}
+    by_remainder = sorted(sizes, key=lambda label: (shares[label] - exact[label], label))
+    for label in by_remainder[: count - sum(shares.values())]:
+        shares[label] += 1
+    return shares
+
+
+def others(count: int, held_out: Mapping[str, Array]) -> Array:
+    """The indices below `count` that no split has."""
+    return np.setdiff1d(np.arange(count), np.concatenate([np.empty(0, np.int64), *held_out.values()]))

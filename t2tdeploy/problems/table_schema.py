@@ -1,0 +1,98 @@
+"""What the columns of a user's table are: declared in options, or as they look. Every decision is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from t2tdeploy.columns.declare import Declaration
+from t2tdeploy.columns.fit import resolve
+from t2tdeploy.columns.grammar import parse_columns
+from t2tdeploy.columns.infer import infer_column, is_class
+from t2tdeploy.columns.values import Array
+from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.problems.rows import Rows, as_numbers
+from t2tdeploy.progress import Reporter
+
+_CODE = re.compile(r"0\d")
+_USUAL_TARGETS = ("target", "label", "class")
+
+
+def find_target(rows: Rows, wanted: str | None) -> str:
+    """The column to predict: `wanted`, or one with a usual name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if wanted is None:
+        wanted = next((name for name in _USUAL_TARGETS if name in rows.columns), None)
+    if wanted is None:
+        raise InputError(
+            f"which column of {rows.place} is to be predicted? Its columns: {', '.join(rows.columns)}",
+            help="set target=NAME",
+        )
+    require_column(rows, wanted)
+    return wanted
+
+
+def require_column(rows: Rows, name: str) -> None:
+    """
+    Raises:
+        InputError: `rows` has no column `name`.
+    """
+    if name not in rows.columns:
+        close = nearest(name, rows.columns)
+        raise InputError(
+            f"{rows.place} has no column '{name}'; its columns: {', '.join(rows.columns) or 'none'}",
+            help=f"did you mean '{close}'?" if close else None,
+        )
+
+
+def is_quantity(rows: Rows, target: str) -> bool:
+    """Whether a target looks like a number to come close to, rather than a class."""
+    return not is_class(_as_they_look(rows.columns[target]))
+
+
+def find_columns(
+    rows: Rows, target: str, declared: tuple[str, ...], unusable: Mapping[str, str], *, infer: bool, reporter: Reporter
+) -> list[Declaration]:
+    """The declared columns, then the others as they look.
+
+    Args:
+        declared: see `columns.grammar`.
+        unusable: columns that were left out of `rows`, with their type.
+        infer: whether columns that are not declared are used.
+
+    Raises:
+        InputError: a declaration is faulty, or names a column that is not there.
+    """
+    found, ignored = parse_columns(declared)
+    resolved = resolve(found)
+    named = {*ignored, *(raw.name for column in resolved for raw in column.raw)} - set(unusable)
+    for name in sorted(named):
+        require_column(rows, name)
+    for column in resolved:
+        reporter.message(f"  {column.name}: {type(column).__name__.lower()}, as declared")
+    for name, kind in unusable.items():
+        reporter.message(f"  {name}: ignored, it is {kind}, neither numbers nor text")
+    for name, values in rows.columns.items():
+        if name in named or name == target or not infer:
+            continue
+        proposal = infer_column(name, _as_they_look(values))
+        if proposal.declaration is None:
+            reporter.message(f"  {name}: ignored, {proposal.reason}")
+        else:
+            reporter.message(f"  {name}: {proposal.reason}")
+            found.append(proposal.declaration)
+    return found
+
+
+def _as_they_look(values: object) -> Array:
+    """Numbers if all are, but for codes such as 007: that its zeros were written means that they tell something."""
+    array = np.asarray(values)
+    if array.dtype == object and any(_CODE.match(value) for value in array):
+        return array
+    numbers = as_numbers(array)
+    return array if numbers is None else numbers

@@ -1,0 +1,190 @@
+"""A table out of a file: comma- or tab-separated values, or Parquet.
+
+The values of a text file stay texts, so that a category written 007 is not taken for 7; `rows.as_numbers` tells
+whether a column holds nothing but numbers. A row with too few or too many values is left out and added to a `BadLines`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.csv
+import pyarrow.parquet
+
+from t2tdeploy.columns.values import Array
+from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.problems.rows import Rows, float64
+from t2tdeploy.problems.text import COMPRESSIONS, BadLines
+
+TableFormat = Literal["csv", "tsv", "parquet"]
+
+_SUFFIXES: dict[str, TableFormat] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet"}
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
+_SEPARATED = {
+    ";": "it looks separated by semicolons: say separator=;",
+    "\t": "it looks separated by tabs: say format=tsv",
+    ",": "it looks separated by commas: say format=csv",
+    "|": "it looks separated by bars: say separator=|",
+}
+
+
+def table_format(path: Path) -> TableFormat:
+    """The format that a file name shows, behind `.gz` or `.zst`.
+
+    Raises:
+        InputError: the suffix is not known.
+    """
+    suffix = (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise InputError(
+            f"cannot tell the format of {path} from its name; known suffixes: {', '.join(_SUFFIXES)}",
+            path=path,
+            help="say format=csv, tsv or parquet",
+        )
+    return _SUFFIXES[suffix]
+
+
+def read_table(
+    path: Path, file_format: TableFormat, bad_lines: BadLines, *, separator: str | None = None, header: bool = True
+) -> tuple[Rows, dict[str, str]]:
+    """The rows of a file, numbered from 1 without the header, and the columns left out with their type.
+
+    A column of Parquet that holds neither numbers nor text is left out.
+
+    Args:
+        separator: of a text file; None: a comma or a tab, by the format.
+        header: whether the first line of a text file names the columns; otherwise they are called 0, 1, 2, …
+
+    Raises:
+        InputError: the file has no columns or no rows, or one name twice.
+        CorruptFileError: it is damaged, or not what its format says.
+    """
+    with _faults(path):
+        if file_format == "parquet":
+            table, numbers = pyarrow.parquet.read_table(path), None
+        else:
+            table, numbers = _read_text(path, separator or _SEPARATORS[file_format], header, bad_lines)
+        _require_columns(path, table, separator or _SEPARATORS.get(file_format))
+        columns = {name: _column(table.column(place)) for place, name in enumerate(table.column_names)}
+    unusable = {name: str(table.schema.field(name).type) for name, values in columns.items() if values is None}
+    return Rows({name: values for name, values in columns.items() if values is not None}, path.name, numbers), unusable
+
+
+@contextmanager
+def _faults(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        help = "save the file as UTF-8" if "UTF8" in reason else "is it of the format that its name or format=… says?"
+        raise CorruptFileError(path, reason, help=help) from error
+    except OSError as error:
+        if error.errno is None:  # of the decompressor, not of the system
+            raise CorruptFileError(path, str(error), help="fetch the file again") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}", path=path) from error
+
+
+def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) -> tuple[pyarrow.Table, Array]:
+    """All columns as text, and the number of every row that is kept."""
+    skipped: list[int] = []
+    first = 2 if header else 1
+
+    def leave_out(row: Any) -> str:
+        skipped.append(row.number - first + 1)
+        bad_lines.add(path, skipped[-1], f"{row.actual_columns} values instead of {row.expected_columns}")
+        return "skip"
+
+    parsing = pyarrow.csv.ParseOptions(
+        delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out, ignore_empty_lines=True
+    )
+    names = _names(path, separator, header)
+    with _decompressed(path) as source:
+        table = pyarrow.csv.read_csv(
+            source,
+            pyarrow.csv.ReadOptions(
+                use_threads=False,  # a row's number is only known to one thread
+                column_names=[str(place) for place in range(len(names))],  # a name may stand there twice
+                skip_rows_after_names=0,
+                skip_rows=1 if header else 0,
+            ),
+            parsing,
+            pyarrow.csv.ConvertOptions(
+                column_types={str(place): pyarrow.string() for place in range(len(names))}, strings_can_be_null=False
+            ),
+        )
+    numbers = np.setdiff1d(np.arange(1, len(table) + len(skipped) + 1), skipped)
+    _require_closed_quotes(path, table, numbers)
+    return table.rename_columns(names), numbers
+
+
+def _require_closed_quotes(path: Path, table: pyarrow.Table, numbers: Array) -> None:
+    """A quote that is opened and never closed makes one value of all the rows behind it."""
+    last = table.slice(len(table) - 1).to_pylist() if len(table) else []
+    if not any("\n" in value for row in last for value in row.values()):
+        return
+    with _decompressed(path) as source:
+        quotes = sum(block.count(b'"') for block in iter(lambda: source.read(1 << 20), b""))
+    if quotes % 2:
+        raise InputError(
+            f"{path}, row {numbers[-1]}: a quote is opened and never closed",
+            path=path,
+            help='a value with a quote in it is written "with two "" quotes"',
+        )
+
+
+def _names(path: Path, separator: str, header: bool) -> list[str]:
+    with _decompressed(path) as source:
+        reader = pyarrow.csv.open_csv(
+            source,
+            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=not header),
+            pyarrow.csv.ParseOptions(
+                delimiter=separator, newlines_in_values=True, invalid_row_handler=lambda row: "skip"
+            ),
+        )
+        names = reader.schema.names
+    if not header:
+        return [str(place) for place in range(len(names))]
+    # pandas writes the numbers of the rows into a first column without a name
+    return [name.strip() or f"column_{place}" for place, name in enumerate(names, start=1)]
+
+
+@contextmanager
+def _decompressed(path: Path) -> Iterator[Any]:
+    kind = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix)
+    with pyarrow.input_stream(str(path), compression=kind) as stream:
+        yield stream
+
+
+def _require_columns(path: Path, table: pyarrow.Table, separator: str | None) -> None:
+    names = table.column_names
+    if not len(table):
+        raise InputError(f"{path} has no rows", path=path)
+    if len(names) == 1 and separator is not None:
+        close = next((mark for mark in _SEPARATED if mark != separator and mark in names[0]), None)
+        if close:
+            raise InputError(f"{path} has one column, '{names[0][:80]}'", path=path, help=_SEPARATED[close])
+    double = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if double is not None:
+        raise InputError(f"{path} has two columns called '{double}'", path=path, help="give each a name of its own")
+
+
+def _column(column: pyarrow.ChunkedArray) -> Array | None:
+    """float64 with NaN, or object of str with "" where a value is missing; None: it is neither."""
+    types, kind = pyarrow.types, column.type
+    if types.is_dictionary(kind):
+        column, kind = column.cast(kind.value_type), kind.value_type
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
+        return float64(column)
+    if types.is_boolean(kind) or types.is_null(kind):
+        column, kind = column.cast(pyarrow.string()), pyarrow.string()
+    if not (types.is_string(kind) or types.is_large_string(kind)):
+        return None
+    texts = pyarrow.compute.fill_null(pyarrow.compute.utf8_trim_whitespace(column), "")
+    found: Array = texts.to_numpy(zero_copy_only=False).astype(object)
+    return found

@@ -1,0 +1,118 @@
+"""Tables out of files: what is read, what is left out and counted, what is an error."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from t2tdeploy.columns.values import RawColumn
+from t2tdeploy.errors import CorruptFileError, InputError, T2TDeployError
+from t2tdeploy.problems.rows import Rows, as_numbers
+from t2tdeploy.problems.tables import read_table, table_format
+from t2tdeploy.problems.text import BadLines
+
+
+def read(folder: Path, content: bytes, name: str = "a.csv", **options: Any) -> tuple[Rows, BadLines]:
+    path, bad_lines = folder / name, BadLines()
+    path.write_bytes(content)
+    return read_table(path, table_format(path), bad_lines, **options)[0], bad_lines
+
+
+def values(rows: Rows) -> dict[str, list[Any]]:
+    return {name: list(column) for name, column in rows.columns.items()}
+
+
+def test_values_stay_as_they_are_written(tmp_path: Path) -> None:
+    rows, bad_lines = read(tmp_path, 'zip,"city" ,x\n007, Köln ,1e3\n08,"a, ""b""\nc",\n'.encode())
+    assert values(rows) == {"zip": ["007", "08"], "city": ["Köln", 'a, "b"\nc'], "x": ["1e3", ""]}
+    assert bad_lines.count == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "options"),
+    [
+        ("a.tsv", b"a\tb\n1\t2\n", {}),
+        ("a.csv", b"a;b\n1;2\n", {"separator": ";"}),
+        ("a.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n", {}),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n"), {}),
+    ],
+)
+def test_ways_to_write_a_table(tmp_path: Path, name: str, content: bytes, options: dict[str, Any]) -> None:
+    rows, _ = read(tmp_path, content, name, **options)
+    assert values(rows) == {"a": ["1"], "b": ["2"]}
+
+
+def test_columns_without_names_have_numbers(tmp_path: Path) -> None:
+    assert values(read(tmp_path, b"1,2\n3,4\n", header=False)[0]) == {"0": ["1", "3"], "1": ["2", "4"]}
+    assert list(read(tmp_path, b",a\n0,2\n")[0].columns) == ["column_1", "a"]
+
+
+def test_ragged_rows_are_left_out_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    rows, bad_lines = read(tmp_path, b"a,b\n1,2\n3\n4,5\n6,7,8\n9,x\n")
+    assert bad_lines.to_json() == [
+        {"file": "a.csv", "reason": "1 values instead of 2", "count": 1, "first_lines": [2]},
+        {"file": "a.csv", "reason": "3 values instead of 2", "count": 1, "first_lines": [4]},
+    ]
+    with pytest.raises(InputError, match=r"^a.csv, row 5, column 'b': 'x' is not a number$"):
+        rows.raw(RawColumn("b", "number"))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    table = {
+        "int": [1, None],
+        "bool": [True, None],
+        "text": [" x ", None],
+        "category": pyarrow.array(["p", "q"]).dictionary_encode(),
+        "date": [datetime.datetime(2026, 1, 1)] * 2,
+        "list": [[1], [2]],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    rows, unusable = read_table(tmp_path / "a.parquet", "parquet", BadLines())
+    np.testing.assert_array_equal(rows.columns["int"], [1, np.nan])
+    assert list(rows.columns["bool"]) == ["true", ""]
+    assert list(rows.columns["text"]) == ["x", ""]
+    assert list(rows.columns["category"]) == ["p", "q"]
+    assert unusable == {"date": "timestamp[us]", "list": "list<element: int64>"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message", "help"),
+    [
+        ("a.csv", b"", CorruptFileError, "Empty CSV file", "format"),
+        ("a.csv", b"a,b\n", InputError, "has no rows", ""),
+        ("a.csv", "a,b\nä,1\n".encode("latin1"), CorruptFileError, "invalid UTF8", "save the file as UTF-8"),
+        ("a.csv", b"a,a\n1,2\n", InputError, "has two columns called 'a'", "name of its own"),
+        ("a.csv", b"a;b\n1;2\n", InputError, "has one column, 'a;b'", "say separator=;"),
+        ("a.tsv", b"a,b\n1,2\n", InputError, "has one column, 'a,b'", "say format=csv"),
+        ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', InputError, "row 2: a quote is opened and never closed", "two "),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:30], CorruptFileError, "Truncated", "fetch"),
+        ("a.parquet", b"a,b\n", CorruptFileError, "Parquet", "format"),
+        ("a.xlsx", b"", InputError, "cannot tell the format", "say format=csv, tsv or parquet"),
+    ],
+)
+def test_what_is_no_table(
+    tmp_path: Path, name: str, content: bytes, error: type[T2TDeployError], message: str, help: str
+) -> None:
+    with pytest.raises(error) as caught:
+        read(tmp_path, content, name)
+    assert message in str(caught.value)
+    assert help in (caught.value.help or "")
+
+
+def test_numbers_are_numbers_only_if_all_are() -> None:
+    def column(*found: str) -> Any:
+        array = np.empty(len(found), object)
+        array[:] = found
+        return as_numbers(array)
+
+    np.testing.assert_array_equal(column("1", "NA", "", "-1e3"), [1, np.nan, np.nan, -1000])
+    assert column("1", "x") is None
+    assert column("1", "1_0") is None
+    assert column("", "NA") is None

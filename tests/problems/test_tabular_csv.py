@@ -1,0 +1,195 @@
+"""The user's own table: the schema as it looks and as it is told, what is held out, and every way to get it wrong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from t2tdeploy.errors import InputError, SettingsError
+from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.problems.datagen import generate
+from t2tdeploy.problems.dataset import open_problem
+from t2tdeploy.problems.tabular_csv import TabularCsv, TabularCsvOptions
+from t2tdeploy.progress import SilentReporter
+
+HEADER = "id,age,city,zip,note,bought"
+ROWS = [
+    f"{i},{'' if i % 9 == 0 else 20 + i * 7 % 50},{('Bonn', 'Köln', 'Ulm')[i % 3]},{i % 5:03d},note {i},"
+    f"{'yes' if i % 4 == 0 else 'no'}"
+    for i in range(1, 201)
+]
+
+
+class Messages(SilentReporter):
+    """Keeps what was told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str, **_: Any) -> None:
+        self.texts.append(text)
+
+
+def write(path: Path, rows: Sequence[str], header: str = HEADER) -> None:
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+def problem_of(overrides: str) -> TabularCsv:
+    return TabularCsv(TabularCsvOptions.create({}).override(overrides))
+
+
+def prepared(folder: Path, overrides: str, reporter: Messages | None = None) -> TabularCsv:
+    problem = problem_of(overrides)
+    problem.prepared = problem.prepare(folder, reporter or Messages())
+    return problem
+
+
+def samples(problem: TabularCsv, folder: Path, split: str) -> list[dict[str, Any]]:
+    return list(problem.generate_samples(split, folder, SilentReporter()))
+
+
+def features(folder: Path, overrides: str) -> dict[str, FeatureSpec]:
+    return prepared(folder, overrides).features({})
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    write(tmp_path / "a.csv", ROWS)
+    return tmp_path
+
+
+def test_the_schema_is_inferred_and_told(table: Path) -> None:
+    reporter = Messages()
+    problem = prepared(table, "train=a.csv,target=bought", reporter)
+    assert reporter.texts == [
+        "a.csv: 200 rows; 'bought' is predicted, a class",
+        "  id: ignored, it numbers the rows",
+        "  age: numeric, from 20 to 69, 22 missing",
+        "  city: vocabulary, 3 values",
+        "  zip: vocabulary, 5 values",  # it is written 001
+        "  note: ignored, 200 of 200 texts are different: most rows have one of their own",
+        "tabular_csv: 20 of 200 rows are held out of train for dev",
+        "tabular_csv: 20 of 200 rows are held out of train for test",
+    ]
+    found = problem.features({})
+    assert list(found) == ["age_number", "city_value", "zip_value", "targets"]
+    assert found["targets"].classes == ("no", "yes")
+
+
+def test_the_schema_can_be_told(table: Path) -> None:
+    told = "columns=[zip:vocabulary,age:bucketized:18|40,zip*age:crossed:50,city:ignored,id:numeric]"
+    found = features(table, f"train=a.csv,target=bought,{told}")
+    assert list(found) == ["zip_value", "age_bucket", "zip_age_cross", "id_number", "targets"]
+    column = found["zip_value"].column
+    assert column is not None
+    assert sorted(column["values"]) == ["000", "001", "002", "003", "004"]  # as they are written
+    assert list(features(table, "train=a.csv,target=bought,infer=false,columns=[age:numeric]")) == [
+        "age_number",
+        "targets",
+    ]
+
+
+def test_a_number_is_regressed_unless_told_otherwise(table: Path) -> None:
+    targets = features(table, "train=a.csv,target=age,faulty_rows=skip")["targets"]
+    assert targets.modality is Modality.REAL
+    classes = features(table, "train=a.csv,target=age,faulty_rows=skip,task=classify")["targets"].classes
+    assert classes == tuple(sorted(classes, key=int))
+    assert features(table, "train=a.csv,target=zip")["targets"].classes == ("000", "001", "002", "003", "004")
+
+
+def test_splits_are_disjoint_complete_and_stratified(table: Path) -> None:
+    problem = prepared(table, "train=a.csv,target=bought,columns=[id:numeric]")
+    found = {split: samples(problem, table, split) for split in ("train", "dev", "test")}
+    assert {split: len(rows) for split, rows in found.items()} == {"train": 160, "dev": 20, "test": 20}
+    assert {split: sum(row["targets"] == "yes" for row in rows) for split, rows in found.items()} == {
+        "train": 40, "dev": 5, "test": 5
+    }  # fmt: skip
+    assert len({row["id_number"] for rows in found.values() for row in rows}) == 200
+
+
+def test_the_order_of_rows_does_not_matter(table: Path) -> None:
+    write(table / "b.csv", random.Random(0).sample(ROWS, len(ROWS)))
+    dev = [
+        {
+            row["id_number"]
+            for row in samples(prepared(table, f"train={name}.csv,target=bought,columns=[id:numeric]"), table, "dev")
+        }
+        for name in "ab"
+    ]
+    assert {round(value, 4) for value in dev[0]} == {round(value, 4) for value in dev[1]}
+
+
+def test_dev_and_test_may_be_files_of_their_own(table: Path) -> None:
+    write(table / "b.csv", ["1,30,Berlin,001,x,yes", "2,,,,,no"])
+    problem = prepared(table, "train=a.csv,dev=b.csv,target=bought,held_out_test=none")
+    assert len(samples(problem, table, "train")) == 200
+    assert samples(problem, table, "test") == []
+    berlin, nothing = samples(problem, table, "dev")
+    assert (berlin["city_value"], nothing["city_value"]) == (4, 0)
+    assert nothing["age_number"] == 0
+
+
+def test_rows_without_a_target_are_an_error_or_counted(table: Path) -> None:
+    write(table / "b.csv", [*ROWS, "201,30,Bonn,001,x,", "202,31,Bonn,001,x"])
+    with pytest.raises(InputError, match=r"b\.csv, row 201, column 'bought': is missing"):
+        samples(problem_of("train=b.csv,target=bought"), table, "train")
+    problem = prepared(table, "train=b.csv,target=bought,faulty_rows=skip")
+    assert len(samples(problem, table, "train")) == 160
+    assert problem.bad_lines.to_json() == [
+        {"file": "b.csv", "reason": "5 values instead of 6", "count": 1, "first_lines": [202]},
+        {"file": "b.csv", "reason": "no class in column 'bought'", "count": 1, "first_lines": [201]},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "help"),
+    [
+        ("target=bought", "needs its data: train is not set", "set train=table.csv"),
+        ("train=b.csv", "there is no file", "did you mean 'a.csv'?"),
+        ("train=a.csv", "which column of a.csv is to be predicted? Its columns: id, age, city", "set target=NAME"),
+        ("train=a.csv,target=bougt", "a.csv has no column 'bougt'", "did you mean 'bought'?"),
+        ("train=a.csv,target=bought,columns=[agee:numeric]", "a.csv has no column 'agee'", "did you mean 'age'?"),
+        ("train=a.csv,target=bought,columns=[agee:ignored]", "a.csv has no column 'agee'", "did you mean 'age'?"),
+        (
+            "train=a.csv,target=bought,columns=[city:numeric]",
+            "a.csv, row 1, column 'city': 'Köln' is not a number",
+            None,
+        ),
+        ("train=a.csv,target=bought,columns=[bought:vocabulary]", "column 'bought' is what is predicted", None),
+        (
+            "train=a.csv,target=bought,columns=[age:log,age:hashed]",
+            "'age' is declared as number and as text",
+            "numeric",
+        ),
+        ("train=a.csv,target=bought,infer=false", "a.csv has no column to predict 'bought' from", "columns="),
+        ("train=a.csv,target=city,task=regress", "row 1, column 'city': 'Köln' is not a number", None),
+        ("train=a.csv,target=bought,separator=;", "a.csv has one column", "say format=csv"),
+        ("train=a.csv,target=bought,dev=dev.csv", "dev.csv, row 2, column 'bought': 'maybe' is no class", None),
+        ("train=a.csv,target=bought,dev=short.csv", "short.csv has no column 'age'", None),
+    ],
+)
+def test_faults(table: Path, overrides: str, message: str, help: str | None) -> None:
+    write(table / "dev.csv", ["1,2,Ulm,001,x,yes", "1,2,Ulm,001,x,maybe"])
+    write(table / "short.csv", ["Ulm,1,yes"], "city,zip,bought")
+    problem = problem_of(overrides)
+    with pytest.raises(InputError) as caught:
+        [samples(problem, table, split) for split in ("train", "dev")]
+    assert message in str(caught.value)
+    assert (help or "") in (caught.value.help or "")
+
+
+def test_options_have_ranges() -> None:
+    with pytest.raises(SettingsError, match=r"task = 'clasify'.*did you mean 'classify'"):
+        problem_of("task=clasify")
+
+
+def test_data_are_made_and_opened(table: Path) -> None:
+    problem = problem_of("train=a.csv,target=bought")
+    record = generate(problem, data_dir=table / "data", source_dir=table)
+    data = open_problem("tabular_csv", table / "data")
+    assert {split: size.examples for split, size in record.splits.items()} == {"train": 160, "dev": 20, "test": 20}
+    assert data.features == problem.features({})
