@@ -53,7 +53,8 @@ class FeatureSpec:
             (a pair of sentences: Tensor2Tensor's TextConcat2Class).
         classes: CLASS_LABEL, MULTI_LABEL: the name of every class, by id.
         shape: REAL, IMAGE: of one example; () for a single number, (height, width, channels) for an image.
-        column: how the feature is made of raw values, see `columns.fitted`; None: it comes as it is.
+        column: how the feature is made of raw values, see `columns.fitted`; None: it comes as it is. A target stays as
+            it is: its column says how it is spread.
     """
 
     name: str

@@ -90,8 +90,8 @@ class NumericColumn(FittedColumn):
     @property
     def constants(self) -> tuple[Array, Array]:
         """mean and deviation, float32 [*shape]."""
-        mean, deviation = np.array([self.mean, self.deviation], np.float32).reshape(2, *self.shape)
-        return mean, deviation
+        mean, deviation = (np.array(values, np.float32).reshape(self.shape) for values in (self.mean, self.deviation))
+        return np.asarray(mean), np.asarray(deviation)
 
     def apply(self, raw: Raw) -> Array:
         values, (mean, deviation) = raw[self.reads], self.constants

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from t2tdeploy.columns.fitted import NumericColumn, column_of
 from t2tdeploy.errors import UserError
 from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.layers import linear
@@ -204,11 +205,27 @@ class RealModality(BaseModality):
     Args:
         shape: of one example.
         body_size: width of what `body` returns, of a target; None of an input.
+        column: of a target, mean and deviation of its training values: `body` and loss then are in deviations from the
+            mean, while labels and values stay in their own unit.
     """
 
-    def __init__(self, *, shape: tuple[int, ...], hidden_size: int | None, body_size: int | None) -> None:
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        *,
+        shape: tuple[int, ...],
+        hidden_size: int | None,
+        body_size: int | None,
+        column: NumericColumn | None = None,
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.scaled = column is not None
+        if column is not None:
+            for name, value in zip(("mean", "deviation"), column.constants, strict=True):
+                self.register_buffer(name, torch.from_numpy(value), persistent=False)
         self.size = math.prod(shape) if hidden_size is None else math.prod(shape[:-1]) * hidden_size
         mapped = body_size is None and hidden_size is not None
         self.input = linear(shape[-1] if shape else 1, hidden_size or 1, bias=True) if mapped else None
@@ -225,11 +242,13 @@ class RealModality(BaseModality):
         """x [batch, body_size] -> values [batch, *shape]"""
         assert self.output is not None
         values: Tensor = self.output(x)
-        return values.reshape(-1, *self.shape) if self.shape else values.squeeze(-1)
+        values = values.reshape(-1, *self.shape) if self.shape else values.squeeze(-1)
+        return values * self.deviation + self.mean if self.scaled else values
 
     def loss(self, logits: Tensor, labels: Tensor, *, label_smoothing: float) -> LossTerms:
         """Squared error, of an example the mean over its numbers; there is nothing to smooth."""
-        errors = (logits.float() - labels).square()
+        errors = logits.float() - labels
+        errors = (errors / self.deviation if self.scaled else errors).square()
         return _sums(errors.flatten(1).mean(-1) if self.shape else errors)
 
     def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -289,7 +308,9 @@ def make_modality(
             return MultiLabelModality(classes=len(spec.classes), **labels)
         case Modality.REAL:
             inner = None if raw_numbers else hidden_size
-            return RealModality(shape=spec.shape, hidden_size=inner, body_size=body_size)
+            column = column_of(spec) if body_size is not None else None
+            assert column is None or isinstance(column, NumericColumn)
+            return RealModality(shape=spec.shape, hidden_size=inner, body_size=body_size, column=column)
         case Modality.IMAGE:
             return ImageModality(shape=spec.shape)
         case Modality.CATEGORY:

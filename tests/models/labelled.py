@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from t2tdeploy.columns.fitted import NumericColumn
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.hparams import BasicHParams, HParams
 from t2tdeploy.models import image_hparams
@@ -20,6 +21,8 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.models.resnet import Resnet
 from t2tdeploy.models.revnet import Revnet
 from t2tdeploy.models.shake_shake import ShakeShake
+from t2tdeploy.models.tabular import Baseline, DnnRegressor, WideAndDeep
+from t2tdeploy.models.tabular_hparams import DnnHParams, LinearHParams
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
 from t2tdeploy.models.transformer_hparams import transformer_encoder_tiny
 from t2tdeploy.models.xception import Xception
@@ -36,10 +39,15 @@ COLUMNS = {
     "kind": FeatureSpec("kind", Modality.CLASS_LABEL, classes=("k", "l", "m")),
 }
 NOTE = FeatureSpec("text", Modality.SYMBOL, vocabulary="targets", vocab_size=9)  # the name of another feature
+TABLE = {name: spec for name, spec in COLUMNS.items() if spec.modality in (Modality.REAL, Modality.CATEGORY)} | {
+    "word": FeatureSpec("word", Modality.CATEGORY, vocab_size=40)
+}
 LABEL = FeatureSpec("targets", Modality.CLASS_LABEL, classes=("a", "b", "c"))
 LABELS = FeatureSpec("targets", Modality.MULTI_LABEL, classes=("a", "b", "c", "d"))
 NUMBERS = FeatureSpec("targets", Modality.REAL, shape=(2,))
 NUMBER = FeatureSpec("targets", Modality.REAL)
+SPREAD = NumericColumn(reads="price", mean=(200.0,), deviation=(50.0,))
+PRICE = FeatureSpec("targets", Modality.REAL, column=SPREAD.to_json())
 
 
 def random_array(spec: FeatureSpec, rows: int, length: int, random: np.random.Generator) -> np.ndarray:
@@ -92,6 +100,7 @@ class Case(NamedTuple):
 
 
 # Every registered model for fixed outputs is here, small and without dropout; together they have all modalities.
+# Of the models of tables it is those that together consist of all there is to them.
 CASES: dict[str, Case] = {
     "transformer_encoder": Case(
         TransformerEncoder,
@@ -109,6 +118,9 @@ CASES: dict[str, Case] = {
         {"inputs": TEXT, "targets": LABELS},
     ),
     "basic_fc": Case(BasicFc, BasicHParams.create({"hidden_size": 8}), {**COLUMNS, "text": NOTE, "targets": NUMBERS}),
+    "dnn_regressor": Case(DnnRegressor, DnnHParams.create({"hidden_units": (8,)}), {**TABLE, "targets": PRICE}),
+    "wide_and_deep": Case(WideAndDeep, DnnHParams.create({"hidden_units": (8, 4)}), {**TABLE, "targets": LABEL}),
+    "baseline": Case(Baseline, LinearHParams.create({}), {**TABLE, "targets": LABEL}),
     "convolution": Case(SmallConvolution, BasicHParams.create({}), {"inputs": IMAGE, "targets": LABEL}),
     "resnet": Case(
         Resnet,
