@@ -2,10 +2,7 @@
 
 import gzip
 import hashlib
-import http.server
 import shutil
-import threading
-from functools import partial
 
 import pytest
 
@@ -15,6 +12,8 @@ from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
 from t2tdeploy.problems.problem import get_problem
 from t2tdeploy.progress import SilentReporter
+
+from .file_server import serving
 
 EXAMPLES = {"train": 29_000, "dev": 1014, "test": 1000}
 
@@ -68,11 +67,6 @@ def test_a_data_directory_of_the_reversed_pair(multi30k_dir, tmp_path):
 SMALL = {"train": 30, "val": 5, "test_2016_flickr": 4}
 
 
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """The address of a folder tmp_path/mirror with files of a few lines, whose checksums are the known ones."""
@@ -92,13 +86,8 @@ def mirror(tmp_path, monkeypatch):
     }
     monkeypatch.setattr(multi30k, "_SHA256", checksums["sha256"])
     monkeypatch.setattr(multi30k, "_MD5", checksums["md5"])
-    handler = partial(QuietHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-        thread.join()
+    with serving(folder) as address:
+        yield address
 
 
 def make(name, **options):
