@@ -1,7 +1,7 @@
 """Training steps a second of engine ort beside torch, of models that classify; memory of reversible layers.
 
     python benchmarks/class_engines.py                # three minutes on two cores; writes results/class_engines.json
-    python benchmarks/class_engines.py --cases resnet --rounds 3    # one case; writes nothing
+    python benchmarks/class_engines.py --cases resnet,revnet        # some cases; results of the others stay
 
 A step is `Engine.step`, as training calls it, on random examples of the case's shape. Both engines live in processes of
 their own and compute in turns, so that whatever else the machine does hits both; a ratio is the median over the rounds
@@ -10,11 +10,10 @@ of the ratio within a round. `t2tdeploy train` keeps freed memory, and so do the
     resnet_digits   the small ResNet of problem image_digits, 64 images of 8 × 8
     resnet          ResNet-32 (resnet_cifar_32), 64 images of 32 × 32
     encoder         transformer_encoder_small, 64 texts of 24 tokens
+    revnet          RevNet-110 on engine torch, 128 images of 32 × 32, with and without reversible layers: the most
+                    resident bytes of its process, less what it had before its first step
 
-Memory is the most resident bytes of a process that trains RevNet-110 with engine torch on 128 images of 32 × 32, with
-and without reversible layers, less what it had before its first step.
-
-The last line is one JSON object: case -> how many times as fast ort is as torch; memory: reversible over not.
+The last line is one JSON object: case -> how many times as fast ort is as torch; revnet: memory, reversible over not.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from common import publish
+from common import RESULTS, machine, publish, versions
 from training_worker import forget_peak, resident_bytes
 from worker_process import WorkerProcess, answers
 
@@ -48,6 +47,7 @@ CASES: dict[str, dict[str, Any]] = {
 REVNET = {"model": "revnet.Revnet", "set": "revnet_110_cifar", "shape": [32, 32, 3], "examples": 128, "engine": "torch"}
 STEPS, ROUNDS, MEMORY_STEPS = 3, 7, 2
 VOCABULARY = 8000
+NAME, MEMORY = "class_engines", "revnet"
 PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript", "numpy")
 
 
@@ -156,33 +156,38 @@ def reversible_memory(*, threads: int) -> dict[str, Any]:
     }
 
 
+def earlier(threads: int) -> dict[str, Any]:
+    """What earlier calls measured on this machine with these versions: cases can be run one by one."""
+    try:
+        content = json.loads((RESULTS / f"{NAME}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    same = content["machine"] == machine() and content["packages"] == versions(PACKAGES)
+    found: dict[str, Any] = content["result"]["cases"] if same and content["result"]["threads"] == threads else {}
+    return found
+
+
 def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1].startswith("{"):
         work(json.loads(sys.argv[1]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", help=f"of {','.join(CASES)},memory; then nothing is written")
+    parser.add_argument("--cases", default=",".join([*CASES, MEMORY]), help="some of them: %(default)s")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=available_cpus())
     options = parser.parse_args()
-    known = [*CASES, "memory"]
-    chosen = options.cases.split(",") if options.cases else known
-    if strangers := set(chosen) - set(known):
-        parser.error(f"{', '.join(sorted(strangers))}: choose from {', '.join(known)}")
-    result: dict[str, Any] = {"threads": options.threads, "cases": {}}
-    for name, case in CASES.items():
-        if name in chosen:
-            result["cases"][name] = compare(case, rounds=options.rounds, threads=options.threads)
-            print(json.dumps({name: result["cases"][name]}), file=sys.stderr, flush=True)
-    last_line = {name: case["ort_over_torch"] for name, case in result["cases"].items()}
-    if "memory" in chosen:
-        result["revnet_110"] = reversible_memory(threads=options.threads)
-        print(json.dumps(result["revnet_110"]), file=sys.stderr, flush=True)
-        last_line["memory"] = result["revnet_110"]["memory_ratio"]
-    if options.cases:
-        print(json.dumps(last_line))
-    else:
-        publish("class_engines", result, packages=PACKAGES, last_line=last_line)
+    chosen = options.cases.split(",")
+    if strangers := set(chosen) - {*CASES, MEMORY}:
+        parser.error(f"{', '.join(sorted(strangers))}: choose from {', '.join([*CASES, MEMORY])}")
+    cases = earlier(options.threads)
+    for name in chosen:
+        if name == MEMORY:
+            cases[name] = reversible_memory(threads=options.threads)
+        else:
+            cases[name] = compare(CASES[name], rounds=options.rounds, threads=options.threads)
+        print(json.dumps({name: cases[name]}), file=sys.stderr, flush=True)
+    last_line = {name: case["memory_ratio" if name == MEMORY else "ort_over_torch"] for name, case in cases.items()}
+    publish(NAME, {"threads": options.threads, "cases": cases}, packages=PACKAGES, last_line=last_line)
 
 
 if __name__ == "__main__":
