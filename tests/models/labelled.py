@@ -124,7 +124,7 @@ CASES: dict[str, Case] = {
     "convolution": Case(SmallConvolution, BasicHParams.create({}), {"inputs": IMAGE, "targets": LABEL}),
     "resnet": Case(
         Resnet,
-        image_hparams.resnet_small().replace(layer_sizes=(1, 1), filter_sizes=(4, 4, 6), weight_decay=0.0),
+        image_hparams.resnet_small().replace(layer_sizes=(1,), filter_sizes=(4, 6), weight_decay=0.0),
         {"inputs": IMAGE, "targets": LABEL},
     ),
     "shake_shake": Case(  # what it draws is tested in test_shake_shake.py
@@ -142,7 +142,7 @@ CASES: dict[str, Case] = {
     "revnet": Case(
         Revnet,
         image_hparams.revnet_38_cifar().replace(
-            num_channels=(4, 6), num_layers_per_block=(1, 1), num_channels_init_block=6, weight_decay=0.0
+            num_channels=(4,), num_layers_per_block=(1,), num_channels_init_block=6, weight_decay=0.0
         ),
         {"inputs": IMAGE, "targets": LABEL},
     ),
