@@ -142,14 +142,16 @@ def reversible_memory(*, threads: int) -> dict[str, Any]:
         job = {**REVNET, "hparams": f"reversible={reversible}", "threads": threads}
         with WorkerProcess(Path(__file__), job) as worker:
             worker.wait_until_ready()
-            seconds = worker.ask("run", str(MEMORY_STEPS))["seconds"]
+            worker.ask("run", str(MEMORY_STEPS))
             memory = worker.ask("memory")
         found[reversible] = {
             "mib": round(memory["bytes"] / 2**20),
             "peak_of": "the steps" if memory["since_mark"] else "the whole process",
-            "seconds_per_step": round(seconds / MEMORY_STEPS, 2),
         }
     return {
+        "examples": REVNET["examples"],
+        "shape": REVNET["shape"],
+        "hparams_set": REVNET["set"],
         "reversible": found["true"],
         "ordinary": found["false"],
         "memory_ratio": round(found["true"]["mib"] / found["false"]["mib"], 3),
