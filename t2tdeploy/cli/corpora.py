@@ -11,10 +11,15 @@ from t2tdeploy.errors import InputError, UserError
 if TYPE_CHECKING:
     from t2tdeploy.bundle import Bundle
     from t2tdeploy.export.optimize import Corpus
+    from t2tdeploy.export.optimize_classifier import Labelled
     from t2tdeploy.problems.dataset import ProblemData
 
 CALIBRATION = 128
 """Sentences of the data to calibrate with."""
+CALIBRATION_EXAMPLES = 512
+"""The same of classifiers."""
+BATCH = 32
+"""Of them."""
 MOST = 2000
 """Sentences of one purpose: enough for ranges and for BLEU, and some minutes of a CPU."""
 
@@ -90,6 +95,29 @@ def corpora(
         )
     sources, origin = measured.sources, measured.origin
     return Corpus(sources[::2], f"{origin}, odd lines"), Corpus(sources[1::2], f"{origin}, even lines")
+
+
+def labelled(bundle: Bundle, run: Path | None) -> tuple[Labelled, Labelled]:
+    """Examples of train to calibrate with, and those of dev, with their labels, to compare on.
+
+    Raises:
+        InputError: the data are not there, or have no such split.
+    """
+    data = data_of(bundle, run)
+    return _examples_of(data, "train", CALIBRATION_EXAMPLES), _examples_of(data, "dev", MOST)
+
+
+def _examples_of(data: ProblemData, name: str, count: int) -> Labelled:
+    """Examples spread over a split, in batches of similar length."""
+    import numpy as np
+
+    from t2tdeploy.export.optimize_classifier import Labelled
+
+    split = data.split(name)
+    order = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
+    order = order[np.argsort(split.example_lengths[order], kind="stable")]
+    batches = [split.batch(order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
+    return Labelled(batches, f"{name} split of {data.name}")
 
 
 def _dev_files(source: Path, target: Path | None) -> Corpus:

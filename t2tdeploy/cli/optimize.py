@@ -13,7 +13,9 @@ from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table
 
 if TYPE_CHECKING:
+    from t2tdeploy.bundle import Bundle
     from t2tdeploy.export.optimize import Made
+    from t2tdeploy.progress import Reporter
 
 
 @click.command()
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 )
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of tokens that must be as in float32 [0.9].")
 @click.option("--max-bleu-loss", type=click.FloatRange(0, 100), help="BLEU that may be lost [0.2].")
+@click.option("--max-accuracy-loss", type=click.FloatRange(0, 100),
+              help="Of classes: points of accuracy that may be lost [0.5].")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write variants that are too far from float32 all the same.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there; it may be the one that is read.")
 @options.as_json
@@ -43,6 +47,7 @@ def optimize(
     run_dir: Path | None,
     min_agreement: float | None,
     max_bleu_loss: float | None,
+    max_accuracy_loss: float | None,
     force: bool,
     overwrite: bool,
     as_json: bool,
@@ -51,6 +56,9 @@ def optimize(
 
     Each variant translates real sentences beside the float32 graph. One that differs too much is refused, and nothing
     is written; what was measured stands in the bundle's manifest.
+
+    Of a model that classifies or regresses there is cpu-int8. It is calibrated on examples of the train split of its
+    data, and compared with float32 by accuracy, or squared error, on the dev split.
 
     \b
     Examples:
@@ -68,7 +76,10 @@ def optimize(
     bundle = load_bundle(bundle_dir)
     check_request(bundle, output_dir, names, default=default, overwrite=overwrite)
     made: dict[str, Made] = {}
-    if names:
+    if names and bundle.manifest.task != "translate":
+        made = _make_of_classifier(bundle, names, run_dir, max_accuracy_loss, make_reporter(as_json))
+        _print_of_classifier(made, force, as_json)
+    elif names:
         known, dev = corpora(bundle, calibration=calibration, dev_source=dev_source, dev_target=dev_target, run=run_dir)
         asked = {"min_agreement": min_agreement, "max_bleu_loss": max_bleu_loss}
         gate = Gate(**{name: value for name, value in asked.items() if value is not None})
@@ -91,11 +102,66 @@ def optimize(
     )
 
 
+def _make_of_classifier(
+    bundle: Bundle, names: tuple[str, ...], run: Path | None, max_accuracy_loss: float | None, reporter: Reporter
+) -> dict[str, Made]:
+    from t2tdeploy.cli.corpora import labelled
+    from t2tdeploy.export.class_agreement import ClassifierGate
+    from t2tdeploy.export.optimize_classifier import make_classifier_variants
+
+    context = click.get_current_context()
+    for name in ("calibration", "dev_source", "dev_target", "min_agreement", "max_bleu_loss"):
+        if context.params[name] is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(
+                f"{option} is for models that translate; this one has '{bundle.manifest.task}'", context
+            )
+    known, dev = labelled(bundle, run)
+    gate = ClassifierGate() if max_accuracy_loss is None else ClassifierGate(max_accuracy_loss=max_accuracy_loss / 100)
+    return make_classifier_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=reporter)
+
+
+def _print_of_classifier(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
+    """The float32 graph in the first line, what became of it below."""
+    from t2tdeploy.export.class_agreement import ClassifierMeasured
+
+    found = {name: one.measured for name, one in made.items() if isinstance(one.measured, ClassifierMeasured)}
+    if as_json:
+        for name, measured in found.items():
+            make_reporter(True).event("measured", variant=name, **asdict(measured))
+        return
+    any_made = next(iter(found.values()))
+    regresses = any_made.accuracy is None
+    rows: list[list[Any]] = [
+        [
+            any_made.reference, f"{any_made.reference_bytes / 1e6:.2f}", None,
+            f"{any_made.reference_rmse:.5g}" if regresses else f"{any_made.reference_accuracy:.2%}",
+            f"{any_made.speed.reference_examples_per_second:,.0f}", None, None,
+        ]
+    ]  # fmt: skip
+    for name, one in found.items():
+        rows.append([
+            name, f"{one.bytes / 1e6:.2f}", None if one.identical is None else f"{one.identical:.1%}",
+            f"{one.rmse:.5g}" if regresses else f"{one.accuracy:.2%}",
+            f"{one.speed.examples_per_second:,.0f}", f"{one.speed.speedup:.2f}",
+            "passes" if not one.failures else "forced" if force else "refused",
+        ])  # fmt: skip
+    quality = "rmse" if regresses else "accuracy"
+    print_table(["variant", "MB", "identical", quality, "examples/s", "speedup", "gate"], rows)
+    print_lines([
+        f"compared on {any_made.compared_on}, examples: {any_made.examples}; calibrated on {any_made.calibrated_on}",
+        f"speed on {any_made.speed.cpu}, {any_made.speed.threads} threads, batches of {any_made.speed.batch_size}",
+    ])  # fmt: skip
+
+
 def _print(made: Mapping[str, Made], force: bool) -> None:
     """The float32 graph in the first line, what became of it below."""
-    any_made = next(iter(made.values())).measured
-    quality = next((one.measured.quality for one in made.values() if one.measured.quality), None)
-    speed = next((one.measured.speed for one in made.values() if one.measured.speed), None)
+    from t2tdeploy.export.agreement import Measured
+
+    all_measured = {name: one.measured for name, one in made.items() if isinstance(one.measured, Measured)}
+    any_made = next(iter(all_measured.values()))
+    quality = next((one.quality for one in all_measured.values() if one.quality), None)
+    speed = next((one.speed for one in all_measured.values() if one.speed), None)
     rows: list[list[Any]] = [
         [
             any_made.reference, f"{any_made.reference_bytes / 1e6:.1f}", None, None, None,
@@ -103,8 +169,8 @@ def _print(made: Mapping[str, Made], force: bool) -> None:
             f"{speed.reference_tokens_per_second:,.0f}" if speed else None, None, None,
         ]
     ]  # fmt: skip
-    for name, one in made.items():
-        found, agreement = one.measured, one.measured.agreement
+    for name, found in all_measured.items():
+        agreement = found.agreement
         median = agreement.score_difference_median
         rows.append([
             name, f"{found.bytes / 1e6:.1f}", f"{agreement.identical:.1%}", f"{agreement.token_agreement:.1%}",
@@ -119,10 +185,10 @@ def _print(made: Mapping[str, Made], force: bool) -> None:
     if speed:
         notes.append(f"speed on {speed.cpu}, {speed.threads} threads, batches of {speed.batch_size}")
     for name, one in made.items():
-        if one.measured.run_on != one.recipe.target:
+        if one.measured.run_on != one.form.target:
             notes.append(
                 f"{name} was compared on a {one.measured.run_on.upper()}, in float32 wherever it has no float16: "
-                f"no {one.recipe.target.upper()} device has confirmed it"
+                f"no {one.form.target.upper()} device has confirmed it"
             )
     print_lines(notes)
 

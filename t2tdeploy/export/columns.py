@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.utils
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 
 from t2tdeploy.columns.fitted import (
@@ -29,7 +30,7 @@ from t2tdeploy.columns.values import RawColumn
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.export.nodes import Nodes
-from t2tdeploy.features import FeatureSpec
+from t2tdeploy.features import FeatureSpec, Modality
 
 DOMAINS = {"ai.onnx.ml": 2, "com.microsoft": 1}
 
@@ -83,6 +84,35 @@ def with_columns(model: ModelProto, features: Mapping[str, FeatureSpec]) -> Mode
     )
     onnx.checker.check_model(found)
     return found
+
+
+def without_columns(model: ModelProto, features: Mapping[str, FeatureSpec]) -> ModelProto:
+    """What `with_columns` was given: a model that takes features in the place of the raw columns they are made of.
+
+    Args:
+        features: of the model's inputs.
+    """
+    made = [name for name, spec in features.items() if column_of(spec) is not None]
+    if not made:
+        return model
+    raw = {raw.name for name in made if (column := column_of(features[name])) for raw in column.raw}
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for name in made:
+        copy.graph.value_info.append(_feature_value(name, features[name]))
+    kept = [value.name for value in model.graph.input if value.name not in raw]
+    inner = onnx.utils.Extractor(copy).extract_model(
+        [*(_FEATURE + name for name in made), *kept], [value.name for value in model.graph.output]
+    )
+    rename_tensors(inner.graph, {_FEATURE + name: name for name in made})
+    for value in inner.graph.input:
+        value.name = value.name.removeprefix(_FEATURE)
+    return inner
+
+
+def _feature_value(name: str, spec: FeatureSpec) -> ValueInfoProto:
+    kind = TensorProto.FLOAT if spec.modality is Modality.REAL else TensorProto.INT64
+    return helper.make_tensor_value_info(_FEATURE + name, kind, ["batch", *spec.shape])
 
 
 def input_of(column: RawColumn) -> ValueInfoProto:

@@ -20,8 +20,9 @@ from t2tdeploy.export.agreement import (
     rates,
     speed_of,
 )
+from t2tdeploy.export.class_agreement import ClassifierMeasured
 from t2tdeploy.export.placement import read_search, serialized
-from t2tdeploy.export.variants import Calibration, Recipe, get_recipe
+from t2tdeploy.export.variants import Calibration, Form, get_recipe
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
@@ -49,9 +50,9 @@ class Corpus:
 class Made:
     """A variant that is not written yet."""
 
-    recipe: Recipe
+    form: Form
     graph: bytes
-    measured: Measured
+    measured: Measured | ClassifierMeasured
 
 
 def check_request(bundle: Bundle, output: Path, names: Sequence[str], *, default: str | None, overwrite: bool) -> None:
@@ -171,7 +172,7 @@ def write_variants(
         raise QualityError(
             f"too far from float32, so nothing is written:{lines}",
             help="leave the variant out, calibrate on sentences like those that it will translate, set the gate "
-            "(--min-agreement, --max-bleu-loss), or write it all the same (--force)",
+            "(--min-agreement, --max-bleu-loss; --max-accuracy-loss of classes), or write it all the same (--force)",
         )
     manifest = bundle.manifest
     variants = dict(manifest.variants)
@@ -179,12 +180,12 @@ def write_variants(
     files: dict[str, bytes | Path] = {file: bundle.directory / file for file in bundle.files() - replaced}
     for name, one in made.items():
         measured = replace(one.measured, forced=bool(one.measured.failures))
-        recipe = one.recipe
+        form = one.form
         variants[name] = Variant(
             file=f"{name}.onnx",
-            target=recipe.target,
-            precision=recipe.precision,
-            layout=recipe.layout,
+            target=form.target,
+            precision=form.precision,
+            layout=form.layout,
             measured=asdict(measured),
         )
         files[variants[name].file] = one.graph

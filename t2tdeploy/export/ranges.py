@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,11 +11,13 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.export.products import widths
-from t2tdeploy.runtime import GraphSession
+from t2tdeploy.runtime import GraphSession, Session
 from t2tdeploy.sentences import pad_rows
 
 BATCH = 16
 Array = npt.NDArray[np.float32]
+Feeds = Mapping[str, npt.NDArray[Any]]
+"""Inputs of a graph by name, a batch of them."""
 
 
 class Channels(NamedTuple):
@@ -70,17 +72,45 @@ def measure_ranges(
         names: float tensors that nodes of the graph make, or of the body of its Loop.
         sources: ids with EOS; those of a hundred sentences are enough.
     """
+    rows = sorted(sources, key=len)
+
+    def values(graph: bytes, outputs: Sequence[str]) -> Iterator[list[Any]]:
+        session = GraphSession(graph)
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            limits = np.array([len(ids) + extra_length for ids in batch])
+            yield session.run(outputs, pad_rows(batch), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=1)
+
+    return _measured(model, names, values)
+
+
+def measure_feeds(model: ModelProto, names: Collection[str], feeds: Sequence[Feeds]) -> dict[str, Range]:
+    """Runs a graph without a search on `feeds` and watches.
+
+    Args:
+        names: float tensors that nodes of the graph make.
+    """
+
+    def values(graph: bytes, outputs: Sequence[str]) -> Iterator[list[Any]]:
+        session = Session(graph)
+        return (session.call(outputs, one) for one in feeds)
+
+    return _measured(model, names, values)
+
+
+def _measured(
+    model: ModelProto, names: Collection[str], values_of: Callable[[bytes, Sequence[str]], Iterator[list[Any]]]
+) -> dict[str, Range]:
+    """
+    Args:
+        values_of: a graph and outputs of it -> their values, batch by batch.
+    """
     watched = ModelProto()
     watched.CopyFrom(model)
     known = widths(model.graph)
     outputs = _watch_all(watched.graph, {name: known.get(name, 1) for name in names})
-    session = GraphSession(watched.SerializeToString())
     seen: dict[str, Array] = {}
-    rows = sorted(sources, key=len)
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        limits = np.array([len(ids) + extra_length for ids in batch])
-        values = session.run([*outputs], pad_rows(batch), limits, beam_size=beam_size, alpha=alpha, num_hypotheses=1)
+    for values in values_of(watched.SerializeToString(), [*outputs]):
         for (output, statistic), value in zip(outputs.items(), values, strict=True):
             seen[output] = statistic.merge(seen[output], value) if output in seen else value
     found: dict[str, Range] = {}

@@ -28,18 +28,23 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Form:
+    """What a variant is; see `bundle.Variant`."""
+
+    target: Literal["cpu", "cuda"]
+    precision: Literal["int8", "float16"]
+    layout: Literal["growing"] | None
+
+
+@dataclass(frozen=True)
+class Recipe(Form):
     """How a variant is made.
 
     Args:
-        target, precision, layout: see `bundle.Variant`.
         calibrated: whether `make` looks at the sentences of its Calibration; if not, they may be none.
         make: the float32 graph, which stays as it is -> the variant's.
     """
 
-    target: Literal["cpu", "cuda"]
-    precision: Literal["int8", "float16"]
-    layout: Literal["growing"]
     calibrated: bool
     make: Callable[[ModelProto, Calibration], ModelProto]
 

@@ -1,0 +1,68 @@
+"""How a variant of a bundle that classifies or regresses compares with its float32 graph, and whether that will do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MAX_ACCURACY_LOSS = 0.005
+MAX_ERROR_GROWTH = 0.02
+
+
+@dataclass(frozen=True)
+class ClassifierGate:
+    """The least that a variant must reach.
+
+    Args:
+        max_accuracy_loss: share of examples that may be lost; 0.005 is half a point.
+        max_error_growth: by which share the root of the mean squared error may grow, if the model regresses.
+    """
+
+    max_accuracy_loss: float = MAX_ACCURACY_LOSS
+    max_error_growth: float = MAX_ERROR_GROWTH
+
+
+@dataclass(frozen=True)
+class ClassifierSpeed:
+    """Examples per second of both graphs, medians over rounds in turns.
+
+    Args:
+        speedup: the median of the rounds' ratios.
+    """
+
+    examples_per_second: float
+    reference_examples_per_second: float
+    speedup: float
+    batch_size: int
+    threads: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class ClassifierMeasured:
+    """What the manifest says of a variant, as it was compared with the variant `reference`.
+
+    Args:
+        examples: compared.
+        identical: share of them with the same likeliest class, or set of classes; None if the model regresses.
+        accuracy, reference_accuracy: of both graphs; None likewise.
+        rmse, reference_rmse: root of the mean squared error of both; None if the model classifies.
+        failures: what of the gate it did not reach.
+        forced: it was written all the same.
+    """
+
+    reference: str
+    compared_on: str
+    calibrated_on: str
+    run_on: str
+    examples: int
+    identical: float | None
+    accuracy: float | None
+    reference_accuracy: float | None
+    rmse: float | None
+    reference_rmse: float | None
+    speed: ClassifierSpeed
+    bytes: int
+    reference_bytes: int
+    gate: ClassifierGate
+    failures: list[str] = field(default_factory=list)
+    forced: bool = False

@@ -1,0 +1,180 @@
+"""Variants of bundles that classify or regress: made, and measured against the float32 graph on labelled examples."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.errors import InputError
+from t2tdeploy.export.agreement import ROUNDS
+from t2tdeploy.export.class_agreement import ClassifierGate, ClassifierMeasured, ClassifierSpeed
+from t2tdeploy.export.columns import with_columns, without_columns
+from t2tdeploy.export.optimize import Made, reference_of
+from t2tdeploy.export.quantize_single_pass import quantize_single_pass
+from t2tdeploy.export.single_pass import Batch, graph_input
+from t2tdeploy.export.variants import Form
+from t2tdeploy.features import FeatureSpec
+from t2tdeploy.machine import cpu_model
+from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.runtime import Session
+
+NAMES = ("cpu-int8",)
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Examples with their labels.
+
+    Args:
+        batches: feature -> array as features.py says, the targets among them.
+        origin: where they come from, for the manifest.
+    """
+
+    batches: Sequence[Batch]
+    origin: str
+
+
+def make_classifier_variants(
+    bundle: Bundle,
+    names: Sequence[str],
+    *,
+    calibration: Labelled,
+    dev: Labelled,
+    gate: ClassifierGate,
+    reporter: Reporter | None = None,
+) -> dict[str, Made]:
+    """Makes the variants `names` and measures each against the bundle's float32 graph. Writes nothing.
+
+    Args:
+        calibration: what the ranges of activations are measured on.
+        dev: what the graphs are compared on.
+
+    Raises:
+        InputError: there is no such variant for this task, or the bundle does not say what its features are.
+    """
+    reporter = reporter or SilentReporter()
+    for name in names:
+        if name not in NAMES:
+            raise InputError(
+                f"{name} is not made of models that {bundle.manifest.task}; there is {', '.join(NAMES)}",
+                help="leave it out",
+            )
+    reference, features = reference_of(bundle), _features(bundle)
+    model = without_columns(onnx.load(bundle.path(reference)), features)
+    reporter.message("measuring ranges")
+    graph = quantize_single_pass(model, [_feeds(batch, features) for batch in calibration.batches])
+    content = with_columns(graph, features).SerializeToString()
+    measured = _measure(bundle, model, graph, dev, features, gate, reporter)
+    found = ClassifierMeasured(
+        reference=reference,
+        compared_on=dev.origin,
+        calibrated_on=calibration.origin,
+        run_on="cpu",
+        bytes=len(content),
+        reference_bytes=bundle.size(reference),
+        gate=gate,
+        **measured,
+    )
+    return {name: Made(Form("cpu", "int8", None), content, found) for name in names}
+
+
+def _features(bundle: Bundle) -> dict[str, FeatureSpec]:
+    """The inputs of the model, as its run recorded them."""
+    recorded = bundle.manifest.provenance.get("features")
+    if not isinstance(recorded, Mapping):
+        raise InputError(f"{bundle.directory} does not say what it was trained on", path=bundle.directory)
+    return {name: FeatureSpec.from_json(one) for name, one in recorded.items() if name != "targets"}
+
+
+def _feeds(batch: Batch, features: Mapping[str, FeatureSpec]) -> dict[str, Array]:
+    return {graph_input(spec): batch[name] for name, spec in features.items()}
+
+
+def _measure(
+    bundle: Bundle,
+    model: ModelProto,
+    graph: ModelProto,
+    dev: Labelled,
+    features: Mapping[str, FeatureSpec],
+    gate: ClassifierGate,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """What is measured of both graphs, by the names of ClassifierMeasured."""
+    sessions = [Session(one.SerializeToString()) for one in (graph, model)]
+    feeds = [_feeds(batch, features) for batch in dev.batches]
+    output = "logits" if bundle.manifest.classes else "values"
+    own, others = (_outputs(session, output, feeds) for session in sessions)
+    labels: Array = np.concatenate([batch["targets"] for batch in dev.batches])
+    scores: dict[str, Any] = dict.fromkeys(("identical", "accuracy", "reference_accuracy", "rmse", "reference_rmse"))
+    failures = [] if np.isfinite(own).all() else ["an output is no number"]
+    if bundle.manifest.classes:
+        chosen, expected = _chosen(own, labels), _chosen(others, labels)
+        right = labels if labels.ndim == 1 else labels > 0.5
+        scores["identical"] = float(_same(chosen, expected).mean())
+        scores["accuracy"] = float(_same(chosen, right).mean())
+        scores["reference_accuracy"] = float(_same(expected, right).mean())
+        loss = scores["reference_accuracy"] - scores["accuracy"]
+        if loss > gate.max_accuracy_loss:
+            failures.append(
+                f"accuracy {scores['accuracy']:.4f} is {loss:.4f} below the {scores['reference_accuracy']:.4f} of "
+                f"float32, more than {gate.max_accuracy_loss:g}"
+            )
+    else:
+        scores["rmse"], scores["reference_rmse"] = (
+            float(np.sqrt(np.mean((one - labels.reshape(one.shape)) ** 2))) for one in (own, others)
+        )
+        if scores["rmse"] > scores["reference_rmse"] * (1 + gate.max_error_growth):
+            failures.append(
+                f"rmse {scores['rmse']:.5g} is more than {gate.max_error_growth:.0%} above the "
+                f"{scores['reference_rmse']:.5g} of float32"
+            )
+    speed = _speed(sessions, output, feeds, reporter)
+    return {**scores, "examples": len(labels), "speed": speed, "failures": failures}
+
+
+def _outputs(session: Session, output: str, feeds: Sequence[Mapping[str, Array]]) -> Array:
+    return np.concatenate([session.call([output], one)[0] for one in feeds])
+
+
+def _chosen(logits: Array, labels: Array) -> Array:
+    """The likeliest class, or of sets of labels those that are likelier than not."""
+    return np.asarray(logits.argmax(-1) if labels.ndim == 1 else logits > 0)
+
+
+def _same(found: Array, wanted: Array) -> Array:
+    equal = np.asarray(found == wanted)
+    return equal if equal.ndim == 1 else np.asarray(equal.all(-1))
+
+
+def _speed(
+    sessions: Sequence[Session], output: str, feeds: Sequence[Mapping[str, Array]], reporter: Reporter
+) -> ClassifierSpeed:
+    """Both take turns, and each round begins with the other."""
+    sizes = [len(next(iter(one.values()))) for one in feeds]
+    rates: list[list[float]] = [[], []]
+    with reporter.task("timing", total=ROUNDS, unit="rounds") as task:
+        for number in range(ROUNDS):
+            for which in ((0, 1), (1, 0))[number % 2]:
+                begun = time.perf_counter()
+                _outputs(sessions[which], output, feeds)
+                rates[which].append(sum(sizes) / (time.perf_counter() - begun))
+            task.advance()
+    own, others = rates
+    return ClassifierSpeed(
+        examples_per_second=round(statistics.median(own), 1),
+        reference_examples_per_second=round(statistics.median(others), 1),
+        speedup=round(statistics.median(one / other for one, other in zip(own, others, strict=True)), 3),
+        batch_size=max(sizes),
+        threads=sessions[0].threads,
+        cpu=cpu_model(),
+    )

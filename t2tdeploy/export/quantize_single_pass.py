@@ -1,0 +1,94 @@
+"""A graph without a search in 8 bits: convolutions and products run on integers, embeddings are stored as such.
+
+Activations have one fixed range each, measured on real examples, so that an answer cannot depend on its batch; with
+onnxruntime's dynamic quantization it would. Products of layers over all positions of a text, and embeddings, are
+rewritten as those of a search are (quantize.py); convolutions and dense layers by onnxruntime's own static
+quantization, with 7 bits for weights, since CPUs without VNNI add products of bytes in 16 bits. The last layer stays as
+it is: it costs nothing, and its errors would be those of the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from t2tdeploy.export.products import products
+from t2tdeploy.export.quantize import quantized
+from t2tdeploy.export.ranges import Feeds, measure_feeds
+
+DENSE = ("Conv", "Gemm")
+
+
+def quantize_single_pass(model: ModelProto, feeds: Sequence[Feeds]) -> ModelProto:
+    """A copy of the graph of `export_single_pass` in 8 bits.
+
+    Args:
+        feeds: batches of its inputs, a hundred examples or more like those that it will be asked about.
+    """
+    inputs = {product.node.input[0] for product in products(model.graph)}
+    found = quantized(model, measure_feeds(model, inputs, feeds) if inputs else {}, float_encoder=False)
+    last = _last_layers(found)
+    if any(node.op_type in DENSE and node.name not in last for node in found.graph.node):
+        found = _by_onnxruntime(found, feeds, last)
+    onnx.checker.check_model(found)
+    return found
+
+
+def _last_layers(model: ModelProto) -> list[str]:
+    """Names of the dense layers or convolutions behind which there is no other."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: list[str] = []
+    waiting, seen = [value.name for value in model.graph.output], set[str]()
+    while waiting:
+        node = makers.get(name := waiting.pop())
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in (*DENSE, "MatMul"):
+            found.append(node.name)
+        else:
+            waiting += node.input
+    return found
+
+
+def _by_onnxruntime(model: ModelProto, feeds: Sequence[Feeds], excluded: Sequence[str]) -> ModelProto:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._feeds: Iterator[Any] = iter(feeds)
+
+        def get_next(self) -> Any:
+            return next(self._feeds, None)
+
+    named = ModelProto()
+    named.CopyFrom(model)
+    for place, node in enumerate(named.graph.node):
+        node.name = node.name or f"node_{place}"  # onnxruntime finds them by name
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has done
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            quantize_static(
+                named,
+                path,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=list(DENSE),
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(excluded),
+            )
+            return onnx.load(path)
+    finally:
+        logger.setLevel(level)
