@@ -187,6 +187,8 @@ def _inferred(table: Table) -> dict[str, FeatureSpec]:
     found: dict[str, FeatureSpec] = {}
     for name, values in table.columns.items():
         if values.dtype == np.uint8 and values.ndim == 4:
+            if name == TARGETS:
+                raise InputError(f"a column of images cannot be called '{TARGETS}'", help="give it another name")
             found[name] = FeatureSpec(name, Modality.IMAGE, shape=values.shape[1:])
             continue
         column = _declaration(name, values)

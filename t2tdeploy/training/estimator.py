@@ -269,7 +269,7 @@ class Estimator:
         return steps + (done[-1] if done else 0)
 
     def _train(
-        self, input_fn: InputFunction, hooks: Sequence[Any], total: int, spec: EvalSpec | None
+        self, input_fn: InputFunction, hooks: Sequence[Hook], total: int, spec: EvalSpec | None
     ) -> TrainResult | None:
         newest = CheckpointStore(self.model_dir / "checkpoints").steps()
         if newest and newest[-1] >= total:

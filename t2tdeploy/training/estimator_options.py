@@ -12,6 +12,7 @@ from pydantic import Field
 from t2tdeploy.hparams import Count
 from t2tdeploy.problems.input_functions import InputFunction
 from t2tdeploy.settings import Settings
+from t2tdeploy.training.hooks import Hook
 from t2tdeploy.training.options import Metric, TrainOptions
 
 _NEVER = 2**62
@@ -59,7 +60,7 @@ class TrainSpec:
 
     input_fn: InputFunction
     max_steps: int | None = None
-    hooks: tuple[object, ...] = ()
+    hooks: tuple[Hook, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ class RunDirectory:
         if run.checkpoints.steps():
             differences = run.record.differences(record)
             if differences:
+                run.release()
                 raise RunConflictError(path, differences)
             run._prolong(hparams)
         else:

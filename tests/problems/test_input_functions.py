@@ -1,0 +1,114 @@
+"""Every kind of source gives the same columns and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+from t2tdeploy.errors import InputError
+from t2tdeploy.problems.input_functions import Table, input_fn, read_input
+
+AGE, CITY, LABEL = [31.5, None, 40.0], ["Bern", None, "Rome"], [1, 0, 1]
+DATA = {"age": AGE, "city": CITY, "label": LABEL}
+
+
+def frames(folder: Path) -> dict[str, Any]:
+    table = pyarrow.table(DATA)
+    pyarrow.parquet.write_table(table, folder / "rows.parquet")
+    pyarrow.parquet.write_table(table.slice(0, 1), folder / "first.parquet")
+    pyarrow.parquet.write_table(table.slice(1), folder / "others.parquet")
+    found = {
+        "mapping": DATA,
+        "arrow": table,
+        "parquet": folder / "rows.parquet",
+        "name of parquet": str(folder / "rows.parquet"),
+        "files": [folder / "first.parquet", folder / "others.parquet"],
+    }
+    for library in ("pandas", "polars"):
+        try:
+            found[library] = __import__(library).DataFrame(DATA)
+        except ImportError:
+            continue
+    return found
+
+
+def same(table: Table) -> None:
+    ages = [np.nan if value is None else float(value) for value in table.columns["age"].tolist()]
+    np.testing.assert_equal(ages, [31.5, np.nan, 40.0])
+    assert table.columns["city"].tolist() == CITY
+    assert table.labels is not None
+    assert table.labels.tolist() == LABEL
+
+
+def test_frames_are_read_alike(tmp_path: Path) -> None:
+    for name, frame in frames(tmp_path).items():
+        table = read_input(input_fn(frame, target="label"))
+        assert list(table.columns) == ["age", "city"], name
+        same(table)
+
+
+class Pairs(torch.utils.data.Dataset[Any]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= len(self):
+            raise IndexError
+        return {"age": torch.tensor(float(AGE[index] or np.nan)), "city": CITY[index]}, LABEL[index]
+
+
+def test_torch_datasets_are_read() -> None:
+    same(read_input(input_fn(Pairs())))
+    tensors = torch.utils.data.TensorDataset(torch.arange(6.0).view(3, 2), torch.tensor(LABEL))
+    table = read_input(input_fn(tensors))
+    np.testing.assert_array_equal(table.columns["inputs"], np.arange(6.0).reshape(3, 2))
+    assert table.labels is not None
+    assert table.labels.tolist() == LABEL
+
+
+def test_batches_are_joined_and_counted() -> None:
+    def batches() -> Iterator[Any]:
+        for row in range(3):
+            yield {"age": AGE[row : row + 1], "city": CITY[row : row + 1]}, LABEL[row : row + 1]
+
+    same(read_input(batches))
+    assert len(read_input(batches, steps=2)) == 2
+
+
+def test_a_function_that_does_not_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2tdeploy.problems.input_functions.MOST_BATCHES", 50)
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield np.zeros((2, 3)), [0, 1]
+
+    with pytest.raises(InputError, match="has not ended"):
+        read_input(endless)
+    assert len(read_input(endless, steps=4)) == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("missing.parquet", "there is no file missing.parquet"),
+        (__file__, "cannot be read as Parquet"),
+        ({"labels": [1]}, "no column 'label'; valid columns: labels"),
+    ],
+)
+def test_what_cannot_be_read_is_named(source: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_input(input_fn(source, target="label"))
+
+
+def test_batches_must_be_alike() -> None:
+    with pytest.raises(InputError, match="batch 1 has columns b"):
+        read_input(lambda: iter([({"a": [1]}, [0]), ({"b": [1]}, [0])]))
+    with pytest.raises(InputError, match="not all of one shape"):
+        read_input(lambda: iter([(np.zeros((1, 2)), [0]), (np.zeros((1, 3)), [0])]))

@@ -1,0 +1,333 @@
+"""Estimators obey the laws of runs, and say what is wrong with examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import t2tdeploy
+from t2tdeploy.columns.declare import numeric, vocabulary
+from t2tdeploy.errors import InputError, RunConflictError, SettingsError, UserError
+from t2tdeploy.features import FeatureSpec
+from t2tdeploy.hparams import BasicHParams
+from t2tdeploy.models.model import Model
+from t2tdeploy.models.model_fn import EstimatorSpec, Mode, dense, dropout, input_layer, layer
+from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors
+from t2tdeploy.training.engine import StepMetrics
+from t2tdeploy.training.estimator import SOURCE, Estimator
+from t2tdeploy.training.hooks import Hook
+from t2tdeploy.training.summaries import read_metrics
+
+HPARAMS = {"batch_size": 16, "learning_rate_constant": 0.02, "hidden_size": 8, "learning_rate_warmup_steps": 10}
+PARAMS = {"units": 8, "dropout": 0.1}
+TORCH = t2tdeploy.RunConfig(engine="torch", save_summary_steps=10, log_step_count_steps=10)
+
+
+def flowers(count: int = 90, seed: int = 0) -> tuple[dict[str, Any], np.ndarray]:
+    """Two measures and a colour of three kinds that can be told apart, mostly."""
+    random = np.random.default_rng(seed)
+    kinds = random.integers(0, 3, count)
+    colours = np.array(["red", "blue", "white"])[
+        np.where(random.random(count) < 0.8, kinds, random.integers(0, 3, count))
+    ]
+    size = 100.0 + 5 * kinds + random.normal(size=count)
+    return {"size": size, "petal width (cm)": random.normal(size=count), "colour": colours}, kinds
+
+
+def input_fn() -> tuple[dict[str, Any], np.ndarray]:
+    return flowers()
+
+
+def held_out() -> tuple[dict[str, Any], np.ndarray]:
+    return flowers(40, seed=1)
+
+
+class TinyFc(Model):
+    """One hidden layer."""
+
+    def __init__(self, hparams: BasicHParams, features: dict[str, FeatureSpec]) -> None:
+        super().__init__(hparams, features)
+        self.hidden = nn.Sequential(nn.Linear(self.flattened_size, hparams.hidden_size), nn.ReLU(), nn.Dropout(0.1))
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        hidden: Tensor = self.hidden(self.flattened(features))
+        return hidden
+
+
+def tiny_fn(features: dict[str, Tensor], labels: Tensor | None, mode: Mode, params: dict[str, Any]) -> EstimatorSpec:
+    """The same as a function, with a batch normalisation and a prediction of its own."""
+    hidden = torch.relu(
+        layer("norm", lambda: nn.BatchNorm1d(params["units"]))(dense(input_layer(features), params["units"]))
+    )
+    logits = dense(dropout(hidden, params["dropout"]), 3, name="logits")
+    loss = None if labels is None else F.cross_entropy(logits, labels)
+    right = {"share_right": lambda truth, found: float((truth == found).mean())}
+    return EstimatorSpec({"logits": logits, "hidden": hidden}, loss, metrics=right)
+
+
+def make(path: Path | None, model: Any = TinyFc, **more: Any) -> Estimator:
+    params = {"params": PARAMS} if model is tiny_fn else {}
+    return Estimator(model, path, **{"config": TORCH, "hparams": HPARAMS, **params, **more})
+
+
+def parameters(estimator: Estimator) -> dict[str, Tensor]:
+    path = estimator.latest_checkpoint()
+    assert path is not None
+    return read_tensors(path, MODEL)
+
+
+@pytest.fixture(scope="module", params=[TinyFc, tiny_fn], ids=["class", "function"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Estimator:
+    return make(tmp_path_factory.mktemp("runs") / "run", request.param).train(input_fn, steps=60)
+
+
+def test_two_calls_are_one(trained: Estimator, tmp_path: Path) -> None:
+    model = tiny_fn if trained.name == "tiny_fn" else TinyFc
+    make(tmp_path, model).train(input_fn, steps=25)
+    twice = make(tmp_path, model).train(input_fn, steps=35)
+    one, two = parameters(trained), parameters(twice)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_max_steps_counts_from_the_start(trained: Estimator) -> None:
+    before = trained.latest_checkpoint()
+    trained.train(input_fn, max_steps=60)
+    assert trained.latest_checkpoint() == before
+
+
+def test_predictions_have_the_accuracy_of_the_evaluation(trained: Estimator) -> None:
+    scores = trained.evaluate(held_out)
+    found = list(trained.predict(held_out))
+    labels = held_out()[1]
+    assert (
+        np.mean([one["class_ids"][0] == label for one, label in zip(found, labels, strict=True)]) == scores["accuracy"]
+    )
+    assert scores["accuracy"] > 0.85
+    assert scores["global_step"] == 60
+    for one in found:
+        assert one["classes"][0] == str(one["class_ids"][0])
+        np.testing.assert_allclose(one["probabilities"], torch.tensor(one["logits"]).softmax(-1), rtol=1e-4)
+    if trained.name == "tiny_fn":
+        assert scores["share_right"] == scores["accuracy"]
+        assert found[0]["hidden"].shape == (8,)
+
+
+def test_another_program_reads_the_run(trained: Estimator) -> None:
+    again = make(trained.model_dir, tiny_fn if trained.name == "tiny_fn" else TinyFc)
+    assert again.evaluate(held_out) == trained.evaluate(held_out)
+    assert "class TinyFc" in (trained.model_dir / SOURCE).read_text(encoding="utf-8")
+
+
+def test_the_bundle_answers_raw_rows_as_predict_does(tmp_path: Path) -> None:
+    trained = make(tmp_path / "run", tiny_fn).train(input_fn, steps=40)
+    trained.export_bundle(tmp_path / "bundle", calibrate=held_out)
+    columns, _ = held_out()
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    answers = t2tdeploy.load(tmp_path / "bundle", warm_up=False).classify(rows)
+    for answer, one in zip(answers, trained.predict(held_out), strict=True):
+        assert answer.labels[0].class_id == one["class_ids"][0]
+        assert answer.labels[0].logit == pytest.approx(one["logits"].max(), abs=1e-3)
+
+
+def test_the_engines_agree(tmp_path: Path) -> None:
+    losses = []
+    for engine in ("torch", "ort"):
+        estimator = make(
+            tmp_path / engine, tiny_fn, config=TORCH.replace(engine=engine), params={**PARAMS, "dropout": 0}
+        )
+        estimator.train(input_fn, steps=20)
+        losses.append([line["loss"] for line in read_metrics(estimator.model_dir) if line["group"] == "train"])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_numbers_are_predicted(tmp_path: Path) -> None:
+    def line() -> tuple[np.ndarray, np.ndarray]:
+        x = np.random.default_rng(0).normal(size=(80, 2))
+        return x, x @ [3.0, -1.0] + 2.0
+
+    estimator = make(tmp_path / "run", hparams={**HPARAMS, "learning_rate_constant": 0.05}).train(line, steps=200)
+    scores = estimator.evaluate(line)
+    errors = [one["predictions"][0] - label for one, label in zip(estimator.predict(line), line()[1], strict=True)]
+    assert scores["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-4)
+    assert scores["r2"] > 0.9
+
+
+def test_the_best_is_exported_and_training_stops_early(tmp_path: Path) -> None:
+    estimator = make(tmp_path / "run")
+    spec = t2tdeploy.EvalSpec(
+        held_out, every_steps=20, early_stopping_evals=2, metric="accuracy", export_to=tmp_path / "bundle"
+    )
+    scores = estimator.train_and_evaluate(t2tdeploy.TrainSpec(input_fn, max_steps=2000), spec)
+    newest = estimator.latest_checkpoint()
+    assert newest is not None
+    assert int(newest.name.removeprefix("step-")) < 2000
+    curve = [line["accuracy"] for line in read_metrics(estimator.model_dir) if line["group"] == "evaluation"]
+    assert scores["accuracy"] == pytest.approx(max(curve))
+    assert t2tdeploy.load(tmp_path / "bundle").bundle.manifest.metrics["accuracy"] == scores["accuracy"]
+
+
+class Counter(Hook):
+    """Ends training after some steps."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.seen, self.told = last, [], []
+
+    def begin(self, step: int) -> None:
+        self.told.append(("begin", step))
+
+    def before_step(self, step: int) -> None:
+        self.seen.append(step)
+
+    def after_step(self, step: int, metrics: StepMetrics) -> bool:
+        assert np.isfinite(metrics.loss)
+        return step == self.last
+
+    def end(self, step: int) -> None:
+        self.told.append(("end", step))
+
+
+def test_a_hook_sees_every_step_and_ends_training(tmp_path: Path) -> None:
+    hook, other = Counter(7), Counter(10**6)
+    estimator = make(tmp_path).train(input_fn, [hook, other], steps=50)
+    assert hook.seen == other.seen == [1, 2, 3, 4, 5, 6, 7]
+    assert hook.told == [("begin", 0), ("end", 7)]
+    assert estimator.evaluate(held_out)["global_step"] == 7
+
+
+def test_a_warm_start_begins_with_the_parameters_of_a_run(tmp_path: Path) -> None:
+    first = make(tmp_path / "first").train(input_fn, steps=40)
+    warm = make(tmp_path / "warm", warm_start_from=first.model_dir, hparams={**HPARAMS, "learning_rate_constant": 1e-9})
+    warm.train(input_fn, steps=1)
+    for name, values in parameters(first).items():
+        torch.testing.assert_close(parameters(warm)[name], values, atol=1e-6, rtol=0)
+
+
+def test_other_hyperparameters_or_columns_are_another_run(tmp_path: Path) -> None:
+    make(tmp_path).train(input_fn, steps=1)
+    with pytest.raises(RunConflictError, match="hidden_size"):
+        make(tmp_path, hparams={**HPARAMS, "hidden_size": 9}).train(input_fn, steps=1)
+    with pytest.raises(RunConflictError, match="data"):
+        make(tmp_path, columns=[numeric("size")]).train(input_fn, steps=1)
+
+
+def with_value(column: str, row: int, value: Any) -> Any:
+    def changed() -> tuple[dict[str, Any], Any]:
+        columns, kinds = flowers()
+        table = {**columns, "kinds": kinds}
+        values = table[column].astype(object)
+        values[row] = value
+        table[column] = values
+        return table, table.pop("kinds")
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (with_value("size", 3, "wide"), "column 'size', example 3 .*'wide' is not a number"),
+        (with_value("size", 3, object()), "column 'size', example 3 .*not a number"),
+        (with_value("colour", 5, b"red"), "column 'colour', example 5"),
+        (with_value("kinds", 2, None), "labels, example 2 .*missing"),
+        (with_value("kinds", 2, float("nan")), "labels, example 2 .*missing"),
+        (with_value("kinds", 4, 3), "labels, example 4 .*'3' is no class.*classes: 0, 1, 2"),
+        (with_value("kinds", 4, -1), "labels, example 4 .*'-1' is no class"),
+        (lambda: ({}, np.zeros(0)), "gave no examples"),
+        (lambda: (np.zeros((0, 4)), np.zeros(0, int)), "gave no examples"),
+        (lambda: iter(()), "gave no examples"),
+        (lambda: None, "returned None"),
+        (lambda: flowers()[0], "gave no labels"),
+        (lambda: (flowers()[0], flowers(10)[1]), "different numbers of values: size 90.*labels 10"),
+        (lambda: ({"size": np.zeros(4)}, np.arange(4) % 3), "no column 'petal width"),
+        (lambda: ({**flowers()[0], "smell": np.zeros(90)}, flowers()[1]), "knows no column 'smell'"),
+        (lambda: ({"size": np.zeros((4, 2))}, [0, 1, 2, 0]), "no column|shape"),
+    ],
+)
+def test_what_is_wrong_with_examples_is_named(trained: Estimator, function: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        trained.evaluate(function)
+
+
+def test_missing_numbers_count_as_the_mean(trained: Estimator) -> None:
+    def one(size: float) -> Any:
+        return lambda: {"size": [size], "petal width (cm)": [0.0], "colour": ["red"]}
+
+    columns, _ = flowers()
+    missing, mean = (next(trained.predict(one(x)))["logits"] for x in (float("nan"), columns["size"].mean()))
+    np.testing.assert_allclose(missing, mean, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (input_fn, {"columns": [numeric("sise")]}, "no column 'sise'"),
+        (input_fn, {"columns": [numeric("colour")]}, "column 'colour', example 0 .*not a number"),
+        (input_fn, {"classes": 2}, "labels, example .* '2' is no class; classes: 0, 1"),
+        (lambda: (np.zeros((4, 2)), np.zeros(4, int)), {}, "all 4 examples have the same class, '0'"),
+        (lambda: (np.zeros((4, 2)), np.eye(4)[:, :3]), {"labels": "classify"}, r"argmax|shape \[4, 3\]"),
+        (lambda: (np.array(["2020-01-01"] * 4, "datetime64[D]"), [0, 1, 0, 1]), {}, "datetime64"),
+        (lambda: (np.zeros((4, 2)), [0.5, 1.0, np.nan, 2.0]), {}, "labels, example 2"),
+        (lambda: ({"x": [[1, 2], [3]]}, [0, 1]), {}, "not all of one shape"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(
+    function: Any, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        make(tmp_path / "run", **options).train(function, steps=1)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_what_is_wrong_with_the_call_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no model"):
+        Estimator(3)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="hidden_sise"):
+        make(tmp_path, hparams={"hidden_sise": 3})
+    with pytest.raises(UserError, match="params are for model functions"):
+        make(tmp_path, params={"units": 3})
+    with pytest.raises(InputError, match="cannot be called"):
+        make(tmp_path).train(flowers(), steps=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no trained model"):
+        make(tmp_path).evaluate(input_fn)
+    with pytest.raises(UserError, match="both given"):
+        make(tmp_path).train(input_fn, steps=1, max_steps=2)
+    with pytest.raises(UserError, match="steps = 0"):
+        make(tmp_path).train(input_fn, steps=0)
+
+
+def test_pictures_with_several_labels_are_predicted(tmp_path: Path) -> None:
+    def pictures() -> tuple[dict[str, np.ndarray], np.ndarray]:
+        random = np.random.default_rng(0)
+        tags = random.integers(0, 2, (64, 2))
+        pixels = random.integers(0, 100, (64, 4, 4, 3))
+        pixels[..., :2] += 150 * tags[:, None, None]
+        return {"pixels": pixels.astype(np.uint8)}, tags
+
+    estimator = make(tmp_path, labels="multi_label", classes=["warm", "green"]).train(pictures, steps=60)
+    scores, labels = estimator.evaluate(pictures), pictures()[1]
+    assert scores["accuracy"] > 0.9
+    right = [
+        set(one["classes"]) == {name for name, tag in zip(("warm", "green"), tags, strict=True) if tag}
+        for one, tags in zip(estimator.predict(pictures), labels, strict=True)
+    ]
+    assert np.mean(right) == scores["accuracy"]
+
+
+def test_checkpoints_come_by_steps_or_by_the_clock(tmp_path: Path) -> None:
+    by_steps = TORCH.replace(save_checkpoints_steps=2, save_checkpoints_secs=None, keep_checkpoint_max=2)
+    by_clock = TORCH.replace(save_checkpoints_secs=1e-9)
+    for name, config, steps in (("steps", by_steps, [4, 5]), ("clock", by_clock, [1, 2, 3, 4, 5])):
+        make(tmp_path / name, config=config).train(input_fn, steps=5)
+        assert CheckpointStore(tmp_path / name / "checkpoints").steps() == steps
+
+
+def test_columns_choose_among_those_given(tmp_path: Path) -> None:
+    estimator = make(tmp_path, columns=[vocabulary("colour")]).train(input_fn, steps=2)
+    assert len(list(estimator.predict(held_out))) == 40

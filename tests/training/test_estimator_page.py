@@ -1,0 +1,35 @@
+"""The tutorials of docs/estimator.md do what the page says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.policy.source import ROOT
+
+PAGE = ROOT / "docs" / "estimator.md"
+OWN_MODEL, IRIS = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def run(code: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    printed: list[str] = []
+    monkeypatch.chdir(folder)
+    exec(  # the page's own words
+        compile(code, str(PAGE), "exec"),
+        {"__name__": "estimator_page", "print": lambda *values: printed.append(" ".join(map(str, values)))},
+    )
+    return printed
+
+
+def test_your_own_model_reads_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (accuracy,) = run(OWN_MODEL, tmp_path, monkeypatch)
+    assert float(accuracy) > 0.95
+
+
+def test_iris_is_told_apart_by_estimator_and_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, *predictions, of_bundle = run(IRIS, tmp_path, monkeypatch)
+    assert float(scores.split()[0]) >= 0.96
+    assert len(predictions) == 30
+    assert predictions[0].split()[0] == of_bundle
