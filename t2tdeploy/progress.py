@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -45,3 +46,17 @@ class SilentReporter:
 
     def event(self, name: str, **data: Any) -> None:
         pass
+
+
+class LoggingReporter(SilentReporter):
+    """Tells messages and events to the logger "t2tdeploy", at level INFO: for programs, which decide what is shown."""
+
+    def __init__(self) -> None:
+        self._logger = logging.getLogger("t2tdeploy")
+
+    def message(self, text: str) -> None:
+        self._logger.info("%s", text)
+
+    def event(self, name: str, **data: Any) -> None:
+        values = (f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}" for key, value in data.items())
+        self._logger.info("%s %s", name, " ".join(values))

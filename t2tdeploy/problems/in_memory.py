@@ -33,6 +33,7 @@ NAME = "estimator"
 
 LabelKind = Literal["auto", "classify", "multi_label", "regress"]
 _NUMBERS = "iufb"
+_MOST_VALUES = 20  # different texts of a column may always be
 
 
 class InMemoryDataset(Dataset):
@@ -209,6 +210,11 @@ def _declaration(name: str, values: Array) -> Declaration:
         given = [value for value in values.tolist() if value is not None]
         if given and not any(isinstance(value, str) for value in given):
             return numeric(name)
+        if (kinds := len({*map(str, given)})) > max(_MOST_VALUES, len(values) // 2):
+            raise InputError(
+                f"column '{name}' has {kinds} different texts in {len(values)} examples, too many to be categories",
+                help=f"leave it out, or declare it with columns=[hashed('{name}'), …]; for sentences, write a problem",
+            )
         return vocabulary(name)
     raise InputError(
         f"column '{name}' is an array of {values.dtype}{list(values.shape[1:]) or ''}, which no column can hold",

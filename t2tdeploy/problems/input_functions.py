@@ -59,7 +59,7 @@ def input_fn(source: Any, labels: Any = None, *, target: str | None = None) -> I
     """
 
     def read() -> tuple[dict[str, Array], Array | None]:
-        columns, own = _columns_of_source(source)
+        columns, own = _columns_of_source(_parquet(source) if _is_files(source) else source)
         found = own if labels is None else as_array(labels, "labels")
         if target is not None:
             if target not in columns:
@@ -190,10 +190,6 @@ def _concatenated(arrays: Sequence[Array], name: str) -> Array:
 
 def _columns_of_source(source: Any) -> tuple[dict[str, Array], Array | None]:
     """Columns, and the labels of a dataset whose examples have them."""
-    if isinstance(source, str | PathLike) or (
-        isinstance(source, list) and source and all(isinstance(one, str | PathLike) for one in source)
-    ):
-        source = _parquet(source)
     if isinstance(source, Mapping):
         return {str(name): as_array(values, str(name)) for name, values in source.items()}, None
     if hasattr(source, "column_names"):  # pyarrow
@@ -217,6 +213,12 @@ def _of_dataset(dataset: Any) -> tuple[dict[str, Array], Array | None]:
     if rows and isinstance(rows[0], Mapping):
         return {str(name): as_array([_value(row[name]) for row in rows], str(name)) for name in rows[0]}, labels
     return {INPUTS: as_array([_value(row) for row in rows], INPUTS)}, labels
+
+
+def _is_files(source: Any) -> bool:
+    if isinstance(source, list):
+        return bool(source) and all(isinstance(one, PathLike) or str(one).endswith(".parquet") for one in source)
+    return isinstance(source, str | PathLike)
 
 
 def _parquet(source: Any) -> Any:

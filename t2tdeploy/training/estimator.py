@@ -41,7 +41,7 @@ from t2tdeploy.problems.in_memory import (
     missing_numbers,
 )
 from t2tdeploy.problems.input_functions import InputFunction, Table, read_input
-from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.progress import LoggingReporter, Reporter
 from t2tdeploy.registry import snake_case
 from t2tdeploy.training.checkpoints import CheckpointStore
 from t2tdeploy.training.estimator_options import EvalSpec, RunConfig, TrainSpec
@@ -86,7 +86,7 @@ class Estimator:
         config: how it runs.
         warm_start_from: run directory, checkpoint or .safetensors file that a new run takes parameters from, those
             that fit by name and shape.
-        reporter: is told of progress.
+        reporter: is told of progress; None: the logger "t2tdeploy" is, at level INFO.
 
     Raises:
         UserError: `model` is none, or a hyperparameter is not valid.
@@ -111,9 +111,12 @@ class Estimator:
         self.name = model if isinstance(model, str) else snake_case(self.model_class.__name__)
         self.hparams = _hparams(self.model_class, hparams, params)
         self.columns, self.labels, self.classes = columns, labels, classes
-        self.config, self.reporter = config or RunConfig(), reporter or SilentReporter()
+        self.config, self.reporter = config or RunConfig(), reporter or LoggingReporter()
         self.warm_start_from = None if warm_start_from is None else Path(warm_start_from)
-        self.model_dir = Path(tempfile.mkdtemp(prefix="t2tdeploy-")) if model_dir is None else Path(model_dir)
+        if model_dir is None:
+            model_dir = tempfile.mkdtemp(prefix="t2tdeploy-")
+            self.reporter.message(f"the run directory is {model_dir}")
+        self.model_dir = Path(model_dir)
         self._run_class: type[_Run] = type("_RunOf", (_Run,), {"own": self.model_class})
 
     def train(

@@ -274,6 +274,7 @@ def test_missing_numbers_count_as_the_mean(trained: Estimator) -> None:
         (lambda: (np.zeros((4, 2)), np.eye(4)[:, :3]), {"labels": "classify"}, r"argmax|shape \[4, 3\]"),
         (lambda: (np.array(["2020-01-01"] * 4, "datetime64[D]"), [0, 1, 0, 1]), {}, "datetime64"),
         (lambda: (np.zeros((4, 2)), [0.5, 1.0, np.nan, 2.0]), {}, "labels, example 2"),
+        (lambda: ([f"review {i}" for i in range(40)], np.arange(40) % 2), {}, "40 different texts in 40 examples"),
         (lambda: ({"x": [[1, 2], [3]]}, [0, 1]), {}, "not all of one shape"),
     ],
 )
@@ -326,6 +327,12 @@ def test_checkpoints_come_by_steps_or_by_the_clock(tmp_path: Path) -> None:
     for name, config, steps in (("steps", by_steps, [4, 5]), ("clock", by_clock, [1, 2, 3, 4, 5])):
         make(tmp_path / name, config=config).train(input_fn, steps=5)
         assert CheckpointStore(tmp_path / name / "checkpoints").steps() == steps
+
+
+def test_progress_goes_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="t2tdeploy"):
+        make(tmp_path).train(input_fn, steps=2)
+    assert any(line.startswith("training step=2 loss=") for line in caplog.messages)
 
 
 def test_columns_choose_among_those_given(tmp_path: Path) -> None:
