@@ -11,6 +11,16 @@ from t2tdeploy.classifier import Classifier
 from t2tdeploy.translator import Translator
 
 
+def load_translator(bundle: str | PathLike[str], *, variant: str | None = None) -> Translator:
+    """As `load` without warm-up, for programs that only translate.
+
+    Raises:
+        InputError: there is no bundle, or it does something else.
+        CorruptFileError, UnknownNameError, OperationalError: as `load`.
+    """
+    return Translator(load_bundle(Path(bundle)), variant=variant)
+
+
 def load(
     bundle: str | PathLike[str], *, variant: str | None = None, threads: int | None = None, warm_up: bool = True
 ) -> Any:

@@ -39,12 +39,9 @@ def translate_document(
     document = read_text(document_file)
     if bundle_dir is not None:
         from t2tdeploy import document_translation
-        from t2tdeploy.bundle import load_bundle
-        from t2tdeploy.translator import Translator
+        from t2tdeploy.api import load_translator
 
-        found = document_translation.translate_document(
-            Translator(load_bundle(bundle_dir)), document, asked, language=language
-        )
+        found = document_translation.translate_document(load_translator(bundle_dir), document, asked, language=language)
         _write(output_file, _records(found) if as_json else rejoin(document, found))
         return
     with (

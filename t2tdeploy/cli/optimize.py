@@ -83,13 +83,8 @@ def optimize(
         known, dev = corpora(bundle, calibration=calibration, dev_source=dev_source, dev_target=dev_target, run=run_dir)
         asked = {"min_agreement": min_agreement, "max_bleu_loss": max_bleu_loss}
         gate = Gate(**{name: value for name, value in asked.items() if value is not None})
-        reporter = make_reporter(as_json)
-        made = make_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=reporter)
-        if as_json:
-            for name, one in made.items():
-                reporter.event("measured", variant=name, **asdict(one.measured))
-        else:
-            _print(made, force)
+        made = make_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=make_reporter(as_json))
+        _print(made, force, as_json)
     written = write_variants(bundle, output_dir, made, default=default, force=force, overwrite=overwrite)
     print_result(
         {
@@ -121,14 +116,18 @@ def _make_of_classifier(
     return make_classifier_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=reporter)
 
 
+def _tell(made: Mapping[str, Made]) -> None:
+    for name, one in made.items():
+        make_reporter(True).event("measured", variant=name, **asdict(one.measured))
+
+
 def _print_of_classifier(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
     """The float32 graph in the first line, what became of it below."""
     from t2tdeploy.export.class_agreement import ClassifierMeasured
 
     found = {name: one.measured for name, one in made.items() if isinstance(one.measured, ClassifierMeasured)}
     if as_json:
-        for name, measured in found.items():
-            make_reporter(True).event("measured", variant=name, **asdict(measured))
+        _tell(made)
         return
     any_made = next(iter(found.values()))
     regresses = any_made.accuracy is None
@@ -154,10 +153,13 @@ def _print_of_classifier(made: Mapping[str, Made], force: bool, as_json: bool) -
     ])  # fmt: skip
 
 
-def _print(made: Mapping[str, Made], force: bool) -> None:
+def _print(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
     """The float32 graph in the first line, what became of it below."""
     from t2tdeploy.export.agreement import Measured
 
+    if as_json:
+        _tell(made)
+        return
     all_measured = {name: one.measured for name, one in made.items() if isinstance(one.measured, Measured)}
     any_made = next(iter(all_measured.values()))
     quality = next((one.quality for one in all_measured.values() if one.quality), None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from t2tdeploy.hypotheses import Hypothesis
     from t2tdeploy.serving.channel import Security
     from t2tdeploy.serving.client import Client
-    from t2tdeploy.translator import TargetScore, Translator
+    from t2tdeploy.translator import TargetScore
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -124,7 +124,9 @@ def translate(
     prefixes = _prefixes(target_prefix, prefix_file, len(sources))
     try:
         if bundle_dir is not None:
-            found = _translator(bundle_dir).translate(sources, asked, target_prefixes=prefixes)
+            from t2tdeploy.api import load_translator
+
+            found = load_translator(bundle_dir).translate(sources, asked, target_prefixes=prefixes)
         else:
             with connect() as client:
                 reporter = None if text else make_reporter(as_json)
@@ -132,13 +134,6 @@ def translate(
     except RequestError as error:
         raise error if text else _naming_the_line(error, input_file) from None
     _write_found(output_file, sources, found, asked, as_json)
-
-
-def _translator(bundle_dir: Path) -> Translator:
-    from t2tdeploy.bundle import load_bundle
-    from t2tdeploy.translator import Translator
-
-    return Translator(load_bundle(bundle_dir))
 
 
 def _require_sensible(context: click.Context) -> None:
@@ -235,16 +230,15 @@ def score(
     import json
     import math
 
-    from t2tdeploy.bundle import load_bundle
+    from t2tdeploy.api import load_translator
     from t2tdeploy.errors import InputError, RequestError
-    from t2tdeploy.translator import Translator
 
     if return_tokens and not as_json:
         raise click.UsageError("--return-tokens needs --json", ctx=click.get_current_context())
     sources, targets = read_lines(source_file), read_lines(target_file)
     if len(sources) != len(targets):
         raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)
-    translator = Translator(load_bundle(bundle_dir))
+    translator = load_translator(bundle_dir)
     try:
         scores = translator.score(sources, targets)
     except RequestError as error:
