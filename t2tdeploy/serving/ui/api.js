@@ -1,4 +1,4 @@
-// The server's JSON: POST /v1/translate and GET /v1/models are translation.proto by protobuf's JSON mapping.
+// The server's JSON: POST /v1/translate, POST /v1/classify and GET /v1/models are its protos by protobuf's JSON mapping.
 
 // This file is …/ui/api.js, also where a proxy puts a path before it; the server's routes are beside ui/.
 const ROOT = new URL("../", import.meta.url);
@@ -44,6 +44,8 @@ function startOfHelp(text) {
 export const listModels = async () => (await call("v1/models")).models ?? [];
 
 export const translate = (request, signal) => call("v1/translate", request, signal);
+
+export const classify = (request, signal) => call("v1/classify", request, signal);
 
 export const listExamples = () => call("ui/examples.json");
 

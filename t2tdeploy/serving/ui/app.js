@@ -24,13 +24,16 @@ let running = null;
 
 function suit(model) {
   const task = model && TASKS[model.task];
-  go.disabled = !task;
-  status.textContent = "";
+  const reason = task?.cannot?.(model);
+  go.disabled = !task || Boolean(reason);
+  status.textContent = reason ?? "";
+  byId("options").hidden = !task?.options;
+  byId("sources-lines").textContent = task?.hint?.(model) ?? "One sentence a line.";
   if (!model) status.textContent = "The server has no model now.";
   else if (!task) status.textContent = `This page cannot ask models of the task "${model.task}".`;
   else {
     go.textContent = task.verb;
-    options.suit(model);
+    if (task.options) options.suit(model);
   }
 }
 
@@ -66,23 +69,24 @@ async function submit() {
   running?.abort();
   if (!given.length) return showError(new RangeError("sources: there is none (write a sentence)"), given);
   const request = { ...models.asked, sources: given.map((line) => line.text) };
+  const task = TASKS[model.task];
   try {
-    request.options = options.read();
+    if (task.options) request.options = options.read();
   } catch (error) {
     return showError(error, given);
   }
-  if (options.prefix.value) request.target_prefixes = given.map(() => options.prefix.value);
+  if (task.options && options.prefix.value) request.target_prefixes = given.map(() => options.prefix.value);
 
   const run = new AbortController();
   running = run;
   busy(true);
   const started = performance.now();
   try {
-    const task = TASKS[model.task];
-    const answer = await task.ask(request, run.signal);
+    const answer = await task.ask(request, run.signal, model);
     const took = performance.now() - started;
     results.replaceChildren(...task.render(answer, request, took));
-    const count = given.length === 1 ? "1 sentence" : `${given.length} sentences`;
+    const what = task.options ? "sentence" : "example";
+    const count = given.length === 1 ? `1 ${what}` : `${given.length} ${what}s`;
     status.textContent = `${count} in ${Math.round(took)} ms`;
   } catch (error) {
     if (running !== run) return; // another request took its place

@@ -1,4 +1,4 @@
-// Where the time of a request went.
+// Who answered a request, and where its time went.
 
 import { element } from "./dom.js";
 
@@ -8,8 +8,26 @@ const PARTS = [
   ["way", "network and page"],
 ];
 
+// Which model answered, and where the time went; a notice below them, if any.
+export function about(answer, roundTrip, notice = null) {
+  return element(
+    "div",
+    { class: "about" },
+    element(
+      "p",
+      { class: "by" },
+      "Answered by ",
+      element("strong", {}, `${answer.model}:${answer.model_number}`),
+      ", content ",
+      element("code", { title: answer.model_version }, answer.model_version.slice(0, 12)),
+    ),
+    timeline(answer.timing, roundTrip),
+    notice,
+  );
+}
+
 // timing: of the response, Durations as "0.0123s"; roundTrip: milliseconds that this page waited.
-export function timeline(timing, roundTrip) {
+function timeline(timing, roundTrip) {
   const spent = { queue: milliseconds(timing.queue), compute: milliseconds(timing.compute) };
   spent.way = Math.max(0, roundTrip - spent.queue - spent.compute);
   const bar = element("div", { class: "bar", "aria-hidden": "true" });

@@ -3,11 +3,11 @@
 import { translate } from "./api.js";
 import { element, percent, pieceOf } from "./dom.js";
 import { heatMap } from "./heatmap.js";
-import { timeline } from "./timeline.js";
+import { about } from "./timeline.js";
 
 const UNSURE = 0.5;
 
-export const translation = { verb: "Translate", ask, render };
+export const translation = { verb: "Translate", options: true, ask, render };
 
 // Asks for tokens and attention too. A server that refuses those, and only those, is asked again without them.
 async function ask(request, signal) {
@@ -22,21 +22,9 @@ async function ask(request, signal) {
 
 function render(answer, request, roundTrip) {
   const cards = answer.translations.map((one, index) => sentence(one, request.sources[index], index));
-  const about = element(
-    "div",
-    { class: "about" },
-    element(
-      "p",
-      { class: "by" },
-      "Answered by ",
-      element("strong", {}, `${answer.model}:${answer.model_number}`),
-      ", content ",
-      element("code", { title: answer.model_version }, answer.model_version.slice(0, 12)),
-    ),
-    timeline(answer.timing, roundTrip),
-    answer.without_details && element("p", { class: "notice" }, "No tokens and no attention: ", answer.without_details),
-  );
-  return [about, ...cards];
+  const notice =
+    answer.without_details && element("p", { class: "notice" }, "No tokens and no attention: ", answer.without_details);
+  return [about(answer, roundTrip, notice), ...cards];
 }
 
 function sentence(one, source, index) {
