@@ -104,7 +104,8 @@ def train(
     settings = TrainOptions.create({**given, "decode": not no_decode})
     with joined_processes() as processes:
         reporter = make_reporter(as_json) if processes.first else SilentReporter()
-        settings.deciding_metric(get_problem(problem).task)  # a faulty one is told before data are generated
+        if not get_problem(problem).decides_task:
+            settings.deciding_metric(get_problem(problem).task)  # a faulty one is told before data are generated
         chosen = recipe(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
         with processes.in_turn():
             if generate_data:

@@ -77,6 +77,7 @@ class Problem(ABC):
     Attributes:
         name: the registry name, snake_case of the class name.
         task: what a model of it does: writes text, picks classes, or says numbers.
+        decides_task: whether options or data decide the task, and `task` is only the likely one.
         default_model: the model that training takes if none is asked for; none: transformer, or basic_fc where the
             task is not to translate.
         bad_lines: what `generate_samples` had to leave out; `datagen` starts a fresh one for each pass over a split
@@ -86,6 +87,7 @@ class Problem(ABC):
 
     name: ClassVar[str]
     task: ClassVar[TaskName] = "translate"
+    decides_task: ClassVar[bool] = False
     options_class: ClassVar[type[DataOptions]] = DataOptions
     default_model: ClassVar[str | None] = None
     default_hparams: ClassVar[str] = ""

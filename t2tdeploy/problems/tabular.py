@@ -52,6 +52,7 @@ class TabularProblem(Problem):
     """
 
     task: ClassVar[TaskName] = "classify"
+    default_model = "dnn_classifier"
     target: ClassVar[str] = ""
     classes: ClassVar[tuple[str, ...]] = ()
     regress: ClassVar[bool] = False
@@ -60,7 +61,7 @@ class TabularProblem(Problem):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if cls.regress:
-            cls.task = "regress"
+            cls.task, cls.default_model = "regress", "dnn_regressor"
 
     @abstractmethod
     def rows(self, split: str, source_dir: Path, reporter: Reporter) -> Rows:

@@ -80,6 +80,8 @@ class TabularCsv(Problem):
     """
 
     task = "classify"
+    decides_task = True
+    default_model = "wide_and_deep"  # which does both
     options_class = TabularCsvOptions
     options: TabularCsvOptions
     prepared: Prepared | None
