@@ -69,11 +69,10 @@ def find_columns(
         InputError: a declaration is faulty, or names a column that is not there.
     """
     found, ignored = parse_columns(declared)
-    resolved = resolve(found)
-    named = {*ignored, *(raw.name for column in resolved for raw in column.raw)} - set(unusable)
+    named = {*ignored, *(raw.name for column in found for raw in column.raw)} - set(unusable)
     for name in sorted(named):
         require_column(rows, name)
-    for column in resolved:
+    for column in found:
         reporter.message(f"  {column.name}: {type(column).__name__.lower()}, as declared")
     for name, kind in unusable.items():
         reporter.message(f"  {name}: ignored, it is {kind}, neither numbers nor text")
@@ -86,7 +85,7 @@ def find_columns(
         else:
             reporter.message(f"  {name}: {proposal.reason}")
             found.append(proposal.declaration)
-    return found
+    return resolve(found)  # crosses may name columns that nobody declared
 
 
 def _as_they_look(values: object) -> Array:

@@ -87,6 +87,9 @@ def test_the_schema_can_be_told(table: Path) -> None:
     column = found["zip_value"].column
     assert column is not None
     assert sorted(column["values"]) == ["000", "001", "002", "003", "004"]  # as they are written
+    crossed = features(table, "train=a.csv,target=bought,columns=[city*zip:crossed:15]")["city_zip_cross"].column
+    assert crossed is not None  # of columns as they look
+    assert [key["reads"] for key in crossed["keys"]] == ["city", "zip"]
     assert list(features(table, "train=a.csv,target=bought,infer=false,columns=[age:numeric]")) == [
         "age_number",
         "targets",
@@ -165,6 +168,7 @@ def test_rows_without_a_target_are_an_error_or_counted(table: Path) -> None:
             "'age' is declared as number and as text",
             "numeric",
         ),
+        ("train=a.csv,target=bought,columns=[city*age:crossed]", "crosses 'age', but no column of that", "bucketized"),
         ("train=a.csv,target=bought,infer=false", "a.csv has no column to predict 'bought' from", "columns="),
         ("train=a.csv,target=city,task=regress", "row 1, column 'city': 'Köln' is not a number", None),
         ("train=a.csv,target=bought,separator=;", "a.csv has one column", "say format=csv"),
