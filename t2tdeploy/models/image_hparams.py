@@ -178,6 +178,7 @@ def resnet_digits() -> ResnetHParams:
         learning_rate_constant=0.1,
         learning_rate_warmup_steps=50,
         weight_decay=5e-4,
+        label_smoothing=0.1,
         train_steps=600,
     )
 
