@@ -198,7 +198,8 @@ def _columns_of_source(source: Any) -> tuple[dict[str, Array], Array | None]:
         return {series.name: as_array(series, series.name) for series in source.get_columns()}, None
     if hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
         return {str(name): as_array(source[name], str(name)) for name in source.columns}, None
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not _is_list(source):
+    is_column = _is_list(source) or hasattr(source, "detach") or hasattr(source, "to_numpy")
+    if not is_column and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _of_dataset(source)
     return {INPUTS: as_array(source, INPUTS)}, None
 

@@ -66,6 +66,7 @@ class Pairs(torch.utils.data.Dataset[Any]):
 
 def test_torch_datasets_are_read() -> None:
     same(read_input(input_fn(Pairs())))
+    assert read_input(input_fn(torch.ones(3, 2), torch.tensor(LABEL))).columns["inputs"].shape == (3, 2)
     tensors = torch.utils.data.TensorDataset(torch.arange(6.0).view(3, 2), torch.tensor(LABEL))
     table = read_input(input_fn(tensors))
     np.testing.assert_array_equal(table.columns["inputs"], np.arange(6.0).reshape(3, 2))
