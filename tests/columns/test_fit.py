@@ -41,7 +41,7 @@ def only(declaration: Declaration, **raw: Any) -> Any:
     return column_of(spec)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(declarations(), training_tables(), tables())
 def test_features_are_what_their_declaration_says(
     columns: list[Declaration], training: dict[str, Array], raw: dict[str, Array]
