@@ -46,7 +46,7 @@ def dnn_small() -> DnnHParams:
 @register_hparams
 def dnn_iris() -> DnnHParams:
     """The tutorial's model: two layers of 10 by Adagrad at 0.1."""
-    return dnn_small().replace(hidden_units=(10, 10), learning_rate_constant=0.1, batch_size=32, train_steps=300)
+    return dnn_small().replace(hidden_units=(10, 10), learning_rate_constant=0.1, batch_size=32, train_steps=500)
 
 
 @register_hparams
