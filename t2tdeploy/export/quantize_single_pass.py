@@ -4,12 +4,14 @@ Activations have one fixed range each, measured on real examples, so that an ans
 onnxruntime's dynamic quantization it would. Products of layers over all positions of a text, and embeddings, are
 rewritten as those of a search are (quantize.py); convolutions and dense layers by onnxruntime's own static
 quantization, with 7 bits for weights, since CPUs without VNNI add products of bytes in 16 bits. The last layer stays as
-it is: it costs nothing, and its errors would be those of the answer.
+it is: it costs nothing, and its errors would be those of the answer. So do layers of few weights, as tables and the
+first convolution of an image have them: there is nothing to gain.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +25,7 @@ from t2tdeploy.export.quantize import quantized
 from t2tdeploy.export.ranges import Feeds, measure_feeds
 
 DENSE = ("Conv", "Gemm")
+FEW_WEIGHTS = 256  # a layer with fewer stays in float32
 
 
 def quantize_single_pass(model: ModelProto, feeds: Sequence[Feeds]) -> ModelProto:
@@ -33,9 +36,9 @@ def quantize_single_pass(model: ModelProto, feeds: Sequence[Feeds]) -> ModelProt
     """
     inputs = {product.node.input[0] for product in products(model.graph)}
     found = quantized(model, measure_feeds(model, inputs, feeds) if inputs else {}, float_encoder=False)
-    last = _last_layers(found)
-    if any(node.op_type in DENSE and node.name not in last for node in found.graph.node):
-        found = _by_onnxruntime(found, feeds, last)
+    kept = {*_last_layers(found), *_small_layers(found)}
+    if any(node.op_type in DENSE and node.name not in kept for node in found.graph.node):
+        found = _by_onnxruntime(found, feeds, sorted(kept))
     onnx.checker.check_model(found)
     return found
 
@@ -55,6 +58,13 @@ def _last_layers(model: ModelProto) -> list[str]:
         else:
             waiting += node.input
     return found
+
+
+def _small_layers(model: ModelProto) -> list[str]:
+    """Names of the dense layers and convolutions of `FEW_WEIGHTS`."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    dense = (node for node in model.graph.node if node.op_type in DENSE)
+    return [node.name for node in dense if sizes.get(node.input[1], FEW_WEIGHTS) < FEW_WEIGHTS]
 
 
 def _by_onnxruntime(model: ModelProto, feeds: Sequence[Feeds], excluded: Sequence[str]) -> ModelProto:

@@ -130,3 +130,19 @@ def test_raw_columns_stay_in_front(tmp_path: Path) -> None:
         for variant in ("cpu-float32", "cpu-int8")
     )
     assert np.abs(whole - small).max() < 0.1
+
+
+def test_layers_of_few_weights_stay_as_they_are(tmp_path: Path) -> None:
+    case = CASES["dnn_regressor"]
+    bundle = exported(case.make(), tmp_path / "float", examples_of(case.features, 2))
+    made = make_classifier_variants(
+        bundle,
+        ["cpu-int8"],
+        calibration=Labelled([examples_of(case.features, 1)], "some"),
+        dev=Labelled([examples_of(case.features, 2)], "others"),
+        gate=LENIENT,
+    )
+    written = write_variants(bundle, tmp_path / "both", made, default="cpu-int8")
+    operators = {node.op_type for node in onnx.load(written.path("cpu-int8")).graph.node}
+    assert "Gemm" in operators
+    assert "QuantizeLinear" not in operators

@@ -77,9 +77,9 @@ class SmallConvolution(Model):
     """What images need of a graph: bytes in, a convolution, batch normalization."""
 
     def __init__(self, hparams: BasicHParams, features: Mapping[str, FeatureSpec]) -> None:
-        super().__init__(hparams, features, body_size=4)
-        self.convolution = nn.Conv2d(3, 4, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(4)
+        super().__init__(hparams, features, body_size=16)
+        self.convolution = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(16)
 
     def body(self, features: dict[str, Tensor]) -> Tensor:
         x: Tensor = self.norm(self.convolution(features["inputs"])).relu().mean((2, 3))

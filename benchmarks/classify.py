@@ -1,0 +1,184 @@
+"""Models that classify, from nothing to a server's answers: accuracy and seconds of Iris, digits and SST-2.
+
+    python benchmarks/classify.py --sst2 FOLDER     # results/classify.json; FOLDER has train.tsv, dev.tsv and test.tsv
+    python benchmarks/classify.py --only iris,digits
+
+Each is trained by the commands of the documentation, scored on its test split, exported, made an 8-bit variant of, and
+served; then every test example is sent to the server, one to a request, by 64 callers. `served` is the accuracy of
+those answers. `served_over_bare`: their examples per second over those of the same session in a loop, in batches of 64.
+Iris is trained through the Estimator as well (docs/estimator.md). The last line is one JSON object of the accuracies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import publish
+from serving_process import ServerProcess, serve_command
+
+CALLERS = 64
+VARIANT = "cpu-int8"
+
+
+@dataclass(frozen=True)
+class Road:
+    """One problem and how it is trained.
+
+    Args:
+        seconds: that training may take.
+        goal: accuracy on test.
+    """
+
+    problem: str
+    model: str
+    hparams_set: str
+    goal: float
+    seconds: float
+    options: tuple[str, ...] = ()
+
+
+ROADS = {
+    "iris": Road("iris", "dnn_classifier", "dnn_iris", 0.96, 10),
+    "digits": Road("image_digits", "resnet", "resnet_digits", 0.985, 180),
+    "sst2": Road("sentiment_sst2", "bag_of_embeddings", "bag_of_embeddings_small", 0.82, 900),
+}
+
+
+def t2tdeploy(*arguments: str | Path) -> Any:
+    """Runs one command; returns the JSON object of its last line."""
+    words = [sys.executable, "-m", "t2tdeploy", *map(str, arguments), "--json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def travel(road: Road, folder: Path, sources: Sequence[str]) -> dict[str, Any]:
+    """Trains, evaluates, exports and serves one problem."""
+    data, run, bundle = folder / "data", folder / road.problem, folder / f"{road.problem}-bundle"
+    t2tdeploy("datagen", "--problem", road.problem, "--data-dir", data, *sources)
+    begun = time.perf_counter()
+    trained = t2tdeploy(
+        "train", "--problem", road.problem, "--model", road.model, "--hparams-set", road.hparams_set,
+        "--data-dir", data, "--output-dir", run, *road.options,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    report = t2tdeploy("evaluate", "--output-dir", run, "--split", "test")
+    t2tdeploy("export", "--output-dir", run, "--bundle", bundle)
+    t2tdeploy(
+        "optimize", "--bundle", bundle, "--output", bundle, "--overwrite", "--variant", VARIANT, "--default", VARIANT
+    )
+    examples, labels = test_examples(road.problem, data, bundle)
+    return {
+        "model": road.model,
+        "hparams_set": road.hparams_set,
+        "steps": trained["step"],
+        "training_seconds": round(seconds, 1),
+        "test_examples": len(labels),
+        "test_accuracy": report["accuracy"],
+        "goals_met": report["accuracy"] >= road.goal and seconds < road.seconds,
+        **serve(bundle, examples, labels),
+    }
+
+
+def test_examples(problem: str, data_dir: Path, bundle: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a client would send of every test example, and the names of their classes."""
+    from t2tdeploy.bundle import load_bundle
+    from t2tdeploy.problems.dataset import open_problem
+    from t2tdeploy.problems.tabular import TabularProblem
+    from t2tdeploy.progress import SilentReporter
+
+    data = open_problem(problem, data_dir)
+    split, classes = data.split("test"), data.features["targets"].classes
+    names = load_bundle(bundle).manifest.features
+    if isinstance(data.problem, TabularProblem):  # clients send the columns as they are in the table
+        table = data.problem.rows("test", data_dir, SilentReporter()).columns
+        columns = {name: np.asarray(table[name]).tolist() for name in names}
+    else:
+        columns = {name: split.samples(name) for name in names}
+    examples = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    targets = split.batch(np.arange(len(split)))["targets"]
+    return examples, [classes[label] for label in targets.tolist()]
+
+
+def serve(bundle: Path, examples: Sequence[Any], labels: Sequence[str]) -> dict[str, Any]:
+    """Accuracy of a server's answers, and how fast they come beside the bare session."""
+    from t2tdeploy.serving.classification_client import ClassificationClient
+
+    enough = [examples[place % len(examples)] for place in range(max(len(examples), 20 * CALLERS))]
+    with (
+        ServerProcess(serve_command(bundle, max_batch_size=CALLERS)) as server,
+        ClassificationClient(server.address) as client,
+        ThreadPoolExecutor(CALLERS) as callers,
+    ):
+        list(callers.map(lambda one: client.classify([one]), enough[: 2 * CALLERS]))  # warm
+        begun = time.perf_counter()
+        answers = list(callers.map(lambda one: client.classify([one])[0].labels[0].name, enough))
+        served = len(enough) / (time.perf_counter() - begun)
+    right = sum(answer == label for answer, label in zip(answers, labels, strict=False))
+    bare = bare_speed(bundle, enough)
+    return {
+        "served": right / len(labels),
+        "served_variant": VARIANT,
+        "served_examples_per_second": round(served, 1),
+        "bare_examples_per_second": round(bare, 1),
+        "served_over_bare": round(served / bare, 3),
+    }
+
+
+def bare_speed(bundle: Path, examples: Sequence[Any]) -> float:
+    """Examples per second of the session in a loop."""
+    import t2tdeploy as package
+
+    classifier = package.load(bundle)
+    begun = time.perf_counter()
+    for start in range(0, len(examples), CALLERS):
+        classifier.classify(examples[start : start + CALLERS])
+    return len(examples) / (time.perf_counter() - begun)
+
+
+def iris_by_estimator(folder: Path) -> dict[str, Any]:
+    """The tutorial: a network of two layers on the four columns, the rows of the problem's own splits."""
+    from sklearn.datasets import load_iris
+    from sklearn.model_selection import train_test_split
+
+    import t2tdeploy as package
+
+    table = load_iris(as_frame=True)
+    rows = train_test_split(table.data, table.target, test_size=0.2, stratify=table.target, random_state=0)
+    begun = time.perf_counter()
+    estimator = package.Estimator("dnn_classifier", folder / "estimator", hparams="dnn_iris")
+    estimator.train(package.input_fn(rows[0], rows[2]))
+    seconds = time.perf_counter() - begun
+    accuracy = estimator.evaluate(package.input_fn(rows[1], rows[3]))["accuracy"]
+    return {"test_accuracy": accuracy, "training_seconds": round(seconds, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(ROADS), help=f"of: {','.join(ROADS)}")
+    parser.add_argument("--sst2", type=Path, help="folder with SST-2's files [download them]")
+    arguments = parser.parse_args()
+    sources = {"sst2": ["--source-dir", str(arguments.sst2)] if arguments.sst2 else []}
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.only.split(","):
+            result[name] = travel(ROADS[name], Path(folder), sources.get(name, []))
+        if "iris" in result:
+            result["iris"]["estimator"] = iris_by_estimator(Path(folder))
+    last = {name: one["test_accuracy"] for name, one in result.items()}
+    served = {name: one["served"] for name, one in result.items()}
+    publish("classify", result, packages=("torch", "onnxruntime", "scikit-learn"), last_line={**last, "served": served})
+
+
+if __name__ == "__main__":
+    main()
