@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-serve bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-stop-rules: $(INSTALLED) ## what early stopping saves and costs (ARGS="--b
 
 bench-serve: $(INSTALLED) ## the server beside others, and all its gates: 25 minutes (ARGS=--quick: 3 minutes)
 	@$(PY) benchmarks/serving.py $(ARGS)
+
+bench-classify: $(INSTALLED) ## Iris, digits and SST-2 from nothing to a server's answers (ARGS="--sst2 FOLDER"): 4 minutes
+	@$(PY) benchmarks/classify.py $(ARGS)
 
 bench-gpu: $(INSTALLED) ## what wants a CUDA GPU: tests, engines, Multi30k (see benchmarks/gpu/README.md)
 	@$(PY) benchmarks/gpu/run.py $(ARGS)
