@@ -163,7 +163,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         for number, line in enumerate(content.splitlines(), 1):
             try:
                 rows += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(f"{path}, line {number}: not JSON ({error})", path=path, line=number) from None
     except RecursionError:
         raise InputError(f"{path}: nested too deeply", path=path) from None

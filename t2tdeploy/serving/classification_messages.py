@@ -23,6 +23,8 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ClassificationService"].full_name
 ONLY_FEATURE = ""
 """Name of a feature in an example of a model that has one."""
 
+LARGEST_EXACT = 2**53  # of whole numbers, what a double holds
+
 Array = npt.NDArray[Any]
 
 
@@ -176,7 +178,10 @@ def _read_tensor(message: pb.Tensor, field: str) -> Array:
         found = np.array(message.numbers, dtype=np.float32)
     if any(size < 0 for size in shape) or math.prod(shape) != found.size:
         raise RequestError(field, f"{found.size} elements, but the shape is {list(shape)}")
-    return found.reshape(shape)
+    try:
+        return found.reshape(shape)
+    except ValueError as error:  # more axes, or larger ones, than numpy has
+        raise RequestError(field, str(error)) from None
 
 
 def _write_example(example: RawExample, place: str) -> pb.Example:
@@ -199,6 +204,10 @@ def _write_value(value: Any, field: str) -> pb.Value:
         return pb.Value(text=value)
     if isinstance(value, bytes):
         return pb.Value(image=value)
+    if isinstance(value, bool):
+        return pb.Value(truth=value)
+    if isinstance(value, int) and abs(value) > LARGEST_EXACT:
+        return pb.Value(text=str(value))
     if isinstance(value, int | float):
         return pb.Value(number=value)
     if isinstance(value, list | tuple):

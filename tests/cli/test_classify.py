@@ -43,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bad.jsonl").write_text('{"width": 5, "colour": "red"}\n{"width": "x", "colour": "red"}\n')
     (folder / "no.jsonl").write_text('{"width": 5}\n{"width"\n')
     (folder / "list.json").write_text("[[1, 2]]")
+    (folder / "deep.jsonl").write_text('{"width": 5}\n{"width": ' + "[" * 100_000 + "\n")
     (folder / "empty.json").write_text("[]")
     pixels = np.zeros((9, 9, 3), np.uint8)
     pixels[:, :, 1] = 255
@@ -124,6 +125,7 @@ def test_json_for_programs(folder: Path, tmp_path: Path) -> None:
         ("texts", ["--input", "{}/text.txt"], "no file .*text.txt"),
         ("table", ["--json", "{}/bad.jsonl"], "bad.jsonl, row 2: width: 'x' is not a number"),
         ("table", ["--json", "{}/no.jsonl"], "no.jsonl, line 2: not JSON"),
+        ("table", ["--json", "{}/deep.jsonl"], "deep.jsonl, line 2: not JSON"),
         ("table", ["--json", "{}/list.json"], "list.json, row 1: a list, where an object"),
         ("table", ["--json", "{}/empty.json"], "empty.json holds no example"),
         ("image", ["--image", "{}/green.png", "--image", "{}/broken.png"], "broken.png: not an image"),

@@ -54,6 +54,7 @@ function exampleOf(line, index) {
   const features = {};
   for (const [name, value] of Object.entries(row)) {
     if (typeof value === "number") features[name] = { number: value };
+    else if (typeof value === "boolean") features[name] = { truth: value };
     else if (typeof value === "string") features[name] = { text: value };
     else if (value !== null) throw new RangeError(`sources[${index}]: ${name} is neither number nor text`);
   }

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from t2tdeploy.serving.v1 import translation_pb2 as t2tdeploy_dot_serving_dot_v1_dot_translation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)t2tdeploy/serving/v1/classification.proto\x12\x14t2tdeploy.serving.v1\x1a&t2tdeploy/serving/v1/translation.proto\"\xd1\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12/\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1d.t2tdeploy.serving.v1.Example\x12\x36\n\x07options\x18\x06 \x01(\x0b\x32%.t2tdeploy.serving.v1.ClassifyOptions\x12\x10\n\x08priority\x18\x07 \x01(\x05\"\x96\x01\n\x07\x45xample\x12=\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32+.t2tdeploy.serving.v1.Example.FeaturesEntry\x1aL\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.t2tdeploy.serving.v1.Value:\x02\x38\x01\"\xa0\x01\n\x05Value\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\x05texts\x18\x02 \x01(\x0b\x32\x1b.t2tdeploy.serving.v1.TextsH\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12.\n\x06tensor\x18\x05 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.TensorH\x00\x42\x06\n\x04kind\"\x16\n\x05Texts\x12\r\n\x05texts\x18\x01 \x03(\t\"E\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0f\n\x07numbers\x18\x02 \x03(\x02\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\x0b\n\x03ids\x18\x04 \x03(\x03\"S\n\x0f\x43lassifyOptions\x12\x12\n\x05top_k\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08truncate\x18\x02 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06_top_kB\x0b\n\t_truncate\"\xbb\x01\n\x10\x43lassifyResponse\x12=\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32$.t2tdeploy.serving.v1.Classification\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\x06timing\x18\x04 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Timing\x12\x14\n\x0cmodel_number\x18\x05 \x01(\x03\"`\n\x0e\x43lassification\x12+\n\x06labels\x18\x01 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Label\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"K\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\r\n\x05logit\x18\x04 \x01(\x02\x32r\n\x15\x43lassificationService\x12Y\n\x08\x43lassify\x12%.t2tdeploy.serving.v1.ClassifyRequest\x1a&.t2tdeploy.serving.v1.ClassifyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)t2tdeploy/serving/v1/classification.proto\x12\x14t2tdeploy.serving.v1\x1a&t2tdeploy/serving/v1/translation.proto\"\xd1\x01\n\x0f\x43lassifyRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0e\n\x06images\x18\x04 \x03(\x0c\x12/\n\x08\x65xamples\x18\x05 \x03(\x0b\x32\x1d.t2tdeploy.serving.v1.Example\x12\x36\n\x07options\x18\x06 \x01(\x0b\x32%.t2tdeploy.serving.v1.ClassifyOptions\x12\x10\n\x08priority\x18\x07 \x01(\x05\"\x96\x01\n\x07\x45xample\x12=\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32+.t2tdeploy.serving.v1.Example.FeaturesEntry\x1aL\n\rFeaturesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.t2tdeploy.serving.v1.Value:\x02\x38\x01\"\xb1\x01\n\x05Value\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12,\n\x05texts\x18\x02 \x01(\x0b\x32\x1b.t2tdeploy.serving.v1.TextsH\x00\x12\x10\n\x06number\x18\x03 \x01(\x01H\x00\x12\x0f\n\x05image\x18\x04 \x01(\x0cH\x00\x12.\n\x06tensor\x18\x05 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.TensorH\x00\x12\x0f\n\x05truth\x18\x06 \x01(\x08H\x00\x42\x06\n\x04kind\"\x16\n\x05Texts\x12\r\n\x05texts\x18\x01 \x03(\t\"E\n\x06Tensor\x12\r\n\x05shape\x18\x01 \x03(\x03\x12\x0f\n\x07numbers\x18\x02 \x03(\x02\x12\x0e\n\x06pixels\x18\x03 \x01(\x0c\x12\x0b\n\x03ids\x18\x04 \x03(\x03\"S\n\x0f\x43lassifyOptions\x12\x12\n\x05top_k\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08truncate\x18\x02 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06_top_kB\x0b\n\t_truncate\"\xbb\x01\n\x10\x43lassifyResponse\x12=\n\x0f\x63lassifications\x18\x01 \x03(\x0b\x32$.t2tdeploy.serving.v1.Classification\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12,\n\x06timing\x18\x04 \x01(\x0b\x32\x1c.t2tdeploy.serving.v1.Timing\x12\x14\n\x0cmodel_number\x18\x05 \x01(\x03\"`\n\x0e\x43lassification\x12+\n\x06labels\x18\x01 \x03(\x0b\x32\x1b.t2tdeploy.serving.v1.Label\x12\x0e\n\x06values\x18\x02 \x03(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"K\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x63lass_id\x18\x02 \x01(\x05\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\x12\r\n\x05logit\x18\x04 \x01(\x02\x32r\n\x15\x43lassificationService\x12Y\n\x08\x43lassify\x12%.t2tdeploy.serving.v1.ClassifyRequest\x1a&.t2tdeploy.serving.v1.ClassifyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,19 +41,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXAMPLE_FEATURESENTRY']._serialized_start=394
   _globals['_EXAMPLE_FEATURESENTRY']._serialized_end=470
   _globals['_VALUE']._serialized_start=473
-  _globals['_VALUE']._serialized_end=633
-  _globals['_TEXTS']._serialized_start=635
-  _globals['_TEXTS']._serialized_end=657
-  _globals['_TENSOR']._serialized_start=659
-  _globals['_TENSOR']._serialized_end=728
-  _globals['_CLASSIFYOPTIONS']._serialized_start=730
-  _globals['_CLASSIFYOPTIONS']._serialized_end=813
-  _globals['_CLASSIFYRESPONSE']._serialized_start=816
-  _globals['_CLASSIFYRESPONSE']._serialized_end=1003
-  _globals['_CLASSIFICATION']._serialized_start=1005
-  _globals['_CLASSIFICATION']._serialized_end=1101
-  _globals['_LABEL']._serialized_start=1103
-  _globals['_LABEL']._serialized_end=1178
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=1180
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1294
+  _globals['_VALUE']._serialized_end=650
+  _globals['_TEXTS']._serialized_start=652
+  _globals['_TEXTS']._serialized_end=674
+  _globals['_TENSOR']._serialized_start=676
+  _globals['_TENSOR']._serialized_end=745
+  _globals['_CLASSIFYOPTIONS']._serialized_start=747
+  _globals['_CLASSIFYOPTIONS']._serialized_end=830
+  _globals['_CLASSIFYRESPONSE']._serialized_start=833
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1020
+  _globals['_CLASSIFICATION']._serialized_start=1022
+  _globals['_CLASSIFICATION']._serialized_end=1118
+  _globals['_LABEL']._serialized_start=1120
+  _globals['_LABEL']._serialized_end=1195
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=1197
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1311
 # @@protoc_insertion_point(module_scope)

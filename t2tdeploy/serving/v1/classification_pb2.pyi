@@ -127,12 +127,15 @@ class Value(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
+    TRUTH_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """A text; a category by its name."""
     number: _builtins.float
-    """A number; a category whose name is a number, or by its id."""
+    """A number; a category whose name is a number, or by its id. Send whole numbers of more than 15 digits as text."""
     image: _builtins.bytes
     """The content of an image file."""
+    truth: _builtins.bool
+    """A truth value: 1 or 0 to a column of numbers, "true" or "false" to one of texts."""
     @_builtins.property
     def texts(self) -> Global___Texts:
         """Texts that belong together, such as a pair of sentences (Feature.parts)."""
@@ -147,12 +150,13 @@ class Value(_message.Message):
         number: _builtins.float = ...,
         image: _builtins.bytes = ...,
         tensor: Global___Tensor | None = ...,
+        truth: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "number", b"number", "tensor", b"tensor", "text", b"text", "texts", b"texts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "number", b"number", "tensor", b"tensor", "text", b"text", "texts", b"texts", "truth", b"truth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "number", b"number", "tensor", b"tensor", "text", b"text", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "kind", b"kind", "number", b"number", "tensor", b"tensor", "text", b"text", "texts", b"texts", "truth", b"truth"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "texts", "number", "image", "tensor"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text", "texts", "number", "image", "tensor", "truth"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
