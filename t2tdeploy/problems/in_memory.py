@@ -230,7 +230,10 @@ def _fit_labels(table: Table, kind: LabelKind, classes: Sequence[str] | int | No
         column = numeric(TARGETS, shape=values.shape[1:])
         numbers = raw_array(RawColumn(TARGETS, "number", values.shape[1:]), values, _fail("labels"))
         return replace(column.fit({TARGETS: numbers}).feature(TARGETS), name=TARGETS)
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else tuple(classes or ())
+    given = range(classes) if isinstance(classes, int) else () if classes is None else classes
+    names = tuple(map(str, given))
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"classes: '{twice}' is there twice")
     if kind == "multi_label":
         if values.ndim != 2:
             raise InputError(f"labels of shape {list(values.shape)}, where a 0 or 1 per example and class is expected")

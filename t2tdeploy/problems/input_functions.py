@@ -62,13 +62,14 @@ def input_fn(source: Any, labels: Any = None, *, target: str | None = None) -> I
         columns, own = _columns_of_source(_parquet(source) if _is_files(source) else source)
         found = own if labels is None else as_array(labels, "labels")
         if target is not None:
-            if target not in columns:
-                close = nearest(target, columns)
+            wanted = str(target)  # names of columns are texts here, and may have been numbers
+            if wanted not in columns:
+                close = nearest(wanted, columns)
                 raise InputError(
-                    f"there is no column '{target}'; valid columns: {', '.join(columns) or 'none'}",
+                    f"there is no column '{wanted}'; valid columns: {', '.join(columns) or 'none'}",
                     help=f"did you mean '{close}'?" if close else None,
                 )
-            found = columns.pop(target)
+            found = columns.pop(wanted)
         return columns, found
 
     return read
@@ -102,6 +103,8 @@ def as_array(values: Any, name: str) -> Array:
     Raises:
         InputError: its values are of different shapes, or there is only one value.
     """
+    if _is_frame(values):
+        values = values.iloc[:, 0] if len(values.columns) == 1 else values.to_numpy()
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     elif not isinstance(values, np.ndarray):
@@ -196,7 +199,10 @@ def _columns_of_source(source: Any) -> tuple[dict[str, Array], Array | None]:
         return {name: as_array(source[name], name) for name in source.column_names}, None
     if hasattr(source, "get_columns"):  # Polars
         return {series.name: as_array(series, series.name) for series in source.get_columns()}, None
-    if hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
+    if _is_frame(source):
+        names = [str(name) for name in source.columns]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"two columns are called '{twice}'", help="give each a name of its own")
         return {str(name): as_array(source[name], str(name)) for name in source.columns}, None
     is_column = _is_list(source) or hasattr(source, "detach") or hasattr(source, "to_numpy")
     if not is_column and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
@@ -214,6 +220,11 @@ def _of_dataset(dataset: Any) -> tuple[dict[str, Array], Array | None]:
     if rows and isinstance(rows[0], Mapping):
         return {str(name): as_array([_value(row[name]) for row in rows], str(name)) for name in rows[0]}, labels
     return {INPUTS: as_array([_value(row) for row in rows], INPUTS)}, labels
+
+
+def _is_frame(source: Any) -> bool:
+    """Of pandas."""
+    return hasattr(source, "iloc") and hasattr(source, "columns")
 
 
 def _is_files(source: Any) -> bool:

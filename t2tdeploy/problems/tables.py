@@ -93,7 +93,8 @@ def _faults(path: Path) -> Iterator[None]:
 def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) -> tuple[pyarrow.Table, Array]:
     """All columns as text, and the number of every row that is kept."""
     skipped: list[int] = []
-    first = 2 if header else 1
+    blank = _blank_lines_before(path)
+    first = blank + (2 if header else 1)
 
     def leave_out(row: Any) -> str:
         skipped.append(row.number - first + 1)
@@ -110,8 +111,8 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
             pyarrow.csv.ReadOptions(
                 use_threads=False,  # a row's number is only known to one thread
                 column_names=[str(place) for place in range(len(names))],  # a name may stand there twice
-                skip_rows_after_names=0,
-                skip_rows=1 if header else 0,
+                skip_rows=blank,
+                skip_rows_after_names=1 if header else 0,  # a row, which may be several lines
             ),
             parsing,
             pyarrow.csv.ConvertOptions(
@@ -136,6 +137,14 @@ def _require_closed_quotes(path: Path, table: pyarrow.Table, numbers: Array) -> 
             path=path,
             help='a value with a quote in it is written "with two "" quotes"',
         )
+
+
+def _blank_lines_before(path: Path) -> int:
+    with _decompressed(path) as source:
+        content = bytearray()
+        while not content.strip() and (block := source.read(1 << 16)):
+            content += block
+    return content[: len(content) - len(content.lstrip(b"\r\n"))].count(b"\n")
 
 
 def _names(path: Path, separator: str, header: bool) -> list[str]:

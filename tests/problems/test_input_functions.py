@@ -113,3 +113,17 @@ def test_batches_must_be_alike() -> None:
         read_input(lambda: iter([({"a": [1]}, [0]), ({"b": [1]}, [0])]))
     with pytest.raises(InputError, match="not all of one shape"):
         read_input(lambda: iter([(np.zeros((1, 2)), [0]), (np.zeros((1, 3)), [0])]))
+
+
+def test_frames_of_pandas_as_labels_and_with_numbers_for_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([[1.5, 0], [2.5, 1]])
+    table = read_input(input_fn(frame, target=1))
+    assert list(table.columns) == ["0"]
+    assert table.labels is not None
+    assert table.labels.tolist() == [0, 1]
+    labels = read_input(input_fn(frame[[0]], frame[[1]])).labels
+    assert labels is not None
+    assert labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="two columns are called 'a'"):
+        read_input(input_fn(pandas.DataFrame([[1, 2]], columns=["a", "a"])))

@@ -42,11 +42,21 @@ def test_values_stay_as_they_are_written(tmp_path: Path) -> None:
         ("a.csv", b"a;b\n1;2\n", {"separator": ";"}),
         ("a.csv", b"\xef\xbb\xbfa,b\r\n1,2\r\n", {}),
         ("a.csv.gz", gzip.compress(b"a,b\n1,2\n"), {}),
+        ("a.csv", b"\n\r\na,b\n1,2\n", {}),
     ],
 )
 def test_ways_to_write_a_table(tmp_path: Path, name: str, content: bytes, options: dict[str, Any]) -> None:
     rows, _ = read(tmp_path, content, name, **options)
     assert values(rows) == {"a": ["1"], "b": ["2"]}
+
+
+def test_a_name_may_be_several_lines(tmp_path: Path) -> None:
+    assert values(read(tmp_path, b'"a\nx",b\n1,2\n')[0]) == {"a\nx": ["1"], "b": ["2"]}
+
+
+def test_blank_lines_before_the_names_are_no_rows(tmp_path: Path) -> None:
+    _, bad_lines = read(tmp_path, b"\na,b\n1,2\n3\n")
+    assert bad_lines.to_json()[0]["first_lines"] == [2]
 
 
 def test_columns_without_names_have_numbers(tmp_path: Path) -> None:
