@@ -24,7 +24,7 @@ from t2tdeploy.errors import OperationalError, T2TDeployError, UserError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, package_name="t2tdeploy")
 def commands() -> None:
-    """Train sequence models, export them to one ONNX graph with beam search inside, serve them over gRPC.
+    """Train sequence models and classifiers, export them to one ONNX graph (beam search inside), serve it over gRPC.
 
     \b
     The road, on the embedded data:

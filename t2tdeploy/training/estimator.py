@@ -5,7 +5,8 @@ a data directory. Where we differ from tf.estimator:
 
 - An input function gives examples, not the order of training: that is shuffled and cut into batches of
   `hparams.batch_size` here, from (seed, epoch), so that a run which goes on from a checkpoint computes what it would
-  have computed. Do not shuffle, batch or repeat. It is read into memory, once per call.
+  have computed (of learning rates that end with the last step, if `max_steps` is the same). Do not shuffle, batch or
+  repeat. It is read into memory, once per call.
 - Columns and classes are fitted on the first call of `train` and kept with the run; the exported graph computes them.
 - Optimizer, learning rate and batch size are hyperparameters, not code of the model.
 - `export_bundle` takes the place of `export_saved_model`, and needs no serving input function.
@@ -237,7 +238,12 @@ class Estimator:
         run = self._open()
         calibration = []
         if calibrate is not None:
-            calibration.append(self._dataset(read_input(calibrate), run.features).arrays)
+            arrays, size = self._dataset(read_input(calibrate), run.features).arrays, run.hparams.batch_size
+            count = len(next(iter(arrays.values())))
+            calibration = [
+                {name: values[start : start + size] for name, values in arrays.items()}
+                for start in range(0, count, size)
+            ]
         return export_classifier(
             run.model(checkpoint),
             Path(directory),

@@ -299,6 +299,8 @@ def test_what_is_wrong_with_the_call_is_named(tmp_path: Path) -> None:
         make(tmp_path).evaluate(input_fn)
     with pytest.raises(UserError, match="both given"):
         make(tmp_path).train(input_fn, steps=1, max_steps=2)
+    with pytest.raises(InputError, match="classes: 'a' is there twice"):
+        make(tmp_path, classes=["a", "b", "a"]).train(input_fn, steps=1)
     with pytest.raises(UserError, match="steps = 0"):
         make(tmp_path).train(input_fn, steps=0)
 
@@ -338,3 +340,8 @@ def test_progress_goes_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 def test_columns_choose_among_those_given(tmp_path: Path) -> None:
     estimator = make(tmp_path, columns=[vocabulary("colour")]).train(input_fn, steps=2)
     assert len(list(estimator.predict(held_out))) == 40
+
+
+def test_classes_may_be_an_array_of_names(tmp_path: Path) -> None:
+    estimator = make(tmp_path, classes=np.array(["0", "1", "2"])).train(input_fn, steps=1)
+    assert {str(np.ravel(one["classes"])[0]) for one in estimator.predict(held_out)} <= {"0", "1", "2"}
