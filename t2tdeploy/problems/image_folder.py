@@ -97,6 +97,8 @@ class ImageFolder(ImageToClass):
         files: dict[str, list[tuple[str, int]]] = {split: [] for split in self.splits}
         for split, folder in splits.items() or {"train": root}.items():
             _check_classes(folder, classes)
+            if loose := _loose_images(folder):
+                reporter.message(f"{self.name}: {loose} images in {folder} lie in no class's folder and are left out")
             for class_id, name in enumerate(classes):
                 self._divide(split, _files_of(folder, name, root), class_id, splits, files)
         for found in files.values():
@@ -189,6 +191,22 @@ def _check_classes(folder: Path, classes: tuple[str, ...]) -> None:
             raise InputError(
                 f"{entry} is a class that train does not have; its classes are {_shown(classes)}", path=entry
             )
+
+
+def _loose_images(folder: Path) -> int:
+    """How many images lie beside the folders of the classes.
+
+    Raises:
+        InputError: there are no such folders.
+    """
+    count = sum(entry.is_file() and entry.suffix.lower() in _SUFFIXES for entry in folder.iterdir())
+    if count and not _folders(folder):
+        raise InputError(
+            f"{folder} has {count} images and no folder of a class, so nothing tells what they show",
+            path=folder,
+            help="sort them into a folder per class, or move them out: t2tdeploy classify --image asks about them",
+        )
+    return count
 
 
 def _files_of(folder: Path, name: str, root: Path) -> list[str]:

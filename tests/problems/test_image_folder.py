@@ -141,6 +141,21 @@ def test_files_that_are_no_images_are_named_and_counted(pets: Path) -> None:
     assert not any("hidden" in message for message in reporter.all)
 
 
+def test_images_outside_of_the_folders_of_classes_are_told_of(pets: Path) -> None:
+    picture(pets / "pets" / "loose.png", 3)
+    (pets / "pets" / "README.md").write_text("Pets.")
+    reporter = Messages()
+    read(make(), pets, reporter)
+    assert any("1 images in" in text and "no class's folder" in text for text in reporter.all)
+
+
+def test_a_split_without_folders_of_classes_is_refused(tmp_path: Path) -> None:
+    for name in ("train/cat", "train/dog", "test"):
+        picture(tmp_path / "pets" / name / "a.png", 3)
+    with pytest.raises(InputError, match=r"test has 1 images and no folder of a class"):
+        read(make(), tmp_path)
+
+
 def test_many_broken_files_do_not_fill_the_screen(pets: Path) -> None:
     for number in range(50):
         (pets / "pets" / "cat" / f"broken{number}.png").write_bytes(b"")
