@@ -23,12 +23,11 @@ from t2tdeploy.problems.batching import Batch, Indices, Lengths
 from t2tdeploy.problems.codecs import shown_classes
 from t2tdeploy.problems.dataset import Dataset, ProblemData, ProblemRecord, SplitRecord
 from t2tdeploy.problems.input_functions import Table
-from t2tdeploy.problems.problem import DataOptions, Problem, Sample, TaskName
+from t2tdeploy.problems.problem import ESTIMATOR, DataOptions, Problem, Sample, TaskName
 from t2tdeploy.progress import Reporter
 from t2tdeploy.tokenizer import Tokenizer
 
 TARGETS = "targets"
-NAME = "estimator"
 """What records call the problem of examples in memory."""
 
 LabelKind = Literal["auto", "classify", "multi_label", "regress"]
@@ -55,7 +54,7 @@ class InMemoryDataset(Dataset):
 
 
 class _Classes(Problem):
-    name = NAME
+    name = ESTIMATOR
     task: ClassVar[TaskName] = "classify"
 
     def features(self, tokenizers: Mapping[str, Tokenizer]) -> dict[str, FeatureSpec]:
@@ -66,7 +65,7 @@ class _Classes(Problem):
 
 
 class _Numbers(_Classes):
-    name = NAME
+    name = ESTIMATOR
     task: ClassVar[TaskName] = "regress"
 
 
@@ -84,7 +83,7 @@ class InMemoryData(ProblemData):
         declared = {name: json.loads(json.dumps(asdict(spec))) for name, spec in features.items()}
         digest = hashlib.sha256(json.dumps([declared, identity], sort_keys=True).encode()).hexdigest()
         record = ProblemRecord(
-            problem=NAME,
+            problem=ESTIMATOR,
             options={},
             features=declared,
             vocabularies={},

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from t2tdeploy import registry
-from t2tdeploy.errors import UnknownNameError
+from t2tdeploy.errors import UnknownNameError, UserError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.batching import Batch
 from t2tdeploy.problems.text import BadLines
@@ -33,6 +33,7 @@ from t2tdeploy.settings import Settings
 from t2tdeploy.tokenizer import Normalization, Tokenizer, VocabularyKind
 
 REVERSED_SUFFIX = "_rev"
+ESTIMATOR = "estimator"  # what runs of an Estimator have for a problem
 
 TaskName = Literal["translate", "classify", "regress"]
 Sample = dict[str, Any]  # feature -> its value, see `codecs`
@@ -198,7 +199,13 @@ def get_problem(name: str) -> type[Problem]:
 
     Raises:
         UnknownNameError: there is none; the error carries all names and the nearest.
+        UserError: it is the input functions of an Estimator.
     """
+    if name == ESTIMATOR and name not in registry.problems:
+        raise UserError(
+            "the examples of an Estimator come from the input functions of its program, not from a data directory",
+            help="ask the Estimator there: evaluate, predict, export_bundle; its bundle serves as any other",
+        )
     if name in registry.problems or not name.endswith(REVERSED_SUFFIX):
         found: type[Problem] = registry.problems.get(name)
         return found

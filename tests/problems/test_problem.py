@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from t2tdeploy.errors import SettingsError, UnknownNameError
+from t2tdeploy.errors import SettingsError, UnknownNameError, UserError
 from t2tdeploy.problems.problem import ProblemOptions, get_problem
 from t2tdeploy.progress import SilentReporter
 from t2tdeploy.tokenizer import ByteTokenizer
@@ -24,6 +24,11 @@ def test_rev_swaps_the_sides_and_keeps_everything_else(make_problem):
     assert [(p["inputs"], p["targets"]) for p in pairs] == [(p["targets"], p["inputs"]) for p in swapped]
     assert isinstance(backward, type(forward))
     assert get_problem("toy_pairs_rev") is get_problem("toy_pairs_rev")
+
+
+def test_the_examples_of_an_estimator_are_in_its_program():
+    with pytest.raises(UserError, match="input functions of its program"):
+        get_problem("estimator")
 
 
 @pytest.mark.parametrize(
