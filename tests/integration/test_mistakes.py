@@ -70,7 +70,8 @@ def test_unknown_names_show_the_choices_and_the_nearest(road: Road, fails: Fails
     fails(
         2,
         train(road, "--hparams-set", "transformer_tinny"),
-        "unknown hparams set 'transformer_tinny'; valid choices: transformer_base, ",
+        "unknown hparams set 'transformer_tinny'; valid choices: ",
+        ", transformer_base, ",
         "help: did you mean 'transformer_tiny'?",
     )
     assert not (road.folder / "never").exists()
@@ -105,7 +106,7 @@ def test_every_fault_of_the_hparams_is_told_at_once(road: Road, fails: Fails):
 
 def test_hparams_that_do_not_fit_together_or_cannot_be_read(road: Road, fails: Fails):
     stderr = fails(2, train(road, "--hparams", "hidden_size=30,num_heads=4"), "does not divide hidden_size = 30")
-    assert len(stderr.splitlines()) == 2
+    assert len(stderr[stderr.index("error:") :].splitlines()) == 2
     fails(2, train(road, "--hparams", "dropout 0.3"), "'dropout 0.3'", "help: write overrides as a=1,b=[2,3]")
     fails(2, train(road, "--hparams", "learning_rate_schedule=constant*warmup"), "(did you mean 'linear_warmup'?)")
     assert not (road.folder / "never").exists()  # else the corrected command would meet other settings there
@@ -113,7 +114,7 @@ def test_hparams_that_do_not_fit_together_or_cannot_be_read(road: Road, fails: F
 
 def test_an_hparams_set_of_another_model(road: Road, fails: Fails, tmp_path: Path):
     (tmp_path / "custom_model.py").write_text(USR)
-    words = train(road, "--usr-dir", tmp_path, "--model", "tiny_custom")
+    words = train(road, "--usr-dir", tmp_path, "--model", "tiny_custom", "--hparams-set", "transformer_tiny")
     fails(
         2, words, "hparams set 'transformer_tiny' is not made for model 'tiny_custom'", "valid choices: tiny_custom_set"
     )
@@ -274,7 +275,7 @@ def test_pairs_that_are_not_named_or_not_there(fails: Fails, tmp_path: Path):
     )
     fails(2, datagen_pairs(tmp_path, "train=a.en"), "known suffixes: .tsv", "help: say format=")
     fails(2, datagen_pairs(tmp_path, "tain=a.tsv"), "(did you mean 'train'?)")
-    fails(2, datagen_pairs(tmp_path, "format=tvs"), "'tsv', 'jsonl' or 'parquet' (did you mean 'tsv'?)")
+    fails(2, datagen_pairs(tmp_path, "format=tvs"), "'tsv', 'csv', 'jsonl' or 'parquet' (did you mean 'tsv'?)")
 
 
 def test_files_of_unequal_length_give_both_numbers(fails: Fails, tmp_path: Path):

@@ -118,7 +118,7 @@ def test_evaluate_refuses_data_of_another_vocabulary(road: Road, tmp_path: Path,
     fails(
         2,
         words,
-        "vocabulary of 'inputs'",
+        "'inputs' in the data directory is not what",
         f"help: give the data of this run with --data-dir; it was trained from {road.data}",
     )
     moved = Path(shutil.copytree(road.data, tmp_path / "moved"))

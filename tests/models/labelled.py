@@ -21,7 +21,14 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.models.resnet import Resnet
 from t2tdeploy.models.revnet import Revnet
 from t2tdeploy.models.shake_shake import ShakeShake
-from t2tdeploy.models.tabular import Baseline, DnnRegressor, WideAndDeep
+from t2tdeploy.models.tabular import (
+    Baseline,
+    DnnClassifier,
+    DnnRegressor,
+    LinearClassifier,
+    LinearRegressor,
+    WideAndDeep,
+)
 from t2tdeploy.models.tabular_hparams import DnnHParams, LinearHParams
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
 from t2tdeploy.models.transformer_hparams import transformer_encoder_tiny
@@ -118,6 +125,9 @@ CASES: dict[str, Case] = {
         {"inputs": TEXT, "targets": LABELS},
     ),
     "basic_fc": Case(BasicFc, BasicHParams.create({"hidden_size": 8}), {**COLUMNS, "text": NOTE, "targets": NUMBERS}),
+    "dnn_classifier": Case(DnnClassifier, DnnHParams.create({"hidden_units": (8,)}), {**TABLE, "targets": LABEL}),
+    "linear_classifier": Case(LinearClassifier, LinearHParams.create({}), {**TABLE, "targets": LABELS}),
+    "linear_regressor": Case(LinearRegressor, LinearHParams.create({}), {**TABLE, "targets": PRICE}),
     "dnn_regressor": Case(DnnRegressor, DnnHParams.create({"hidden_units": (8,)}), {**TABLE, "targets": PRICE}),
     "wide_and_deep": Case(WideAndDeep, DnnHParams.create({"hidden_units": (8, 4)}), {**TABLE, "targets": LABEL}),
     "baseline": Case(Baseline, LinearHParams.create({}), {**TABLE, "targets": LABEL}),

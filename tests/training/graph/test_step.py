@@ -66,7 +66,7 @@ def test_an_evaluation_step_is_the_torch_engines() -> None:
     with torch.no_grad():
         found = [value.item() for value in EvaluationStep(model)(*batch().values())]
     expected = evaluation_sums(model, {name: tensor.numpy() for name, tensor in batch().items()})
-    assert found == pytest.approx(list(expected))
+    assert found == pytest.approx([expected.loss, expected.labels, expected.correct])
 
 
 def test_constants_are_the_buffers_that_no_checkpoint_holds() -> None:
