@@ -43,7 +43,7 @@ def _fields(kind: str, name: str) -> dict[str, str]:
     Of a problem also what a model of it does, and its classes if the problem's own code names them.
     """
     from t2tdeploy import registry
-    from t2tdeploy.problems.codecs import shown_classes
+    from t2tdeploy.problems.classes import shown_classes
     from t2tdeploy.problems.problem import get_problem
     from t2tdeploy.settings import Settings
 
@@ -157,6 +157,6 @@ def generate_data(
 
 
 def _with_counts(classes: dict[str, int]) -> str:
-    from t2tdeploy.problems.codecs import shown_classes
+    from t2tdeploy.problems.classes import shown_classes
 
     return shown_classes(tuple(f"{name} ({count})" for name, count in classes.items()))

@@ -21,11 +21,9 @@ from typing import Any
 import numpy as np
 import pyarrow
 
-from t2tdeploy.errors import nearest
 from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.problems.classes import is_no_class
 from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
-
-_SHOWN_CLASSES = 20
 
 
 class Codec(ABC):
@@ -123,9 +121,7 @@ class _LabelCodec(Codec):
                 return "has characters that UTF-8 cannot encode (lone surrogates)"
             if not classes or value in self._ids:
                 return None
-            close = nearest(value, classes)
-            hint = f" (did you mean '{close}'?)" if close else ""
-            return f"is {value!r:.200}, which is no class{hint}; classes: {shown_classes(classes)}"
+            return f"is {value!r:.200}, which {is_no_class(classes, value)}"
         if not _is_integer(value):
             return f"is {value!r:.200}"
         if not classes:
@@ -305,12 +301,6 @@ def codecs_of(features: Mapping[str, FeatureSpec], tokenizers: Mapping[str, Toke
     """
     tokenizers = tokenizers or {}
     return [_CODECS[spec.modality](spec, tokenizers.get(name)) for name, spec in features.items()]
-
-
-def shown_classes(classes: tuple[str, ...]) -> str:
-    """Their names for a message, the first ones if they are many."""
-    more = f", … ({len(classes)} in all)" if len(classes) > _SHOWN_CLASSES else ""
-    return ", ".join(classes[:_SHOWN_CLASSES]) + more
 
 
 def _is_integer(value: Any) -> bool:

@@ -62,7 +62,7 @@ class ImageFolder(ImageToClass):
     """Your own pictures: a folder per class, PNG, JPEG and other formats.
 
     Without folders for dev or test, the pictures of a class whose names have the smallest hashes are held out: the same
-    ones whatever is added later, but for as many as the class has grown by.
+    ones on every run. Where the class grows, so do dev and test, and pictures near their ends move between the splits.
     """
 
     options_class = ImageFolderOptions

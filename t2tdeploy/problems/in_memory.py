@@ -20,7 +20,7 @@ from t2tdeploy.columns.values import Array, RawColumn, raw_array
 from t2tdeploy.errors import InputError, nearest
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.batching import Batch, Indices, Lengths
-from t2tdeploy.problems.codecs import shown_classes
+from t2tdeploy.problems.classes import in_class_order, is_no_class
 from t2tdeploy.problems.dataset import Dataset, ProblemData, ProblemRecord, SplitRecord
 from t2tdeploy.problems.input_functions import Table
 from t2tdeploy.problems.problem import ESTIMATOR, DataOptions, Problem, Sample, TaskName
@@ -244,7 +244,7 @@ def _fit_labels(table: Table, kind: LabelKind, classes: Sequence[str] | int | No
             help="of one-hot vectors give labels.argmax(1); for several classes per example say labels='multi_label'",
         )
     found = {text for text in raw_array(RawColumn("labels", "text"), values, _fail("labels")).tolist() if text}
-    names = names or tuple(sorted(found, key=_by_number_or_name))
+    names = names or in_class_order(found)
     if len(names) < 2 or len(found) < 2:
         raise InputError(
             f"all {len(values)} examples have the same class, '{next(iter(found), '')}'",
@@ -315,9 +315,7 @@ def _zeros_and_ones(values: Array, classes: int) -> Array:
 def _no_class(row: int, text: str, classes: tuple[str, ...]) -> InputError:
     if not text:
         return _fail("labels")(row, "missing; every example needs a class to learn from")
-    close = nearest(text, classes)
-    hint = f" (did you mean '{close}'?)" if close else ""
-    return _fail("labels")(row, f"'{text:.60}' is no class{hint}; classes: {shown_classes(classes)}")
+    return _fail("labels")(row, f"'{text:.60}' {is_no_class(classes, text)}")
 
 
 def _fail(where: str) -> Callable[[int, str], InputError]:
@@ -327,11 +325,3 @@ def _fail(where: str) -> Callable[[int, str], InputError]:
         return InputError(f"{where}, example {row} (the first is 0): {problem}")
 
     return fail
-
-
-def _by_number_or_name(label: str) -> tuple[bool, float, str]:
-    """Numbers by their value, before names: -1, 9, 10, a, b."""
-    try:
-        return False, float(label), label
-    except ValueError:
-        return True, 0.0, label

@@ -6,30 +6,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from pydantic import Field
-
 from t2tdeploy.columns.declare import Declaration, numeric
-from t2tdeploy.problems.problem import DataOptions
 from t2tdeploy.problems.rows import Rows
+from t2tdeploy.problems.stratified import StratifiedOptions, stratified
 from t2tdeploy.problems.tabular import TabularProblem
 from t2tdeploy.progress import Reporter
 from t2tdeploy.registry import register_problem
 
 
-class PackagedOptions(DataOptions):
-    """How the rows are divided; each split has the classes in the same proportions."""
-
-    test_share: float = Field(0.2, gt=0, lt=0.9, description="of the rows that are test")
-    dev_share: float = Field(0.1, gt=0, lt=0.9, description="of the others that are dev")
-    seed: int = Field(0, ge=0, description="another seed divides them in another way")
-
-
 class _PackagedTable(TabularProblem):
     """Rows of one table, divided by scikit-learn's stratified split."""
 
-    options_class = PackagedOptions
-    options: PackagedOptions
+    options_class = StratifiedOptions
+    options: StratifiedOptions
     splits: ClassVar[tuple[str, ...]] = ("train", "dev", "test")
 
     def table(self) -> Rows:
@@ -38,19 +27,8 @@ class _PackagedTable(TabularProblem):
 
     def rows(self, split: str, source_dir: Path, reporter: Reporter) -> Rows:
         del source_dir, reporter  # nothing is read or fetched
-        table, options = self.table(), self.options
-        places = stratified(table.columns[self.target], options.test_share, options.dev_share, options.seed)
-        return table.take(places[split])
-
-
-def stratified(labels: Any, test_share: float, dev_share: float, seed: int) -> dict[str, Any]:
-    """Split -> int64 indices of its rows, ascending."""
-    from sklearn.model_selection import train_test_split
-
-    labels = np.asarray(labels)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=test_share, random_state=seed, stratify=labels)
-    train, dev = train_test_split(rest, test_size=dev_share, random_state=seed, stratify=labels[rest])
-    return {"train": np.sort(train), "dev": np.sort(dev), "test": np.sort(test)}
+        table = self.table()
+        return table.take(stratified(table.columns[self.target], self.options)[split])
 
 
 @register_problem

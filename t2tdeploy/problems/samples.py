@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from t2tdeploy.errors import InputError, T2TDeployError
 from t2tdeploy.features import LABELS, FeatureSpec, Modality
-from t2tdeploy.problems.codecs import Codec, codecs_of, shown_classes
+from t2tdeploy.problems.classes import in_class_order, shown_classes
+from t2tdeploy.problems.codecs import Codec, codecs_of
 from t2tdeploy.problems.problem import Problem, Sample
 from t2tdeploy.problems.text import BadLines
 from t2tdeploy.progress import Reporter
@@ -112,11 +113,6 @@ def with_classes(
                 f"{shown_classes(missing)}"
             )
     return complete
-
-
-def in_class_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """The names of classes found in data, in the order of their ids: numbers by their value, before names."""
-    return tuple(sorted(labels, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))
 
 
 def checked_samples(

@@ -30,8 +30,9 @@ from t2tdeploy.columns.declare import Declaration, numeric
 from t2tdeploy.columns.fit import fit_columns, raw_of, resolve
 from t2tdeploy.columns.fitted import column_of, raw_columns
 from t2tdeploy.columns.values import RawColumn
-from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.errors import InputError
 from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.problems.classes import in_class_order, is_no_class
 from t2tdeploy.problems.problem import Problem, TaskName
 from t2tdeploy.problems.rows import Rows
 from t2tdeploy.progress import Reporter
@@ -113,16 +114,8 @@ def _fit_target(rows: Rows, target: str, regress: bool, classes: tuple[str, ...]
     if regress:
         spec = numeric(target).fit({target: values}).feature(TARGETS)
         return replace(spec, name=TARGETS)
-    found = classes or tuple(sorted({value for value in values.tolist() if value}, key=_by_number_or_name))
+    found = classes or in_class_order({value for value in values.tolist() if value})
     return FeatureSpec(TARGETS, Modality.CLASS_LABEL, classes=found)
-
-
-def _by_number_or_name(value: str) -> tuple[bool, float, str]:
-    """Numbers by their value, before names: -1, 9, 10, a, b."""
-    try:
-        return False, float(value), value
-    except ValueError:
-        return True, 0.0, value
 
 
 def samples_of(rows: Rows, features: Mapping[str, FeatureSpec], target: str) -> Iterator[dict[str, Any]]:
@@ -169,7 +162,4 @@ def labels_of(rows: Rows, spec: FeatureSpec, target: str) -> list[Any]:
 def _no_class(rows: Rows, target: str, row: int, value: str, classes: tuple[str, ...]) -> InputError:
     if not value:
         return rows.fault(target)(row, "is missing; every row needs a class to learn from")
-    close = nearest(value, classes)
-    shown = ", ".join(classes[:20]) + (f", … ({len(classes)} in all)" if len(classes) > 20 else "")
-    hint = f" (did you mean '{close}'?)" if close else ""
-    return rows.fault(target)(row, f"'{value:.80}' is no class{hint}; classes: {shown}")
+    return rows.fault(target)(row, f"'{value:.80}' {is_no_class(classes, value)}")

@@ -11,12 +11,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from t2tdeploy.errors import InputError, nearest
-from t2tdeploy.problems.codecs import shown_classes
+from t2tdeploy.problems.classes import in_class_order, shown_classes
 from t2tdeploy.problems.held_out_texts import HeldOut, choose_held_out, in_order, text_key, train_without
 from t2tdeploy.problems.pairs import existing_file
 from t2tdeploy.problems.problem import Sample, TextOptions, TextToClass
 from t2tdeploy.problems.row_files import Column, RowFormat, format_of, read_rows
-from t2tdeploy.problems.samples import in_class_order
 from t2tdeploy.problems.text import BadLines
 from t2tdeploy.progress import Reporter
 from t2tdeploy.registry import register_problem

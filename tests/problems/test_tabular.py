@@ -15,9 +15,10 @@ from t2tdeploy.errors import InputError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import ProblemData, open_problem
-from t2tdeploy.problems.packaged_tables import Digits, Iris, PackagedOptions
+from t2tdeploy.problems.packaged_tables import Digits, Iris
 from t2tdeploy.problems.problem import DataOptions
 from t2tdeploy.problems.rows import Rows
+from t2tdeploy.problems.stratified import StratifiedOptions
 from t2tdeploy.problems.tabular import TabularProblem
 from t2tdeploy.progress import Reporter, SilentReporter
 
@@ -121,12 +122,12 @@ def test_a_quantity_cannot_be_missing() -> None:
 @pytest.fixture(scope="module")
 def iris(tmp_path_factory: pytest.TempPathFactory) -> ProblemData:
     data_dir = tmp_path_factory.mktemp("iris")
-    generate(Iris(PackagedOptions.create({})), data_dir=data_dir, source_dir=data_dir)
+    generate(Iris(StratifiedOptions.create({})), data_dir=data_dir, source_dir=data_dir)
     return open_problem("iris", data_dir)
 
 
 def test_the_fit_is_recorded_with_the_data(iris: ProblemData) -> None:
-    made = Iris(PackagedOptions.create({}))
+    made = Iris(StratifiedOptions.create({}))
     made.prepared = made.prepare(Path(), SilentReporter())
     assert iris.features == made.features({})
     batch = iris.split("train").batch(np.arange(len(iris.split("train"))))
@@ -143,7 +144,7 @@ def test_every_split_has_the_classes_in_the_same_proportions(iris: ProblemData) 
 
 
 def test_digits_are_vectors() -> None:
-    digits = Digits(PackagedOptions.create({}))
+    digits = Digits(StratifiedOptions.create({}))
     train, test = samples(digits), samples(digits, "test")
     assert (len(train), len(test)) == (1293, 360)
     assert digits.features({})["pixels_number"].shape == (64,)
