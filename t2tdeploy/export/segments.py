@@ -2,8 +2,9 @@
 
 Sentences of a batch end at different steps. Those that are decided would be computed with the others until the last of
 them is, though nothing of them changes any more: with Multi30k in batches of 16, 45 % of all work
-(benchmarks/results/leaving_rows.json). So the inner Loop ends as soon as an eighth of its rows is decided, what they have come to is put in its place, and the next segment goes
-on with the others alone. Caches are copied when rows leave, about as much as a step's Concat does anyway.
+(benchmarks/results/leaving_rows.json). So the inner Loop ends as soon as an eighth of its rows is decided, what they
+have come to is put in its place, and the next segment goes on with the others alone. Caches are copied when rows leave,
+about as much as a step's Concat does anyway.
 
     rows [open]     which rows of the batch are still open, in their order
     NAME            what steps hand on of the open rows

@@ -11,6 +11,11 @@ from t2tdeploy.columns.values import Array, as_text
 from t2tdeploy.problems.rows import Rows
 
 
+def splits_to_hold_out(paths: Mapping[str, object], counts: Mapping[str, int | None]) -> dict[str, int]:
+    """Split -> how many examples it takes from train: those of `counts` that have no file of their own."""
+    return {split: count for split, count in counts.items() if count is not None and paths[split] is None}
+
+
 def row_hashes(rows: Rows) -> list[int]:
     """A number per row that depends on its values alone."""
     names = sorted(rows.columns)

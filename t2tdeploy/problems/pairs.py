@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.problems.held_out import splits_to_hold_out
 from t2tdeploy.problems.held_out_texts import HeldOut, choose_held_out, in_order, text_key, train_without
 from t2tdeploy.problems.problem import ProblemOptions, Sample, TextToText
 from t2tdeploy.problems.row_files import Column, RowFormat, format_of, read_rows
@@ -67,11 +68,8 @@ class TranslatePairs(TextToText):
                 f"problem '{self.name}' needs its data: train is not set",
                 help="set train=pairs.tsv, or train=[corpus.en,corpus.de]",
             )
-        wanted = {
-            split: count
-            for split, count in (("dev", self.options.held_out_dev), ("test", self.options.held_out_test))
-            if self.paths[split] is None and count is not None
-        }
+        options = self.options
+        wanted = splits_to_hold_out(self.paths, {"dev": options.held_out_dev, "test": options.held_out_test})
         if not wanted:
             return {}
         samples = self._read("train", source_dir, BadLines())  # train reports the faults of its file

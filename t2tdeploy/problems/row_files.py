@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.errors import CorruptFileError, InputError, nearest
-from t2tdeploy.problems.text import COMPRESSIONS, BadLines, open_binary, read_lines
+from t2tdeploy.problems.text import BadLines, format_by_suffix, open_binary, read_lines
 
 RowFormat = Literal["tsv", "csv", "jsonl", "parquet"]
 Raw = tuple[int, Sequence[bytes | None]]  # number of a line, and its values
@@ -66,14 +66,11 @@ def format_of(path: Path) -> RowFormat:
     Raises:
         InputError: the suffix is not known.
     """
-    suffix = (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix
-    if suffix not in _SUFFIXES:
-        raise InputError(
-            f"cannot tell the format of {path} from its name; known suffixes: {', '.join(_SUFFIXES)}",
-            path=path,
-            help="say format=tsv, csv, jsonl or parquet; two parallel text files are given as [source,target]",
-        )
-    return _SUFFIXES[suffix]
+    return format_by_suffix(
+        path,
+        _SUFFIXES,
+        help="say format=tsv, csv, jsonl or parquet; two parallel text files are given as [source,target]",
+    )
 
 
 def read_rows(path: Path, file_format: RowFormat, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Row]:

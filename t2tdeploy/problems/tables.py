@@ -20,7 +20,7 @@ import pyarrow.parquet
 from t2tdeploy.columns.values import Array
 from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.problems.rows import Rows, float64
-from t2tdeploy.problems.text import COMPRESSIONS, BadLines
+from t2tdeploy.problems.text import BadLines, format_by_suffix
 
 TableFormat = Literal["csv", "tsv", "parquet"]
 
@@ -40,14 +40,7 @@ def table_format(path: Path) -> TableFormat:
     Raises:
         InputError: the suffix is not known.
     """
-    suffix = (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
-    if suffix not in _SUFFIXES:
-        raise InputError(
-            f"cannot tell the format of {path} from its name; known suffixes: {', '.join(_SUFFIXES)}",
-            path=path,
-            help="say format=csv, tsv or parquet",
-        )
-    return _SUFFIXES[suffix]
+    return format_by_suffix(path, _SUFFIXES, help="say format=csv, tsv or parquet")
 
 
 def read_table(

@@ -13,7 +13,7 @@ from pydantic import Field
 from t2tdeploy.columns.values import Array, as_number, as_text
 from t2tdeploy.errors import InputError
 from t2tdeploy.features import FeatureSpec, Modality
-from t2tdeploy.problems.held_out import hold_out, others, row_hashes
+from t2tdeploy.problems.held_out import hold_out, others, row_hashes, splits_to_hold_out
 from t2tdeploy.problems.pairs import existing_file
 from t2tdeploy.problems.problem import DataOptions, Problem
 from t2tdeploy.problems.rows import Rows
@@ -145,11 +145,8 @@ class TabularCsv(Problem):
         return rows.take(np.flatnonzero(usable))
 
     def _hold_out(self, rows: Rows, target: str, regress: bool, reporter: Reporter) -> dict[str, Array]:
-        wanted = {
-            split: count
-            for split, count in (("dev", self.options.held_out_dev), ("test", self.options.held_out_test))
-            if self.paths[split] is None and count is not None
-        }
+        options = self.options
+        wanted = splits_to_hold_out(self.paths, {"dev": options.held_out_dev, "test": options.held_out_test})
         if not wanted:
             return {}
         classes = ["" if regress else as_text(value) for value in rows.columns[target]]

@@ -9,11 +9,11 @@ Nothing is lost silently: a line that cannot be used is skipped, counted and rem
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow
 
@@ -21,6 +21,8 @@ from t2tdeploy.errors import CorruptFileError, InputError
 
 KEPT_LINE_NUMBERS = 20
 COMPRESSIONS = (".gz", ".zst")
+
+F = TypeVar("F", bound=str)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -51,6 +53,26 @@ class BadLines:
             {"file": file, "reason": reason, "count": count, "first_lines": self._first[file, reason]}
             for (file, reason), count in sorted(self._counts.items())
         ]
+
+
+def format_by_suffix(path: Path, formats: Mapping[str, F], *, help: str) -> F:
+    """The format that a file name shows, behind `.gz` or `.zst`.
+
+    Args:
+        formats: of each suffix, in lower case.
+        help: of the error.
+
+    Raises:
+        InputError: the suffix is not known.
+    """
+    suffix = (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.lower()
+    if suffix not in formats:
+        raise InputError(
+            f"cannot tell the format of {path} from its name; known suffixes: {', '.join(formats)}",
+            path=path,
+            help=help,
+        )
+    return formats[suffix]
 
 
 def read_lines(path: Path) -> Iterator[bytes]:

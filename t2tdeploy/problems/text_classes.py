@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 
 from t2tdeploy.errors import InputError, nearest
 from t2tdeploy.problems.classes import in_class_order, shown_classes
+from t2tdeploy.problems.held_out import splits_to_hold_out
 from t2tdeploy.problems.held_out_texts import HeldOut, choose_held_out, in_order, text_key, train_without
 from t2tdeploy.problems.pairs import existing_file
 from t2tdeploy.problems.problem import Sample, TextOptions, TextToClass
@@ -92,11 +93,7 @@ class TextClassPairs(TextToClass):
                 f"problem '{self.name}' needs its data: train is not set",
                 help="set train=reviews.tsv; docs/classify-your-text.md shows the forms that files may have",
             )
-        wanted = {
-            split: count
-            for split, count in (("dev", options.held_out_dev), ("test", options.held_out_test))
-            if self.paths[split] is None and count is not None
-        }
+        wanted = splits_to_hold_out(self.paths, {"dev": options.held_out_dev, "test": options.held_out_test})
         labels = _Labels(options.classes)
         samples = self._read("train", source_dir, BadLines(), labels)  # train reports the faults of its file
         held_out, count = choose_held_out(labels.seen(samples), _key, wanted)
