@@ -44,11 +44,16 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.tobytes()
 
 
+def gzipped(content: bytes) -> bytes:
+    """Without the time in its header: sessions in parallel collect the same parameters."""
+    return gzip.compress(content, mtime=0)
+
+
 def mnist_files(problem: type[ImageToClass]) -> dict[str, bytes]:
     files = {}
     for stem, examples, seed in (("train", TRAIN, 1), ("t10k", TEST, 2)):
-        files[f"{stem}-images-idx3-ubyte.gz"] = gzip.compress(idx(pixels(problem, examples, seed)[..., 0]), mtime=0)
-        files[f"{stem}-labels-idx1-ubyte.gz"] = gzip.compress(idx(labels(problem, examples, seed)), mtime=0)
+        files[f"{stem}-images-idx3-ubyte.gz"] = gzipped(idx(pixels(problem, examples, seed)[..., 0]))
+        files[f"{stem}-labels-idx1-ubyte.gz"] = gzipped(idx(labels(problem, examples, seed)))
     return files
 
 
@@ -182,9 +187,9 @@ def damaged_mnist(**changed: bytes) -> dict[str, bytes]:
 
 
 DAMAGED = {
-    "another size": (damaged_mnist(images=gzip.compress(idx(np.zeros((TEST, 20, 28), np.uint8)))), r"\[20, 28\]"),
-    "labels missing": (damaged_mnist(labels=gzip.compress(idx(np.zeros(TEST - 1, np.uint8)))), "5 labels for 6 images"),
-    "label out of range": (damaged_mnist(labels=gzip.compress(idx(np.full(TEST, 10, np.uint8)))), "label 10"),
+    "another size": (damaged_mnist(images=gzipped(idx(np.zeros((TEST, 20, 28), np.uint8)))), r"\[20, 28\]"),
+    "labels missing": (damaged_mnist(labels=gzipped(idx(np.zeros(TEST - 1, np.uint8)))), "5 labels for 6 images"),
+    "label out of range": (damaged_mnist(labels=gzipped(idx(np.full(TEST, 10, np.uint8)))), "label 10"),
     "not gzip": (damaged_mnist(images=b"<html>Not found</html>"), "gzipped"),
 }
 
