@@ -13,6 +13,7 @@ from t2tdeploy.runtime import available_cpus
 MOST_SESSIONS = 8  # each may hold a gigabyte
 
 
+@pytest.hookimpl(optionalhook=True)  # the plugin may be missing on a machine with a GPU
 def pytest_xdist_auto_num_workers() -> int:
     """pytest-xdist would count the machine's CPUs, not the container's."""
     return min(available_cpus(), MOST_SESSIONS)

@@ -21,8 +21,21 @@ REDUCED_SIZES = "hidden_size=16,filter_size=16,num_heads=2,num_encoder_layers=1,
 REDUCED_BATCH_SIZES, REDUCED_VOCABULARY = (64, 128), 100
 
 
-def run_engines(section: Section, size: str, precisions: list[str], folder: Path) -> None:
-    """A row for each precision, engine and batch size; one that could not run says why."""
+def run_engines(
+    section: Section,
+    size: str,
+    precisions: list[str],
+    engines: list[str],
+    earlier: list[dict[str, Any]],
+    folder: Path,
+) -> None:
+    """A row for each precision, engine and batch size; one that could not run says why.
+
+    Args:
+        earlier: rows of another call; those of engines and precisions that are not asked for stay.
+    """
+    asked = {(precision, engine) for precision in precisions for engine in engines}
+    section.rows += [row for row in earlier if (row["precision"], row["engine"]) not in asked]
     sizes_of_batches = REDUCED_BATCH_SIZES if section.reduced else BATCH_SIZES
     count, rounds = (1, 1) if section.reduced else (BATCHES, ROUNDS)
     vocabulary = {"vocabulary": REDUCED_VOCABULARY} if section.reduced else {}
@@ -31,7 +44,8 @@ def run_engines(section: Section, size: str, precisions: list[str], folder: Path
     file = folder / "batches.npz"
     save_batches(file, {str(tokens): made.batches for tokens, made in batches.items()})
     for precision in precisions:
-        for name, (engine, compiled) in ENGINES.items():
+        for name in engines:
+            engine, compiled = ENGINES[name]
             job = Job(
                 engine,
                 keep_memory=section.reduced,

@@ -1,5 +1,5 @@
-"""All that wants a CUDA GPU, in one call: tests marked `gpu`, speed of the engines, the real run, TensorRT. Needs no
-network.
+"""All that wants a CUDA GPU, in one call: tests marked `gpu`, speed of the engines, the real run, a bundle, TensorRT.
+Needs no network.
 
     python benchmarks/gpu/run.py --source-dir FOLDER_WITH_MULTI30K
     python benchmarks/gpu/run.py --reduced        # the same code on a CPU, in a minute; its numbers mean nothing
@@ -25,6 +25,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from bundle_section import run_bundle
 from common import machine
 from multi30k_section import run_multi30k
 from processes import ROOT, CouldNotRunError, Section, run_python
@@ -60,6 +61,8 @@ class Options:
     sections: list[str]
     sizes: list[str]
     precisions: list[str]
+    engines: list[str]
+    bundle: Path | None
     minutes: float
 
 
@@ -70,15 +73,17 @@ def options() -> Options:
     parser.add_argument("--source-dir", type=Path, help="raw files of Multi30k, as published")
     parser.add_argument("--data-dir", type=Path, help="what `t2tdeploy datagen` made of them")
     parser.add_argument(
-        "--sections", default="tests,engines,multi30k,tensorrt", help="which; those of earlier calls stay"
+        "--sections", default="tests,engines,multi30k,bundle,tensorrt", help="which; those of earlier calls stay"
     )
     parser.add_argument("--sizes", default="base,big", help="for the engines")
     parser.add_argument("--precisions", default="bfloat16,float32", help="for the engines")
+    parser.add_argument("--engines", default="ort,torch,compile", help="which; rows of others stay")
+    parser.add_argument("--bundle", type=Path, help="of Multi30k, with variants for this GPU, as optimize wrote it")
     parser.add_argument("--minutes", type=float, default=30.0, help="time limit of a section")
     given = vars(parser.parse_args())
     if given["reduced"]:
         given.update(sizes="tiny")
-    lists = {name: given[name].split(",") for name in ("sections", "sizes", "precisions")}
+    lists = {name: given[name].split(",") for name in ("sections", "sizes", "precisions", "engines")}
     return Options(**{**given, **lists})
 
 
@@ -96,14 +101,17 @@ def run_tensorrt(section: Section, folder: Path) -> None:
     tensorrt_section.run_tensorrt(section, folder)
 
 
-def planned(chosen: Options, folder: Path) -> dict[str, Callable[[Section], None]]:
-    """Section title -> what runs it."""
+def planned(chosen: Options, folder: Path, earlier: dict[str, Any]) -> dict[str, Callable[[Section], None]]:
+    """Section title -> what runs it. `earlier`: sections of other calls in this environment, of which rows may stay."""
     plan: dict[str, Callable[[Section], None]] = {}
     if "tests" in chosen.sections:
         plan["tests marked gpu"] = run_tests
     if "engines" in chosen.sections:
         for size in chosen.sizes:
-            plan[f"engines, {size}"] = partial(run_engines, size=size, precisions=chosen.precisions, folder=folder)
+            title = f"engines, {size}"
+            asked = {"precisions": chosen.precisions, "engines": chosen.engines}
+            rows = earlier.get(title, {}).get("rows", [])
+            plan[title] = partial(run_engines, size=size, **asked, earlier=rows, folder=folder)
     if "multi30k" in chosen.sections:
         for engine, precision in (("ort", "float32"),) if chosen.reduced else MULTI30K_RUNS:
             plan[f"Multi30k, {engine}, {precision}"] = partial(
@@ -114,6 +122,8 @@ def planned(chosen: Options, folder: Path) -> dict[str, Callable[[Section], None
                 source_dir=chosen.source_dir,
                 data_dir=chosen.data_dir,
             )
+    if "bundle" in chosen.sections and not chosen.reduced:
+        plan["bundle"] = partial(run_bundle, bundle=chosen.bundle, source_dir=chosen.source_dir)
     if "tensorrt" in chosen.sections:
         plan["TensorRT"] = partial(run_tensorrt, folder=folder)
     return plan
@@ -146,15 +156,13 @@ def run_section(
     return {"could_not_run": reason, "minutes": round((time.monotonic() - begun) / 60, 2), "rows": section.rows}
 
 
-def earlier(path: Path, found: dict[str, Any], reduced: bool) -> dict[str, Any]:
-    """Sections that an earlier call of the same kind wrote on the same machine."""
+def earlier(path: Path, reduced: bool) -> dict[str, Any]:
+    """Sections that other calls of the same kind wrote, each with the machine and the day it is of."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    sections: dict[str, Any] = (
-        content["sections"] if (content["environment"], content["reduced"]) == (found, reduced) else {}
-    )
+    sections: dict[str, Any] = content["sections"] if content["reduced"] == reduced else {}
     return sections
 
 
@@ -171,17 +179,15 @@ def main() -> None:
         if chosen.reduced:  # no GPU, and nothing is compiled: that alone takes longer than all the rest
             variables |= {"CUDA_VISIBLE_DEVICES": "", "TORCHDYNAMO_DISABLE": "1"}
         found = environment(variables)
-        sections = earlier(path, found, chosen.reduced)
-        for title, run in planned(chosen, Path(folder)).items():
+        sections = earlier(path, chosen.reduced)
+        alike = {title: one for title, one in sections.items() if one["environment"] == found}
+        for title, run in planned(chosen, Path(folder), alike).items():
             print(f"{title} …", file=sys.stderr, flush=True)
             section = Section(variables, time.monotonic() + 60 * chosen.minutes, reduced=chosen.reduced)
-            sections[title] = run_section(section, run, found, chosen.reduced)
-            content = {
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "reduced": chosen.reduced,
-                "environment": found,
-                "sections": sections,
-            }
+            record = run_section(section, run, found, chosen.reduced)
+            date = datetime.datetime.now(datetime.UTC).date().isoformat()
+            sections[title] = {"date": date, "environment": found, **record}
+            content = {"reduced": chosen.reduced, "sections": sections}
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             (chosen.output / "gpu.md").write_text(markdown(content), encoding="utf-8")
     print((chosen.output / "gpu.md").read_text(encoding="utf-8"))

@@ -34,6 +34,7 @@ from worker_process import WorkerError, WorkerProcess
 from t2tdeploy.errors import T2TDeployError
 from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.export.half import halved
+from t2tdeploy.export.placement import serialized
 from t2tdeploy.export.static_search import export_static_search
 from t2tdeploy.export.tensorrt import Profile, Span, build_engine
 from t2tdeploy.features import EOS_ID, FeatureSpec, Modality
@@ -71,6 +72,8 @@ def run_tensorrt(section: Section, folder: Path) -> None:
     (reference,) = _ask(section, backend, "float32", files[f"{graph} float32"], groups, ["answers parity"])
     precisions = PRECISIONS[1:] if section.reduced else PRECISIONS
     for precision in precisions:
+        if f"growing {precision}" in files:
+            _compare(section, "parity", "ort-cuda", precision, files[f"growing {precision}"], groups, reference)
         for what, name in (("parity", "static"), ("one step more", "static endless")):
             graph = f"{name} {precision}"
             _compare(section, what, "ort-cpu-static", precision, files[graph], groups, reference)
@@ -119,7 +122,7 @@ def _write(section: Section, model: Transformer, folder: Path) -> dict[str, Path
     for name, graph in graphs.items():
         for precision, made in (("float32", graph), ("float16", halved(graph))):
             files[f"{name} {precision}"] = folder / f"{name} {precision}.onnx"
-            onnx.save(made, files[f"{name} {precision}"])
+            files[f"{name} {precision}"].write_bytes(serialized(made))
     convert(model, folder / "ctranslate2")
     return {**files, "ctranslate2": folder / "ctranslate2"}
 

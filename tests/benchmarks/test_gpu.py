@@ -41,7 +41,7 @@ def test_without_a_gpu_nothing_is_invented(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sections = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["sections"]
-    assert len(sections) == 7
+    assert len(sections) == 8
     for section in sections.values():
         assert (section["could_not_run"], section["rows"]) == ("torch sees no CUDA GPU", [])
 
