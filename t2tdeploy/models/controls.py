@@ -16,6 +16,8 @@ from torch import Tensor
 from t2tdeploy.features import EOS_ID, PAD_ID
 
 NEVER = float("-inf")
+LOWEST = -3.0e38
+"""What is sorted in the place of `NEVER`, see `best`."""
 NO_COVERAGE = 1e-6
 """Attention that a source position has had at the least, so that the coverage penalty stays finite."""
 
@@ -85,7 +87,7 @@ def limits(controls: Controls, beam: Tensor) -> Limits:
         (controls.repetition_penalty != 1)
         | (controls.no_repeat_ngram_size > 0)
         | (controls.coverage_penalty > 0)
-        | (torch.ones_like(controls.suppressed).sum() > 0)
+        | (torch.ones_like(controls.suppressed).sum(0, keepdim=True).reshape(()) > 0)  # see `repeats_ngram`
         | (controls.temperature > 0)
     )
     return Limits(
@@ -95,6 +97,16 @@ def limits(controls: Controls, beam: Tensor) -> Limits:
         last_asked=controls.num_hypotheses.reshape(1) - 1,
         enough=torch.maximum(torch.floor(beam * controls.patience + 0.5), controls.num_hypotheses.to(torch.float32)),
     )
+
+
+def best(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest of the last axis and where they are, as torch.topk; what is not above `LOWEST` comes out as `NEVER`.
+
+    onnxruntime's TopK for CUDA fills rows up to a power of two with the lowest float, which it would rank above -inf:
+    such places lie outside the row.
+    """
+    values, index = torch.topk(scores.clamp(min=LOWEST), count, dim=-1)
+    return torch.where(values > LOWEST, values, NEVER), index
 
 
 def sequences(ancestors: Tensor, tokens: Tensor) -> Tensor:
@@ -128,18 +140,19 @@ def ends_ngram_again(ids: Tensor, size: Tensor, vocab_size: int) -> Tensor:
 def repeats_ngram(ids: Tensor, size: Tensor) -> Tensor:
     """Where the `size - 1` ids before a position are those at the end: ids [batch, beam, n] -> [batch, beam, n] bool
 
-    The id at such a position would end an n-gram that is there already.
+    The id at such a position would end an n-gram that is there already. There may be no ids yet: on a GPU, onnxruntime
+    sums over an axis of no elements only where the axis is kept.
     """
     length = ids.size(2)
     positions = torch.arange(length, device=ids.device)
     before = positions.unsqueeze(1) - positions - 1  # [position, distance]
     earlier = ids[:, :, before.clamp(min=0).flatten()].view(*ids.shape[:2], length, length)
     equal = (earlier == ids.flip(2).unsqueeze(2)) & (before >= 0)
-    return (equal & (positions < size - 1)).sum(3) == size - 1
+    return ((equal & (positions < size - 1)).sum(3, keepdim=True) == size - 1).squeeze(3)
 
 
 def constrain(log_probs: Tensor, ids: Tensor, banned: Tensor, step: Tensor, controls: Controls) -> Tensor:
-    """log_probs [batch, beam, vocab] of the ids that may follow ids [batch, beam, target_length].
+    """log_probs [batch, beam, vocab] of the ids that may follow ids [batch, beam, target_length]; of others `LOWEST`.
 
     Args:
         banned: [batch, beam, vocab] bool, see `ends_ngram_again`.
@@ -154,9 +167,9 @@ def constrain(log_probs: Tensor, ids: Tensor, banned: Tensor, step: Tensor, cont
     forbidden = banned | (suppressed > 0)
     too_short = (step + 1 < controls.min_length)[:, None, None]
     forbidden = forbidden | (too_short & (words == EOS_ID))
-    allowed = torch.where(forbidden, NEVER, penalized)
+    allowed = torch.where(forbidden, LOWEST, penalized)
     wanted = forced(step, controls.prefix)[:, None, None]
-    return torch.where(wanted == PAD_ID, allowed, torch.where(words == wanted, log_probs, NEVER))
+    return torch.where(wanted == PAD_ID, allowed, torch.where(words == wanted, log_probs, LOWEST))
 
 
 def forced(step: Tensor, prefix: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from t2tdeploy.models.controls import (
     NEVER,
     Controls,
     Limits,
+    best,
     constrain,
     coverage,
     ends_ngram_again,
@@ -150,15 +151,15 @@ def choose(log_probs: Tensor, state: BeamState, source_ids: Tensor, controls: Co
 def select_candidates(choice: Choice, alive_scores: Tensor) -> Candidates:
     """The best of all: the best of every beam hold them."""
     count = choice.scores.size(2)
-    best, index = torch.topk((choice.scores + alive_scores.unsqueeze(-1)).flatten(1), count, dim=-1)
+    scores, index = best((choice.scores + alive_scores.unsqueeze(-1)).flatten(1), count)
     beams = torch.div(index, count, rounding_mode="trunc")
-    return Candidates(best, torch.gather(choice.ids.flatten(1), 1, index), beams)
+    return Candidates(scores, torch.gather(choice.ids.flatten(1), 1, index), beams)
 
 
 def next_alive(candidates: Candidates, beam: int) -> StepRecord:
     """The best K candidates that do not end."""
     open_scores = candidates.scores.masked_fill(candidates.tokens == EOS_ID, NEVER)
-    scores, index = torch.topk(open_scores, beam, dim=-1)
+    scores, index = best(open_scores, beam)
     return StepRecord(torch.gather(candidates.tokens, 1, index), torch.gather(candidates.beams, 1, index), scores)
 
 
@@ -166,7 +167,7 @@ def next_finished(state: BeamState, candidates: Candidates, normalized: Tensor) 
     """The best K of those finished before and the candidates that end: scores, log-probabilities, ends."""
     beam = state.finished_scores.size(1)
     ended = normalized.masked_fill(candidates.tokens != EOS_ID, NEVER)
-    scores, index = torch.topk(torch.cat([state.finished_scores, ended], dim=1), beam, dim=-1)
+    scores, index = best(torch.cat([state.finished_scores, ended], dim=1), beam)
     log_probs = torch.cat([state.finished_log_probs, candidates.scores], dim=1)
     ends = torch.cat([state.finished_ends, candidates.beams + state.step * beam], dim=1)
     return scores, torch.gather(log_probs, 1, index), torch.gather(ends, 1, index)

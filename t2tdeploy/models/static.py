@@ -24,7 +24,7 @@ from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.models.controls import (
-    NEVER,
+    LOWEST,
     Limits,
     among,
     coverage,
@@ -244,16 +244,16 @@ def _constrain(log_probs: Tensor, state: BeamState, search: StaticSearch) -> Ten
     if (size := controls.no_repeat_ngram_size) > 0:
         whole = positions >= first + size - 1
         ends = repeats_ngram(ids, torch.full((), size, device=device)) & whole
-        allowed = torch.where(among(ids, ends, vocab_size), NEVER, allowed)
+        allowed = torch.where(among(ids, ends, vocab_size), LOWEST, allowed)
     if controls.suppressed:
         suppressed = torch.tensor(controls.suppressed, device=device)
-        allowed = allowed.masked_fill((words.unsqueeze(1) == suppressed).any(1), NEVER)
+        allowed = allowed.masked_fill((words.unsqueeze(1) == suppressed).any(1), LOWEST)
     if search.min_length > 1:
         too_short = state.step + 1 < search.min_length
-        allowed = torch.where(too_short & (words == EOS_ID), NEVER, allowed)
+        allowed = torch.where(too_short & (words == EOS_ID), LOWEST, allowed)
     if search.prefix:
         wanted = forced(state.step, torch.tensor([search.prefix], device=device))[:, None, None]
-        given = torch.where(words == wanted, log_probs, NEVER)
+        given = torch.where(words == wanted, log_probs, LOWEST)
         allowed = torch.where(wanted == PAD_ID, allowed, given)
     return allowed
 

@@ -99,3 +99,23 @@ def test_it_is_the_search_that_grows_also_after_steps_too_many(model, search, se
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     np.testing.assert_allclose(found.token_scores[:, :, :width], expected.token_scores, atol=1e-4)
     np.testing.assert_allclose(found.attention[:, :, :width], expected.attention, atol=1e-4)
+
+
+@given(search=searches, seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_neither_search_sorts_what_onnxruntime_cannot_sort_on_a_gpu(model, search, seed):
+    """Its TopK for CUDA ranks what it fills rows up with, the lowest float, above -inf."""
+    topk, sorted_ones = torch.topk, []
+
+    def noting(scores: Tensor, *arguments: int, **options: int) -> tuple[Tensor, Tensor]:
+        sorted_ones.append(scores.min().item())
+        return topk(scores, *arguments, **options)
+
+    rows = random_sources(VOCAB, seed, count=3)
+    limits = torch.tensor([len(row) + row[0] % EXTRA + 1 for row in rows])
+    options = SearchOptions(search.beam_size, search.alpha, search.num_hypotheses, search.controls.patience)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "topk", noting)
+        run(model, padded(rows), limits, search, more=1)
+        beam_search(model, padded(rows), limits, options, as_tensors(search, limits))
+    assert min(sorted_ones) > torch.finfo(torch.float32).min
