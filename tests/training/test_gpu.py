@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.problems.dataset import ProblemData
@@ -13,6 +14,7 @@ from t2tdeploy.training.engine import EngineState, StepMetrics
 from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import GradientEngine
 from t2tdeploy.training.graph.environment import choose_provider
+from t2tdeploy.training.graph.runner import GraphRunner
 
 from .conftest import DROPOUT, NO_DROPOUT, TINY, batch, new_model
 
@@ -23,12 +25,17 @@ pytestmark = [
 each_engine = pytest.mark.parametrize("name", ["ort", "torch"])
 
 
+def skip_without_provider(device: str) -> None:
+    """Skips where onnxruntime does not reach the device."""
+    try:
+        choose_provider(device)
+    except OperationalError as error:
+        pytest.skip(str(error))
+
+
 def engine(name: str, data: ProblemData, device: str, **changes: object) -> GradientEngine:
     if name == "ort":
-        try:
-            choose_provider(device)
-        except OperationalError as error:
-            pytest.skip(str(error))
+        skip_without_provider(device)
     hparams = TINY.replace(**changes)
     model = new_model(data, hparams)
     torch.manual_seed(100)
@@ -93,6 +100,29 @@ def test_dropout_masks_are_drawn_anew_and_continue_from_the_state(data: ProblemD
 def test_16_bits_stay_near_float32(data: ProblemData, name: str, precision: str) -> None:
     low, full = (engine(name, data, "cuda", precision=kind, **NO_DROPOUT) for kind in (precision, "float32"))
     same(steps(low, data), steps(full, data), rel=3e-2)
+
+
+def test_a_graph_reads_what_torch_had_written_before_and_not_after() -> None:
+    """Although neither waits for the other on the CPU."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1024])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1024])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "twice", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    skip_without_provider("cuda")
+    device = torch.device("cuda")
+    runner = GraphRunner(model, device=device, threads=1)
+    given, found, large = (torch.zeros(size, device=device) for size in ((1024,), (1024,), (4096, 4096)))
+    runner.bind_inputs({"x": given})
+    runner.bind_outputs({"y": found})
+    seen = []
+    for number in range(1, 21):
+        for _ in range(20):
+            large = large @ large  # takes longer than to launch all that follows
+        given.fill_(number)
+        runner.run()
+        seen.append(found.clone())
+        given.fill_(-1)
+    assert [values.unique().tolist() for values in seen] == [[2.0 * number] for number in range(1, 21)]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])

@@ -73,12 +73,20 @@ class GraphRunner:
     def run(self) -> None:
         """Computes; everything must be bound.
 
+        On a GPU onnxruntime has a stream of its own, which waits for nothing that torch has queued: so this waits, for
+        torch before and for onnxruntime after. To give onnxruntime a stream of torch's does not help: it takes the
+        default one, whose address is 0, for none, and with another one results were wrong now and then on a busy GPU.
+
         Raises:
             MemoryError: memory ran out.
             OperationalError: onnxruntime failed (its own words).
         """
+        if self._device.type != "cpu":
+            torch.cuda.synchronize(self._device)
         try:
             self._session.run_with_iobinding(self._binding, self._run_options)
+            if self._device.type != "cpu":
+                torch.cuda.synchronize(self._device)
         except Exception as error:  # onnxruntime's exceptions share no base class
             if _is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
@@ -93,12 +101,7 @@ class GraphRunner:
 def _providers(device: torch.device) -> list[Any]:
     if device.type == "cpu":
         return ["CPUExecutionProvider"]
-    stream = torch.cuda.current_stream(device).cuda_stream
-    cuda = {
-        "device_id": device.index or 0,
-        "user_compute_stream": str(stream),
-        "arena_extend_strategy": "kSameAsRequested",
-    }
+    cuda = {"device_id": device.index or 0, "arena_extend_strategy": "kSameAsRequested"}
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
 
