@@ -93,6 +93,30 @@ def test_the_page_on_training_graphs_quotes_the_gpu_run() -> None:
         assert f"| {tokens} | {of['ort']:,} | {of['torch']:,} |".replace(",", " ") in page
 
 
+def test_the_pages_on_variants_and_tensorrt_quote_the_gpu_run() -> None:
+    content = json.loads((ROOT / "benchmarks/gpu/results/gpu.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "optimize.md").read_text(encoding="utf-8")
+    rows = content["sections"]["bundle"]["rows"]
+    rates: dict[str, list[float]] = {}
+    for row in rows:
+        if (size := row.get("batch_size")) in (1, 16, 64):
+            rates.setdefault(f"batch of {size}", []).append(row["sentences_per_second"])
+        elif (callers := row.get("callers")) in (64, 256):
+            rates.setdefault(f"server, {callers} callers of a sentence each", []).append(row["sentences_per_second"])
+    assert len(rates) == 5
+    for what, (cpu, gpu) in rates.items():
+        assert f"| {what} | {cpu} | {gpu} |" in page
+    (found,) = (row for row in rows if row["what"] == "translations" and row["variant"] == "cuda-fp16")
+    assert f"{found['identical']} of the {found['sentences']}" in page
+    page = (ROOT / "docs" / "tensorrt.md").read_text(encoding="utf-8")
+    speeds: dict[int, list[float]] = {}
+    for row in content["sections"]["TensorRT"]["rows"]:
+        if "tokens_per_second" in row:
+            speeds.setdefault(row["batch_size"], []).append(row["tokens_per_second"])
+    for size, (cuda32, cuda16, other32, other16) in speeds.items():
+        assert f"| {size} | {cuda32} | {cuda16} | {other32} | {other16} |" in page
+
+
 def test_the_page_on_decoding_quotes_what_stopping_early_costs() -> None:
     page = (ROOT / "docs" / "decoding.md").read_text(encoding="utf-8")
     rules = result("stop_rules")["rules"]
