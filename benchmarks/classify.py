@@ -4,8 +4,9 @@
     python benchmarks/classify.py --only iris,digits
 
 Each is trained by the commands of the documentation, scored on its test split, exported, made an 8-bit variant of, and
-served; then every test example is sent to the server, one to a request, by 64 callers. `served` is the accuracy of
-those answers. `served_over_bare`: their examples per second over those of the same session in a loop, in batches of 64.
+served; then every test example is sent to the server. `served` is the accuracy of those answers. `served_over_bare`:
+examples per second of 64 callers with one example in each request, and with 64, over those of the same session in a
+loop, in batches of 64 (classify_worker.py).
 Iris is trained through the Estimator as well (docs/estimator.md). The last line is one JSON object of the accuracies.
 """
 
@@ -13,21 +14,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from common import publish
-from serving_process import ServerProcess, serve_command
+from serving_process import ServerProcess, serve_command, standing_still
+from worker_process import WorkerProcess
+
+from t2tdeploy.runtime import available_cpus
 
 CALLERS = 64
+SIZES = (1, 64)  # examples of a request
+SECONDS, ROUNDS = 4.0, 3
+WORKER = Path(__file__).parent / "classify_worker.py"
 VARIANT = "cpu-int8"
 
 
@@ -51,7 +61,7 @@ class Road:
 ROADS = {
     "iris": Road("iris", "dnn_classifier", "dnn_iris", 0.96, 10),
     "digits": Road("image_digits", "resnet", "resnet_digits", 0.985, 180),
-    "sst2": Road("sentiment_sst2", "bag_of_embeddings", "bag_of_embeddings_small", 0.82, 900),
+    "sst2": Road("sentiment_sst2", "bag_of_embeddings", "bag_of_embeddings_deep", 0.82, 900, ("--eval-every", "40")),
 }
 
 
@@ -114,36 +124,48 @@ def serve(bundle: Path, examples: Sequence[Any], labels: Sequence[str]) -> dict[
     """Accuracy of a server's answers, and how fast they come beside the bare session."""
     from t2tdeploy.serving.classification_client import ClassificationClient
 
-    enough = [examples[place % len(examples)] for place in range(max(len(examples), 20 * CALLERS))]
-    with (
-        ServerProcess(serve_command(bundle, max_batch_size=CALLERS)) as server,
-        ClassificationClient(server.address) as client,
-        ThreadPoolExecutor(CALLERS) as callers,
-    ):
-        list(callers.map(lambda one: client.classify([one]), enough[: 2 * CALLERS]))  # warm
-        begun = time.perf_counter()
-        answers = list(callers.map(lambda one: client.classify([one])[0].labels[0].name, enough))
-        served = len(enough) / (time.perf_counter() - begun)
-    right = sum(answer == label for answer, label in zip(answers, labels, strict=False))
-    bare = bare_speed(bundle, enough)
-    return {
-        "served": right / len(labels),
-        "served_variant": VARIANT,
-        "served_examples_per_second": round(served, 1),
-        "bare_examples_per_second": round(bare, 1),
-        "served_over_bare": round(served / bare, 3),
+    room = {"max_queue_sentences": 2 * CALLERS * max(SIZES), "max_queue_tokens": 2**20}  # for all callers at once
+    with ServerProcess(serve_command(bundle, max_batch_size=CALLERS, **room)) as server:
+        with ClassificationClient(server.address) as client, ThreadPoolExecutor(CALLERS) as callers:
+            answers = list(callers.map(lambda one: client.classify([one])[0].labels[0].name, examples))
+        right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
+        speeds = throughput(bundle, server, list(examples))
+    return {"served": right / len(labels), "served_variant": VARIANT, **speeds}
+
+
+def throughput(bundle: Path, server: ServerProcess, examples: list[Any]) -> dict[str, Any]:
+    """Examples per second of a server under load from another process, and of the bare session, in turns.
+
+    The callers share the CPUs with the server, the bare session has them to itself.
+    """
+    examples *= -(-CALLERS * max(SIZES) // len(examples))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        file = Path(folder) / "examples.pickle"
+        file.write_bytes(pickle.dumps(examples))
+        shared = {"examples": str(file)}
+        bare = {"kind": "bare", "bundle": str(bundle), "threads": available_cpus(), "size": CALLERS, **shared}
+        jobs = {"bare": bare}
+        for size in SIZES:
+            jobs[f"{size} per request"] = {
+                "kind": "callers", "server": server.address, "callers": CALLERS, "size": size, **shared
+            }  # fmt: skip
+        workers = {name: stack.enter_context(WorkerProcess(WORKER, job)) for name, job in jobs.items()}
+        for worker in workers.values():
+            worker.wait_until_ready()
+        rates: dict[str, list[float]] = {name: [] for name in workers}
+        for _ in range(ROUNDS):
+            for name, worker in workers.items():
+                with standing_still([server] if name == "bare" else []):
+                    rates[name].append(worker.ask("run", str(SECONDS))["rate"])
+    over = {
+        name: round(statistics.median(one / other for one, other in zip(of, rates["bare"], strict=True)), 3)
+        for name, of in rates.items()
+        if name != "bare"
     }
-
-
-def bare_speed(bundle: Path, examples: Sequence[Any]) -> float:
-    """Examples per second of the session in a loop."""
-    import t2tdeploy as package
-
-    classifier = package.load(bundle)
-    begun = time.perf_counter()
-    for start in range(0, len(examples), CALLERS):
-        classifier.classify(examples[start : start + CALLERS])
-    return len(examples) / (time.perf_counter() - begun)
+    return {
+        "examples_per_second": {name: round(statistics.median(of), 1) for name, of in rates.items()},
+        "served_over_bare": over,
+    }
 
 
 def iris_by_estimator(folder: Path) -> dict[str, Any]:

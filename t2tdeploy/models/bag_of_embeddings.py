@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.basic_hparams import BagHParams
 from t2tdeploy.models.layers import linear
+from t2tdeploy.models.modalities import SymbolModality
 from t2tdeploy.models.model import FIXED_OUTPUTS, Model
 from t2tdeploy.registry import register_model
 
@@ -28,6 +30,10 @@ class BagOfEmbeddings(Model):
 
     def __init__(self, hparams: BagHParams, features: Mapping[str, FeatureSpec]) -> None:
         super().__init__(hparams, features)
+        embedding = self.modality("inputs")
+        assert isinstance(embedding, SymbolModality)
+        with torch.no_grad():
+            embedding.weight.mul_(hparams.initial_scale)
         self.word_dropout = nn.Dropout(hparams.word_dropout)
         self.dropout = nn.Dropout(hparams.dropout)
         self.layers = nn.ModuleList(
