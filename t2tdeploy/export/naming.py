@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 from onnx import GraphProto, ModelProto
 
@@ -48,6 +50,24 @@ def rename_tensors(graph: GraphProto, names: Mapping[str, str]) -> None:
                 rename_tensors(attribute.g, names)
                 for value in (*attribute.g.input, *attribute.g.output):
                     value.name = names.get(value.name, value.name)
+
+
+def name_axes(graph: GraphProto, axes: Mapping[tuple[str, int], str]) -> None:
+    """Replaces torch's symbols of axes by the callers' names, in formulas too.
+
+    Args:
+        axes: (input, axis) -> name.
+    """
+    values = {value.name: value for value in chain(graph.input, graph.output, graph.value_info)}
+    names: dict[str, str] = {}
+    for (source, axis), name in axes.items():
+        symbol = values[source].type.tensor_type.shape.dim[axis].dim_param
+        if symbol:
+            names.setdefault(symbol, name)
+    for value in values.values():
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
 
 
 def _rename(graph: GraphProto, new: Callable[[str], str]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from t2tdeploy.columns.fitted import raw_columns
 from t2tdeploy.errors import InputError
 from t2tdeploy.export.forward import Axes, Example, trace
+from t2tdeploy.export.naming import name_axes
 from t2tdeploy.export.weights import share_weights
 from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.model import Model
@@ -82,6 +83,10 @@ def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) 
     graph = trace(_served(model, list(inputs), temperature), examples, output_names(model), model)
     folded = rewrite(graph, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_gemm_rule])
     share_weights(folded.graph)
+    name_axes(
+        folded.graph,
+        {(one.name, axis): name for one in examples for axis, name in enumerate(one.axes) if isinstance(name, str)},
+    )
     onnx.checker.check_model(folded)
     return folded
 

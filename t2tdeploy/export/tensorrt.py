@@ -1,4 +1,4 @@
-"""Engines: a search of fixed sizes (export/static_search.py), compiled by TensorRT for one GPU.
+"""Engines: a search of fixed sizes (export/static_search.py), or a model without one, compiled by TensorRT for one GPU.
 
 `tensorrt` and `tensorrt_rtx` have the same interface, and either will do. Networks are strongly typed: each tensor has
 the precision that the graph gives it, so a float16 engine is built from the float16 graph (export/half.py).
@@ -85,6 +85,55 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class InputsProfile:
+    """What an engine of any graph is built for; `profile_of` makes it.
+
+    Args:
+        inputs: name -> axes, those that do not change as their size.
+    """
+
+    inputs: dict[str, tuple[Span | int, ...]]
+
+    def shapes(self) -> dict[str, Shapes]:
+        """As `Profile.shapes`."""
+        sizes = {"min": "smallest", "opt": "usual", "max": "largest"}
+        return {
+            kind: {
+                name: tuple(axis if isinstance(axis, int) else getattr(axis, size) for axis in axes)
+                for name, axes in self.inputs.items()
+            }
+            for kind, size in sizes.items()
+        }
+
+
+def profile_of(graph: onnx.ModelProto, **axes: Span) -> InputsProfile:
+    """The profile of a graph whose axes have names, as those of models that classify or regress have.
+
+        profile_of(onnx.load("mood/model.onnx"), batch=Span(1, 8, 64), source_length=Span(1, 24, 256))
+
+    Raises:
+        RequestError: the graph has an axis that is not given, or not one that is.
+    """
+    inputs = {one.name: one.type.tensor_type.shape.dim for one in graph.graph.input}
+    named = dict.fromkeys(axis.dim_param for dims in inputs.values() for axis in dims if not axis.HasField("dim_value"))
+    if named.keys() != axes.keys():
+        raise RequestError(
+            "profile",
+            f"{', '.join(axes) or 'no axis'} given; the graph has {', '.join(named)}",
+            help="give a Span for each axis of the graph that has a name",
+        )
+    return InputsProfile(
+        {
+            name: tuple(axis.dim_value if axis.HasField("dim_value") else axes[axis.dim_param] for axis in dims)
+            for name, dims in inputs.items()
+        }
+    )
+
+
+AnyProfile = Profile | InputsProfile
+
+
+@dataclass(frozen=True)
 class Platform:
     """What an engine is bound to, besides its graph.
 
@@ -155,18 +204,18 @@ class Engine:
 
     path: Path
     platform: Platform
-    profile: Profile
+    profile: AnyProfile
     built: bool
 
 
-def build_engine(graph: Path, folder: Path, profile: Profile, *, seconds: float = BUILD_SECONDS) -> Engine:
+def build_engine(graph: Path, folder: Path, profile: AnyProfile, *, seconds: float = BUILD_SECONDS) -> Engine:
     """The engine of `graph` for this machine: built, or found in `folder` where an earlier call put it.
 
     A variant that a bundle has for TensorRT is the graph; its engine is built where it is served. Ready is who has the
     engine and has run it once.
 
     Args:
-        graph: an ONNX file with the inputs of export/static_search.py.
+        graph: an ONNX file: a search of export/static_search.py, or of a model that classifies or regresses.
         folder: of engines; made if it is not there. Each has a KEY.json beside it that says what it is.
         seconds: after which the build is given up.
 
@@ -177,7 +226,11 @@ def build_engine(graph: Path, folder: Path, profile: Profile, *, seconds: float 
             the last lines that it wrote.
     """
     if not graph.is_file():
-        raise InputError(f"{graph} is not a file", path=graph, help="give the graph that export_variant made")
+        raise InputError(
+            f"{graph} is not a file",
+            path=graph,
+            help="give a graph that export_variant made, or the model.onnx of a bundle that classifies",
+        )
     platform = this_platform()
     digest = sha256_of(graph)
     path = folder / f"{engine_key(digest, platform, profile)}.engine"
@@ -197,7 +250,7 @@ def build_engine(graph: Path, folder: Path, profile: Profile, *, seconds: float 
     return Engine(path, platform, profile, built=True)
 
 
-def engine_key(digest: str, platform: Platform, profile: Profile) -> str:
+def engine_key(digest: str, platform: Platform, profile: AnyProfile) -> str:
     """Twenty hexadecimal digits that differ where engines do.
 
     Args:
@@ -213,7 +266,9 @@ def _timing_cache(folder: Path, platform: Platform) -> Path:
     return folder / f"timing-{name}.cache"
 
 
-def _build(platform: Platform, graph: Path, engine: Path, profile: Profile, timing_cache: Path, seconds: float) -> None:
+def _build(
+    platform: Platform, graph: Path, engine: Path, profile: AnyProfile, timing_cache: Path, seconds: float
+) -> None:
     """Runs export/tensorrt_builder.py."""
     request = {
         "library": platform.library,
@@ -251,7 +306,7 @@ def _tail(log: Any) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def provider_options(graph: Path, folder: Path, profile: Profile) -> dict[str, str]:
+def provider_options(graph: Path, folder: Path, profile: AnyProfile) -> dict[str, str]:
     """Options of onnxruntime's TensorrtExecutionProvider that build the same engine inside a session.
 
         providers = [("TensorrtExecutionProvider", provider_options(graph, folder, profile)), "CUDAExecutionProvider"]

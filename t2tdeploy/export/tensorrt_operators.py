@@ -37,7 +37,8 @@ COMPUTED_IN = frozenset({
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT32, TensorProto.INT64,
     TensorProto.BOOL,
 })  # fmt: skip
-"""Types of tensors between operators. int8 and float8 exist between QuantizeLinear and DequantizeLinear only."""
+"""Types of tensors between operators. int8 and float8 exist between QuantizeLinear and DequantizeLinear only, uint8 as
+the graph's inputs and outputs, and there is nothing to do with it but a Cast."""
 QUANTIZED = frozenset({
     TensorProto.INT8, TensorProto.INT4, TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1,
 })  # fmt: skip
@@ -125,6 +126,8 @@ def _reasons(node: NodeProto, scope: _Scope) -> Iterator[str]:
         return
     if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
         strange = {scope.types.get(name, 0) for name in (*node.input, *node.output)} - COMPUTED_IN - {0}
+        if node.op_type == "Cast":
+            strange -= {TensorProto.UINT8}
         for kind in sorted(strange):
             yield f"it has a tensor of {TensorProto.DataType.Name(kind).lower()}, in which TensorRT does not compute"
     for rule in RULES.get(node.op_type, ()):

@@ -265,7 +265,7 @@ class ImageModality(BaseModality):
 
     def bottom(self, x: Tensor) -> Tensor:
         """x [batch, height, width, channels] uint8 -> [batch, channels, height, width]"""
-        return x.permute(0, 3, 1, 2).float() * (2.0 / 255.0) - 1.0
+        return x.float().permute(0, 3, 1, 2) * (2.0 / 255.0) - 1.0
 
 
 class CategoryModality(BaseModality):

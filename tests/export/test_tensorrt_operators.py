@@ -161,3 +161,13 @@ def test_the_table_is_what_the_parser_says():
     known = {schema.name for schema in schemas if schema.since_version <= MAX_OPSET}
     lacking = {name for name in known if not parser.supports_operator(name)}
     assert lacking == UNSUPPORTED | {"DeformConv"}  # which TensorRT has, and TensorRT-RTX has not
+
+
+def test_bytes_are_read_by_a_cast_and_nothing_else() -> None:
+    pixels = {"x": (TensorProto.UINT8, ["batch", 4])}
+    cast, turned = node("Cast", ["x"], ["y"], to=FLOAT), node("Transpose", ["x"], ["t"])
+    assert not refusals(model([cast], pixels, Y))
+    (found,) = {
+        refusal.operator for refusal in refusals(model([turned, node("Cast", ["t"], ["y"], to=FLOAT)], pixels, Y))
+    }
+    assert found == "Transpose"

@@ -25,6 +25,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from t2tdeploy.errors import DifferentiationError
+from t2tdeploy.export.naming import name_axes
 from t2tdeploy.runtime import import_onnxruntime
 from t2tdeploy.training.graph.differentiable import STOP_GRADIENT, TABLE
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, choose_gradient_builder
@@ -37,7 +38,7 @@ from t2tdeploy.training.graph.joint import (
     _ModuleTensors,
     _separate_outputs,
 )
-from t2tdeploy.training.graph.simplify import _forget_origin, _name_axes
+from t2tdeploy.training.graph.simplify import _forget_origin
 
 _WANTED_OUTPUTS = {"LayerNormalization": 3, "Dropout": 2}  # the gradient builder reads them all, used or not
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -76,7 +77,7 @@ def gradient_builder_graph(
     _name_gradients(model.graph, module, tensors.trained)
     inputs = [*names.inputs, *tensors.trained, *tensors.others]
     outputs = [*names.outputs, *(f"{name}.grad" for name in tensors.trained), *changed]
-    _name_axes(model.graph, _axis_names(dynamic_shapes, names.inputs))
+    name_axes(model.graph, _axis_names(dynamic_shapes, names.inputs))
     return _arranged(model, inputs, outputs)
 
 

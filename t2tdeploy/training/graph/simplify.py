@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
@@ -10,6 +9,8 @@ import onnx
 from onnx_ir.passes import common as passes
 from onnxscript import ir, optimizer, rewriter
 from onnxscript.rewriter.rules import common as rules
+
+from t2tdeploy.export.naming import name_axes
 
 _RULES = [
     rules.transpose_transpose_rule,
@@ -38,7 +39,7 @@ def simplified(model: ir.Model, inputs: Sequence[str], axes: Mapping[tuple[str, 
         value.name = name
     _forget_origin(model)
     proto = ir.to_proto(model)
-    _name_axes(proto.graph, axes)
+    name_axes(proto.graph, axes)
     return proto
 
 
@@ -88,17 +89,3 @@ def _forget_origin(model: ir.Model) -> None:
             output.metadata_props.clear()
     for value in chain(graph.inputs, graph.initializers.values()):
         value.metadata_props.clear()
-
-
-def _name_axes(graph: onnx.GraphProto, axes: Mapping[tuple[str, int], str]) -> None:
-    """Replaces torch's symbols by the callers' names, in formulas too."""
-    values = {value.name: value for value in chain(graph.input, graph.output, graph.value_info)}
-    names: dict[str, str] = {}
-    for (source, axis), name in axes.items():
-        symbol = values[source].type.tensor_type.shape.dim[axis].dim_param
-        if symbol:
-            names.setdefault(symbol, name)
-    for value in values.values():
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
