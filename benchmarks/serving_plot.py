@@ -18,12 +18,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (speed, latency, goodput) = pyplot.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    count = 2 * ("compare" in result) + ("overload" in result)
+    if not count:
+        return
+    figure, (panels,) = pyplot.subplots(1, count, figsize=(5 * count, 4.2), layout="constrained", squeeze=False)
     if "compare" in result:
-        _contestants(speed, latency, result["compare"]["contestants"])
+        _contestants(*panels[:2], result["compare"]["contestants"])
     if "overload" in result:
-        _overload(goodput, result["overload"])
-    for axes in (speed, latency, goodput):
+        _overload(panels[-1], result["overload"])
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5")
         axes.set_axisbelow(True)
