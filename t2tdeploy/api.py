@@ -8,6 +8,7 @@ from typing import Any
 
 from t2tdeploy.bundle import load_bundle
 from t2tdeploy.classifier import Classifier
+from t2tdeploy.targets import require_runnable
 from t2tdeploy.translator import Translator
 
 
@@ -18,7 +19,9 @@ def load_translator(bundle: str | PathLike[str], *, variant: str | None = None) 
         InputError: there is no bundle, or it does something else.
         CorruptFileError, UnknownNameError, OperationalError: as `load`.
     """
-    return Translator(load_bundle(Path(bundle)), variant=variant)
+    found = load_bundle(Path(bundle))
+    require_runnable(found, variant)
+    return Translator(found, variant=variant)
 
 
 def load(

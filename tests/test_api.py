@@ -242,6 +242,9 @@ def test_an_answer_too_large_for_a_server_is_refused(directory: Path) -> None:
         client.translate(["x" * 39] * 32, options)
 
 
+MANIFEST = "{bundle}/manifest.json"  # a file of lines
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "t2tdeploy", *arguments], capture_output=True, text=True, check=False, timeout=120
@@ -272,6 +275,13 @@ def test_the_command_line_translates_and_scores_with_a_bundle(
         (["translate", "ab"], "--server or --bundle: give one of them"),
         (["translate", "--bundle", "{bundle}", "--return-tokens", "ab"], "--return-tokens needs --json"),
         (["translate", "--bundle", "{bundle}", "--model", "m", "ab"], "--model names a server's model"),
+        (["translate", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),
+        (["classify", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),
+        (["translate", "--bundle", "{bundle}", "--variant", "cpu-floa", "ab"], "did you mean 'cpu-float32'?"),
+        (
+            ["score", "--bundle", "{bundle}", "--variant", "no", *("--source", MANIFEST), *("--target", MANIFEST)],
+            "unknown variant 'no'",
+        ),
         (["translate", "--bundle", "{bundle}", "--target-prefix", "a", "--target-prefixes", "f", "ab"], "choose one"),
         (
             ["translate", "--bundle", "{bundle}", "--temperature", "-1", "ab"],

@@ -36,6 +36,7 @@ class _Examples:
 @click.command()
 @click.option("--server", help="host:port of a t2tdeploy serve.")
 @click.option("--bundle", "bundle_dir", type=options.directory, help="Instead of a server: a bundle on this machine.")
+@options.variant
 @click.argument("text", nargs=-1)
 @click.option("--input", "input_file", type=options.file, help="Texts, one a line [the arguments, or standard input].")
 @click.option("--pairs", is_flag=True, help="A text consists of several, with tabs between them: a pair of sentences.")
@@ -54,6 +55,7 @@ class _Examples:
 def classify(
     server: str | None,
     bundle_dir: Path | None,
+    variant: str | None,
     text: tuple[str, ...],
     input_file: Path | None,
     pairs: bool,
@@ -85,8 +87,11 @@ def classify(
         if bundle_dir is not None:
             from t2tdeploy.bundle import load_bundle
             from t2tdeploy.classifier import Classifier
+            from t2tdeploy.targets import require_runnable
 
-            found = Classifier(load_bundle(bundle_dir)).classify(asked.examples, top_k=top_k, truncate=truncate)
+            bundle = load_bundle(bundle_dir)
+            require_runnable(bundle, variant)
+            found = Classifier(bundle, variant=variant).classify(asked.examples, top_k=top_k, truncate=truncate)
         else:
             from t2tdeploy.serving.classification_client import ClassificationClient
             from t2tdeploy.serving.client import ClientOptions
@@ -114,6 +119,10 @@ def _require_sensible(context: click.Context) -> None:
     if ("server" in given) == ("bundle_dir" in given):
         both = "both given: choose one" if "server" in given else "give one of them"
         raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
+    if "server" in given and "variant" in given:
+        raise click.UsageError(
+            "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant", ctx=context
+        )
     for name in ("model", "priority", "timeout"):
         if "bundle_dir" in given and name in given:
             raise click.UsageError(f"--{name} is for a server: leave it out", ctx=context)

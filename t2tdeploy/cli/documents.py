@@ -25,6 +25,7 @@ def translate_document(
     *,
     language: str,
     bundle_dir: Path | None,
+    variant: str | None,
     connect: Callable[[], Client],
     timeout: float | None,
     as_json: bool,
@@ -41,7 +42,8 @@ def translate_document(
         from t2tdeploy import document_translation
         from t2tdeploy.api import load_translator
 
-        found = document_translation.translate_document(load_translator(bundle_dir), document, asked, language=language)
+        translator = load_translator(bundle_dir, variant=variant)
+        found = document_translation.translate_document(translator, document, asked, language=language)
         _write(output_file, _records(found) if as_json else rejoin(document, found))
         return
     with (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +35,22 @@ def usr_dir(command: Command) -> Command:
 def output_dir(command: Command) -> Command:
     """`--output-dir` of an existing run"""
     return click.option("--output-dir", type=directory, required=True, help="Run directory that train wrote.")(command)
+
+
+def variant(command: Command) -> Command:
+    """--variant of --bundle."""
+    help = "With --bundle: form of its graph that runs [its default]."
+    return click.option("--variant", metavar="NAME", help=help)(command)
+
+
+def refuse_variant_of_server(given: Container[str], context: click.Context) -> None:
+    """
+    Raises:
+        click.UsageError: --server and --variant are given.
+    """
+    if "server" in given and "variant" in given:
+        words = "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant"
+        raise click.UsageError(words, ctx=context)
 
 
 def checkpoint(command: Command) -> Command:

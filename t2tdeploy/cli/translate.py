@@ -57,6 +57,7 @@ def _decoding(command: Command) -> Command:
 @click.command()
 @click.option("--server", help="host:port of a t2tdeploy serve.")
 @click.option("--bundle", "bundle_dir", type=options.directory, help="Instead of a server: a bundle on this machine.")
+@options.variant
 @click.argument("text", nargs=-1)
 @click.option(
     "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
@@ -77,6 +78,7 @@ def _decoding(command: Command) -> Command:
 def translate(
     server: str | None,
     bundle_dir: Path | None,
+    variant: str | None,
     text: tuple[str, ...],
     input_file: Path | None,
     document_file: Path | None,
@@ -110,15 +112,9 @@ def translate(
 
     if document_file is not None:
         translate_document(
-            document_file,
-            output_file,
-            asked,
-            language=language,
-            bundle_dir=bundle_dir,
-            connect=connect,
-            timeout=timeout,
-            as_json=as_json,
-        )
+            document_file, output_file, asked, language=language, bundle_dir=bundle_dir, variant=variant,
+            connect=connect, timeout=timeout, as_json=as_json,
+        )  # fmt: skip
         return
     sources = list(text) if text else read_lines(input_file)
     prefixes = _prefixes(target_prefix, prefix_file, len(sources))
@@ -126,7 +122,7 @@ def translate(
         if bundle_dir is not None:
             from t2tdeploy.api import load_translator
 
-            found = load_translator(bundle_dir).translate(sources, asked, target_prefixes=prefixes)
+            found = load_translator(bundle_dir, variant=variant).translate(sources, asked, target_prefixes=prefixes)
         else:
             with connect() as client:
                 reporter = None if text else make_reporter(as_json)
@@ -146,6 +142,10 @@ def _require_sensible(context: click.Context) -> None:
     if ("server" in given) == ("bundle_dir" in given):
         both = "both given: choose one" if "server" in given else "give one of them"
         raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
+    if "server" in given and "variant" in given:
+        raise click.UsageError(
+            "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant", ctx=context
+        )
     if "bundle_dir" in given and "model" in given:
         raise click.UsageError("--model names a server's model: leave it out", ctx=context)
     if "bundle_dir" in given and "priority" in given:
@@ -205,6 +205,7 @@ def _write_found(
 
 @click.command()
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
+@options.variant
 @click.option("--source", "source_file", type=options.file, required=True, help="Sources, a sentence a line.")
 @click.option("--target", "target_file", type=options.file, required=True, help="Their translations, a line for each.")
 @click.option("--output", "output_file", type=options.file, help="Where scores go [standard output].")
@@ -212,6 +213,7 @@ def _write_found(
 @options.as_json
 def score(
     bundle_dir: Path,
+    variant: str | None,
     source_file: Path,
     target_file: Path,
     output_file: Path | None,
@@ -238,7 +240,7 @@ def score(
     sources, targets = read_lines(source_file), read_lines(target_file)
     if len(sources) != len(targets):
         raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)
-    translator = load_translator(bundle_dir)
+    translator = load_translator(bundle_dir, variant=variant)
     try:
         scores = translator.score(sources, targets)
     except RequestError as error:
