@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -194,12 +195,9 @@ def write_variants(
 
 def _session(graph: bytes, target: str) -> tuple[GraphSession, str]:
     """The graph on what it is made for, where that is here, otherwise on the CPU; and on which it is."""
-    if target in available_targets():
-        try:
+    if target != "cpu" and target in available_targets():
+        with suppress(OperationalError):  # a build of onnxruntime for GPUs, and no GPU
             return GraphSession(graph, target=target), target
-        except OperationalError:  # a build of onnxruntime for GPUs, and no GPU
-            if target == "cpu":
-                raise
     return GraphSession(graph), "cpu"
 
 

@@ -61,8 +61,30 @@ class Span:
 
 
 @dataclass(frozen=True)
+class InputsProfile:
+    """What an engine is built for: TensorRT's optimization profile of any graph; `profile_of` makes it.
+
+    Args:
+        inputs: name -> axes, those that do not change as their size.
+    """
+
+    inputs: dict[str, tuple[Span | int, ...]]
+
+    def shapes(self) -> dict[str, Shapes]:
+        """`min`, `opt` and `max` -> input -> shape."""
+        sizes = {"min": "smallest", "opt": "usual", "max": "largest"}
+        return {
+            kind: {
+                name: tuple(axis if isinstance(axis, int) else getattr(axis, size) for axis in axes)
+                for name, axes in self.inputs.items()
+            }
+            for kind, size in sizes.items()
+        }
+
+
+@dataclass(frozen=True)
 class Profile:
-    """What an engine is built for: TensorRT's optimization profile of a search.
+    """That of a search.
 
     Args:
         batch: sentences.
@@ -73,37 +95,8 @@ class Profile:
     source_length: Span
 
     def shapes(self) -> dict[str, Shapes]:
-        """`min`, `opt` and `max` -> input -> shape."""
-        return {
-            kind: {"source_ids": (batch, length), "max_length": (batch,)}
-            for kind, batch, length in (
-                ("min", self.batch.smallest, self.source_length.smallest),
-                ("opt", self.batch.usual, self.source_length.usual),
-                ("max", self.batch.largest, self.source_length.largest),
-            )
-        }
-
-
-@dataclass(frozen=True)
-class InputsProfile:
-    """What an engine of any graph is built for; `profile_of` makes it.
-
-    Args:
-        inputs: name -> axes, those that do not change as their size.
-    """
-
-    inputs: dict[str, tuple[Span | int, ...]]
-
-    def shapes(self) -> dict[str, Shapes]:
-        """As `Profile.shapes`."""
-        sizes = {"min": "smallest", "opt": "usual", "max": "largest"}
-        return {
-            kind: {
-                name: tuple(axis if isinstance(axis, int) else getattr(axis, size) for axis in axes)
-                for name, axes in self.inputs.items()
-            }
-            for kind, size in sizes.items()
-        }
+        """As `InputsProfile.shapes`."""
+        return InputsProfile({"source_ids": (self.batch, self.source_length), "max_length": (self.batch,)}).shapes()
 
 
 def profile_of(graph: onnx.ModelProto, **axes: Span) -> InputsProfile:

@@ -105,7 +105,8 @@ def require_supported(model: ModelProto) -> None:
     more = f"\n  and {len(found) - MOST_REFUSALS_SHOWN} more" if len(found) > MOST_REFUSALS_SHOWN else ""
     raise InputError(
         f"TensorRT cannot run {len(found)} node{'s' if len(found) > 1 else ''} of the graph:{shown}{more}",
-        help="give it a search of fixed sizes, as export_static_search makes it, in float32 or float16",
+        help="give it a search of fixed sizes, as export_static_search makes it, or a model of numbers, ids or images, "
+        "in float32 or float16",
     )
 
 

@@ -33,8 +33,7 @@ def bag_of_embeddings_small() -> BagHParams:
 @register_hparams
 def bag_of_embeddings_deep() -> BagHParams:
     """The deep averaging network of Iyyer et al. 2015 for some thousand labelled sentences: one hidden layer, much
-    dropout, a rate that falls to 0. Embeddings start near zero, so that rare words say nothing until they are learned;
-    of what was tried on SST-2 that was worth the most on dev."""
+    dropout, a rate that falls to 0. Embeddings start near zero: rare words say nothing until they are learned."""
     return BagHParams.create(
         {
             "hidden_size": 32,

@@ -28,7 +28,6 @@ from t2tdeploy.progress import Reporter
 from t2tdeploy.tokenizer import Tokenizer
 
 TARGETS = "targets"
-"""What records call the problem of examples in memory."""
 
 LabelKind = Literal["auto", "classify", "multi_label", "regress"]
 _NUMBERS = "iufb"

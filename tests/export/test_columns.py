@@ -17,6 +17,7 @@ from t2tdeploy.columns.fitted import column_of, raw_columns
 from t2tdeploy.columns.values import Array, raw_array
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.columns import with_columns
+from t2tdeploy.export.tensorrt_operators import refusals
 from t2tdeploy.features import FeatureSpec, Modality
 from tests.columns.drawn import declarations, refuse, tables, training_tables
 
@@ -110,3 +111,13 @@ def test_an_empty_batch_and_one_of_one_row() -> None:
     for rows in (0, 1):
         found = run(model, as_raw(columns, {"n": [5][:rows], "t": ["never seen"][:rows]}))
         assert {name: value.shape for name, value in found.items()} == dict.fromkeys(found, (rows,))
+
+
+def test_tensorrt_refuses_columns_of_strings_and_names_their_nodes() -> None:
+    columns: list[Declaration] = [vocabulary("city")]
+    features = fit_columns(columns, as_raw(columns, {"city": "abab"}))
+    found = refusals(with_columns(passing(features), features))
+    assert {refusal.operator for refusal in found} == {"ai.onnx.ml::LabelEncoder"}
+    numbers: list[Declaration] = [numeric("width")]
+    features = fit_columns(numbers, as_raw(numbers, {"width": [1.0, 2.0, 3.5]}))
+    assert not refusals(with_columns(passing(features), features))

@@ -59,8 +59,9 @@ def test_a_search_on_the_gpu_is_that_on_the_cpu(
         for session in sessions
     )
     assert np.array_equal(found.finished, expected.finished)
+    most = 3 if controls.temperature else 1  # draws, or hypotheses of almost the same score, that rounding decides
     same = (found.target_ids[:, 0] == expected.target_ids[:, 0]).all(1)
-    assert same.sum() >= len(ROWS) - 3  # rounding may decide between scores that are almost the same, and draws
+    assert same.sum() >= len(ROWS) - most
     np.testing.assert_allclose(found.scores[same, 0], expected.scores[same, 0], atol=2e-2)
 
 

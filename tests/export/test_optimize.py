@@ -14,6 +14,7 @@ from onnx import ModelProto, numpy_helper
 
 from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, Bundle, load_bundle, write_bundle
 from t2tdeploy.errors import InputError, QualityError, UnknownNameError
+from t2tdeploy.export import optimize
 from t2tdeploy.export.agreement import Gate
 from t2tdeploy.export.optimize import Corpus, Made, check_request, make_variants, write_variants
 from t2tdeploy.export.variants import RECIPES, Calibration, Recipe
@@ -86,6 +87,13 @@ def test_only_what_ran_on_its_own_kind_of_machine_has_a_speed(made: dict[str, Ma
     assert min(speed.tokens_per_second, speed.reference_tokens_per_second, speed.speedup) > 0
     assert made["cuda-fp16"].measured.speed is None
     assert {one.measured.run_on for one in made.values()} == {"cpu"}
+
+
+def test_without_a_gpu_a_variant_for_it_is_compared_on_the_cpu(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although this onnxruntime says that it was built for one."""
+    monkeypatch.setattr(optimize, "available_targets", lambda: ["cpu", "cuda"])
+    graph = base.path().read_bytes()
+    assert [optimize._session(graph, target)[1] for target in ("cpu", "cuda")] == ["cpu", "cpu"]
 
 
 def test_the_same_graph_agrees_with_itself(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
