@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from t2tdeploy.export.quick import without_garbage_collection
 from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.export.reshapes import simplify_reshapes
 from t2tdeploy.export.undecomposed import to_onnx
@@ -300,7 +301,7 @@ def trace(
         return tuple([of(one) for one in item] if isinstance(item, list) else of(item) for item in examples)
 
     names = [one.name for item in examples for one in (item if isinstance(item, list) else [item])]
-    with quiet_exporter():
+    with quiet_exporter(), without_garbage_collection():
         program = to_onnx(
             _Traced(function, owner).eval(),
             each(lambda one: one.tensor.clone()),  # a tensor given twice would be one input

@@ -14,6 +14,8 @@ from onnxscript import ir, opset18
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from t2tdeploy.export.quick import export_quickly
+
 op: Any = opset18  # its annotations are those of eager calls, not of values in a graph
 
 
@@ -33,27 +35,29 @@ def to_onnx(
         torch.onnx.OnnxExporterError: an operator cannot be expressed in ONNX.
     """
     options: dict[str, Any] = {
-        "dynamo": True,
         "input_names": inputs,
         "output_names": outputs,
         "opset_version": opset,
         "optimize": optimize,
-        "verbose": False,
     }
     try:
-        program = torch.onnx.export(
-            Undecomposed.of(_captured(module, args, dynamic_shapes)), custom_translation_table=TRANSLATIONS, **options
-        )
+        captured = Undecomposed.of(_captured(module, args, dynamic_shapes))
+        return export_quickly(captured, custom_translation_table=TRANSLATIONS, **options)
     except Exception:  # an operator without translation in no table, or what cannot be traced: the long way says which
-        program = torch.onnx.export(module, args, dynamic_shapes=dynamic_shapes, **options)
-    assert program is not None
-    return program
+        return export_quickly(module, args, dynamic_shapes=dynamic_shapes, **options)
 
 
 def _captured(module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> ExportedProgram:
-    # As torch.onnx does it: a dynamic axis may also have the size 0 or 1.
+    # As torch.onnx does it: a dynamic axis may also have the size 0 or 1, and what a formula over sizes asks of them is
+    # asked at run time.
     with torch.fx.experimental._config.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        return torch.export.export(module, args, dynamic_shapes=dynamic_shapes, strict=False)
+        return torch.export.export(
+            module,
+            args,
+            dynamic_shapes=dynamic_shapes,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
 
 
 class Undecomposed(ExportedProgram):

@@ -14,7 +14,6 @@ from t2tdeploy.problems.batching import plan_evaluation
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter
 from t2tdeploy.tokenizer import Tokenizer
-from t2tdeploy.training.class_pictures import pictures
 from t2tdeploy.training.engine import Batch, Engine
 from t2tdeploy.training.evaluate import EvaluationReport, evaluate, probe_evaluation
 from t2tdeploy.training.options import TrainOptions
@@ -120,6 +119,8 @@ class PredictionQuality(DevQuality):
         )
 
         def show(summaries: Summaries, step: int) -> None:
+            from t2tdeploy.training.class_pictures import pictures  # matplotlib: heavy
+
             for name, picture in pictures(report).items():
                 summaries.picture(name, step, picture)
 

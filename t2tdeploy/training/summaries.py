@@ -7,12 +7,10 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from t2tdeploy.files import atomic_file, naming
@@ -21,7 +19,8 @@ from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.evaluate import Example
 from t2tdeploy.training.parameters import tensors_from
 
-matplotlib.use("Agg")  # files only: there may be no screen
+if TYPE_CHECKING:  # heavy: imported where a picture is drawn
+    from matplotlib.figure import Figure
 
 METRICS, CURVE = "metrics.jsonl", "curve.png"
 
@@ -156,6 +155,8 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 
 def curve(lines: Sequence[Mapping[str, Any]], shown: Axes = AXES["translate"]) -> Figure:
     """Training and evaluation loss over steps, and a score such as BLEU on an axis of its own."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.subplots()
     left.set_xlabel("step")
@@ -177,6 +178,8 @@ def curve(lines: Sequence[Mapping[str, Any]], shown: Axes = AXES["translate"]) -
 
 def attention_picture(weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> Figure:
     """A heat map of weights [target_length, source_length] with the tokens on its axes."""
+    from matplotlib.figure import Figure
+
     height, width = weights.shape
     figure = Figure(figsize=(2 + 0.3 * width, 1 + 0.3 * height), layout="constrained")
     axes = figure.subplots()

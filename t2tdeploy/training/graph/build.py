@@ -14,6 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 from torch.export import Dim
 
+from t2tdeploy.export.quick import without_garbage_collection
 from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
@@ -55,7 +56,7 @@ def build_training_graph(
         UserError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
     """
     was_training = model.training
-    with quiet_exporter():
+    with quiet_exporter(), without_garbage_collection():
         step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision).train()
         training = _differentiation(builder, target)(
             step,

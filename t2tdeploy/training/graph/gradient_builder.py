@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 
 from t2tdeploy.errors import DifferentiationError
 from t2tdeploy.export.naming import name_axes
+from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.runtime import import_onnxruntime
 from t2tdeploy.training.graph.differentiable import STOP_GRADIENT, TABLE
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, choose_gradient_builder
@@ -137,17 +138,14 @@ def _translated(captured: ExportedProgram, inputs: Sequence[str], outputs: Seque
     signature = captured.module_call_graph[0].signature
     assert signature is not None
     signature.out_spec = pytree.tree_structure(tuple(range(len(outputs))))
-    translated = torch.onnx.export(
+    translated = export_quickly(
         captured,
-        dynamo=True,
         opset_version=OPSET,
         custom_translation_table=TABLE,
         input_names=inputs,
         output_names=outputs,
         optimize=False,
-        verbose=False,
     )
-    assert translated is not None
     return translated.model
 
 

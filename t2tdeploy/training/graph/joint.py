@@ -25,6 +25,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.export.undecomposed import Undecomposed
 from t2tdeploy.training.graph.faults import differentiation_faults, quiet, tracing_faults, translation_faults
 from t2tdeploy.training.graph.program import Program, as_program
@@ -202,17 +203,14 @@ def _separate_outputs(graph: fx.Graph) -> None:
 
 
 def _translate(program: Program) -> ir.Model:
-    translated = torch.onnx.export(
+    translated = export_quickly(
         Undecomposed.of(program.exported),
-        dynamo=True,
         opset_version=OPSET,
         custom_translation_table=TABLE,
         input_names=program.inputs,
         output_names=program.outputs,
         optimize=False,
-        verbose=False,
     )
-    assert translated is not None
     model: ir.Model = translated.model
     for function in FUNCTIONS:
         own = ir.serde.deserialize_function(function)
