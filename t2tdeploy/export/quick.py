@@ -1,7 +1,7 @@
 """torch.onnx.export without what it does again each time, and Python without looking for garbage meanwhile.
 
-The graphs are the same. The shortcuts reach into parts of torch that are not public: a version of torch that lacks them
-exports as it does alone.
+The graphs are the same. The shortcuts reach into parts of torch 2.13 that are not public; where those cannot be
+imported, torch exports as it does alone.
 """
 
 from __future__ import annotations

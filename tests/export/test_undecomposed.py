@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from t2tdeploy.export import undecomposed
 from t2tdeploy.export.undecomposed import Undecomposed, to_onnx
+from t2tdeploy.training.graph import build
 from tests.export.calls import Calls
+from tests.models.tiny import tiny_transformer
 
 ATEN = torch.ops.aten
 
@@ -101,3 +104,16 @@ def test_what_has_no_translation_and_no_decomposition_listed_exports_all_the_sam
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     x = torch.randn(5, 4)
     torch.testing.assert_close(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), module(x))
+
+
+def test_the_evaluation_of_a_transformer_is_captured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its masks would ask that no length be 1: what is captured asks at run time instead of being refused."""
+    translated, export_quickly = [], undecomposed.export_quickly
+
+    def noting(program: Any, *args: Any, **options: Any) -> Any:
+        translated.append(type(program))
+        return export_quickly(program, *args, **options)
+
+    monkeypatch.setattr(undecomposed, "export_quickly", noting)
+    build.build_training_graph(tiny_transformer(11, layers=1), label_smoothing=0.1)
+    assert translated == [Undecomposed]
