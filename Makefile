@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-startup: $(INSTALLED) ## how long the command line and the server take to 
 
 bench-allocator: $(INSTALLED) ## what keeping freed memory is worth to training on a CPU
 	@$(PY) benchmarks/allocator.py
+
+bench-spinning: $(INSTALLED) ## what threads that stay awake bring to a search, and cost on shared CPUs
+	@$(PY) benchmarks/spinning.py
 
 bench-embedded: $(INSTALLED) ## BLEU and minutes on the embedded data
 	@$(PY) benchmarks/embedded.py

@@ -8,6 +8,7 @@ from typing import Any
 
 from t2tdeploy.bundle import load_bundle
 from t2tdeploy.classifier import Classifier
+from t2tdeploy.runtime import SPIN_US
 from t2tdeploy.targets import require_runnable
 from t2tdeploy.translator import Translator
 
@@ -25,7 +26,12 @@ def load_translator(bundle: str | PathLike[str], *, variant: str | None = None) 
 
 
 def load(
-    bundle: str | PathLike[str], *, variant: str | None = None, threads: int | None = None, warm_up: bool = True
+    bundle: str | PathLike[str],
+    *,
+    variant: str | None = None,
+    threads: int | None = None,
+    spin_us: int = SPIN_US,
+    warm_up: bool = True,
 ) -> Any:
     """Opens a bundle: `t2tdeploy.load("bundles/ende").translate(["Two dogs."], beam_size=4)`, or
     `t2tdeploy.load("bundles/reviews").classify(["What a film!"], top_k=2)`.
@@ -36,6 +42,7 @@ def load(
         bundle: the folder that `t2tdeploy export` wrote.
         variant: of the bundle; None: its default.
         threads: that one search uses; None: all CPUs this process may use.
+        spin_us: microseconds that a thread without work stays awake within a search; 0 where CPUs are shared.
         warm_up: run the graph once, so that the first answer is as fast as the others.
 
     Returns:
@@ -50,7 +57,7 @@ def load(
     """
     found = load_bundle(Path(bundle))
     kind = Translator if found.manifest.task == "translate" else Classifier
-    model = kind(found, variant=variant, threads=threads)
+    model = kind(found, variant=variant, threads=threads, spin_us=spin_us)
     if warm_up:
         model.warm_up()
     return model

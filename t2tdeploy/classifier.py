@@ -13,7 +13,7 @@ from t2tdeploy.errors import CorruptFileError, InputError, RequestError
 from t2tdeploy.examples import Example, ExampleEncoder, RawExample, stack
 from t2tdeploy.features import EOS_ID, UNK_ID
 from t2tdeploy.manifest import FeatureInput
-from t2tdeploy.runtime import Interrupt, Session
+from t2tdeploy.runtime import SPIN_US, Interrupt, Session
 
 __all__ = ["Classification", "Classifier", "Example", "Label", "RawExample"]
 
@@ -60,6 +60,7 @@ class Classifier:
     Args:
         variant: of the bundle; None: its default.
         threads: that one run uses; None: all CPUs this process may use.
+        spin_us: microseconds that a thread without work stays awake, see `runtime.session_options`.
         max_batch_size: examples of one batch in `classify`.
         max_batch_tokens: of one batch in `classify`, padding included.
 
@@ -79,6 +80,7 @@ class Classifier:
         *,
         variant: str | None = None,
         threads: int | None = None,
+        spin_us: int = SPIN_US,
         max_batch_size: int = 64,
         max_batch_tokens: int = 32_768,
     ) -> None:
@@ -94,7 +96,7 @@ class Classifier:
         self.features: Mapping[str, FeatureInput] = manifest.features
         self.max_batch_size, self.max_batch_tokens = max_batch_size, max_batch_tokens
         chosen = bundle.variant(variant)
-        self.session = Session(bundle.path(variant), threads=threads, target=chosen.target)
+        self.session = Session(bundle.path(variant), threads=threads, spin_us=spin_us, target=chosen.target)
         self._outputs = ("logits", "probabilities") if self.classes else ("values",)
         self._require_graph()
         texts = [name for name, feature in self.features.items() if feature.kind == "text"]

@@ -82,16 +82,40 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def session_options(threads: int) -> Any:
-    """onnxruntime's options of a session that answers requests."""
-    options = import_onnxruntime().SessionOptions()
+SPIN_US = 20
+"""Microseconds that a thread of a session stays awake without work, unless told otherwise.
+
+To wake a sleeping thread costs microseconds at every operator. A thread that spins takes a CPU that others may want, at
+worst from the thread that it waits for. So many bridge most gaps between two operators, and cost little where CPUs are
+shared; benchmarks/spinning.py measures both.
+"""
+
+
+def session_options(threads: int, spin_us: int = SPIN_US) -> Any:
+    """onnxruntime's options of a session that answers requests.
+
+    Args:
+        threads: that one run uses.
+        spin_us: how long a thread without work spins within a run before it sleeps; 0: it sleeps at once, and always
+            does so with onnxruntime before 1.26, which knows no such bound.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that spin for work burn CPU between requests and, where CPUs are shared, take it from the thread they
-    # wait for. Threads that sleep cost some microseconds per operator to wake.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    spins = spin_us > 0 and _release(onnxruntime.__version__) >= (1, 26)
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+    if spins:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # not between two runs
     return options
+
+
+def _release(version: str) -> tuple[int, int]:
+    """ "1.31.1" -> (1, 31)"""
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
 
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -162,6 +186,7 @@ class Session:
     Args:
         graph: an ONNX file, or its content.
         threads: that one run uses; None: `available_cpus()`.
+        spin_us: see `session_options`.
         target: a key of `PROVIDERS`; what the provider cannot run, the CPU does.
 
     Raises:
@@ -169,10 +194,12 @@ class Session:
         OperationalError: onnxruntime is not installed, or does not reach the target.
     """
 
-    def __init__(self, graph: Path | bytes, *, threads: int | None = None, target: str = "cpu") -> None:
+    def __init__(
+        self, graph: Path | bytes, *, threads: int | None = None, spin_us: int = SPIN_US, target: str = "cpu"
+    ) -> None:
         onnxruntime = import_onnxruntime()
         self.threads = threads or available_cpus()
-        options = session_options(self.threads)
+        options = session_options(self.threads, spin_us)
         source = graph if isinstance(graph, bytes) else str(graph)
         if target != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
@@ -223,8 +250,10 @@ class GraphSession(Session):
     Args, Raises: as `Session`.
     """
 
-    def __init__(self, graph: Path | bytes, *, threads: int | None = None, target: str = "cpu") -> None:
-        super().__init__(graph, threads=threads, target=target)
+    def __init__(
+        self, graph: Path | bytes, *, threads: int | None = None, spin_us: int = SPIN_US, target: str = "cpu"
+    ) -> None:
+        super().__init__(graph, threads=threads, spin_us=spin_us, target=target)
         self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
         self._outputs = [field.name for field in fields(SearchResult) if field.name in self.outputs]
 
@@ -325,5 +354,8 @@ def sample_chances(source_ids: IntArray, steps: int, beam: int, seed: int) -> np
 class SearchSession(GraphSession):
     """The graph of a bundle's variant (None: its default)."""
 
-    def __init__(self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None) -> None:
-        super().__init__(bundle.path(variant), threads=threads, target=bundle.variant(variant).target)
+    def __init__(
+        self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None, spin_us: int = SPIN_US
+    ) -> None:
+        target = bundle.variant(variant).target
+        super().__init__(bundle.path(variant), threads=threads, spin_us=spin_us, target=target)

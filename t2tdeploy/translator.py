@@ -30,7 +30,7 @@ from t2tdeploy.decoding import (
 from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
-from t2tdeploy.runtime import Interrupt, SearchResult, SearchSession
+from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult, SearchSession
 from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 
@@ -52,6 +52,7 @@ class Translator:
     Args:
         variant: of the bundle; None: its default.
         threads: that one search uses; None: all CPUs this process may use.
+        spin_us: microseconds that a thread without work stays awake, see `runtime.session_options`.
         max_batch_size: sentences of one batch in `translate`.
         max_batch_tokens: what one batch in `translate` may make the search remember, see `SearchKey.cost`.
         max_beam_size, max_extra_length: the most that options may ask for; never less than the bundle's defaults.
@@ -68,6 +69,7 @@ class Translator:
         *,
         variant: str | None = None,
         threads: int | None = None,
+        spin_us: int = SPIN_US,
         max_batch_size: int = 64,
         max_batch_tokens: int = 32_768,
         max_beam_size: int = MAX_BEAM_SIZE,
@@ -75,7 +77,7 @@ class Translator:
     ) -> None:
         self.bundle = bundle
         self.defaults = bundle.decode
-        self.session = SearchSession(bundle, variant=variant, threads=threads)
+        self.session = SearchSession(bundle, variant=variant, threads=threads, spin_us=spin_us)
         self._source = bundle.tokenizer("inputs")
         self._target = bundle.tokenizer("targets")
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens

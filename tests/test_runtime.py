@@ -15,6 +15,7 @@ from t2tdeploy.runtime import (
     SearchStoppedError,
     available_cpus,
     available_targets,
+    session_options,
 )
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
@@ -123,3 +124,24 @@ def test_a_target_that_onnxruntime_does_not_reach_is_refused(tmp_path: Path) -> 
         pytest.raises(OperationalError, match="onnxruntime cannot use CUDAExecutionProvider, only CPU"),
     ):
         GraphSession(bundle.path(), target="cuda")
+
+
+def spinning(options: object) -> str | None:
+    """How many microseconds threads spin; None: they sleep."""
+    entry = options.get_session_config_entry  # type: ignore[attr-defined]
+    if entry("session.intra_op.allow_spinning") == "0":
+        return None
+    assert entry("session.force_spinning_stop") == "1"
+    return str(entry("session.intra_op.spin_duration_us"))
+
+
+def test_threads_spin_for_as_long_as_is_said() -> None:
+    assert [spinning(session_options(2, spin_us)) for spin_us in (0, 20, 1000)] == [None, "20", "1000"]
+
+
+@pytest.mark.parametrize(("version", "spins"), [("1.19.2", None), ("1.25.1", None), ("1.26.0", "20"), ("2.0.0", "20")])
+def test_threads_sleep_where_onnxruntime_knows_no_bound(
+    monkeypatch: pytest.MonkeyPatch, version: str, spins: str | None
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    assert spinning(session_options(2, 20)) == spins

@@ -7,6 +7,7 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
+from t2tdeploy.runtime import SPIN_US
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.operation_options import OperationOptions
 from t2tdeploy.serving.version_policy import Alias, VersionPolicy
@@ -43,6 +44,12 @@ class ServerOptions(OperationOptions):
     workers: int = Field(1, ge=1, description="batches that run at once, of all models; those of one share its memory")
     threads: int | None = Field(
         None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
+    )
+    spin_us: int = Field(
+        SPIN_US,
+        ge=0,
+        le=1_000_000,
+        description="microseconds that a thread of the model stays awake without work within a batch; 0: it sleeps",
     )
     max_batch_size: int = Field(
         32,

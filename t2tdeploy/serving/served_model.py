@@ -32,11 +32,12 @@ def load_answerer(bundle: Bundle, options: ServerOptions) -> Answerer:
             bundle,
             variant=options.variant,
             threads=options.threads,
+            spin_us=options.spin_us,
             max_beam_size=options.max_beam_size,
             max_extra_length=options.max_extra_length,
         )
     else:
-        answerer = Classifier(bundle, variant=options.variant, threads=options.threads)
+        answerer = Classifier(bundle, variant=options.variant, threads=options.threads, spin_us=options.spin_us)
     answerer.warm_up()
     return answerer
 

@@ -32,6 +32,7 @@ def quoted() -> list[str]:
     ratios, trained = decode["base"]["ratios"]["2"], decode["trained"]
     sizes = decode["base"]["file_mib"]
     served = result("serving")["compare"]["summary"]
+    spinning = result("spinning")
     bleu = [
         trained["bleu"][f"{name}, 2 threads"] for name in ("t2tdeploy float32", "t2tdeploy int8", "ctranslate2 int8")
     ]
@@ -61,6 +62,12 @@ def quoted() -> list[str]:
         "| {} / {} / {} / {} times as fast |".format(
             *(f"{one['speedup']:.2f}" for one in result("leaving_rows")["batch_sizes"].values())
         ),
+        *(
+            "| {} / {} / {} times as fast |".format(
+                *(f"{one['speed_over_asleep'][str(spinning['default_spin_us'])]:.2f}" for one in of.values())
+            )
+            for of in (spinning["beside_0_busy_processes"], spinning["beside_1_busy_processes"])
+        ),
         *served_classes(),
         "| {throughput_over_bare:.2f} / {throughput_over_naive:.2f} / {throughput_over_other:.2f} |".format(**served),
         f"| {served['p50_minus_bare_ms']:.1f} ms |",
@@ -74,7 +81,7 @@ def served_classes() -> list[str]:
     return [f"| {100 * one['served']:.1f} %; {seconds[name]} s |" for name, one in rows.items()]
 
 
-@pytest.mark.parametrize("index", range(24))
+@pytest.mark.parametrize("index", range(26))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
