@@ -47,8 +47,10 @@ class Road:
     """One problem and how it is trained.
 
     Args:
-        seconds: that training may take.
         goal: accuracy on test.
+        seconds: that training may take.
+        options: of train.
+        problem_options: of datagen.
     """
 
     problem: str
@@ -57,12 +59,13 @@ class Road:
     goal: float
     seconds: float
     options: tuple[str, ...] = ()
+    problem_options: str = ""
 
 
 ROADS = {
     "iris": Road("iris", "dnn_classifier", "dnn_iris", 0.96, 10),
     "digits": Road("image_digits", "resnet", "resnet_digits", 0.985, 180),
-    "sst2": Road("sentiment_sst2", "bag_of_embeddings", "bag_of_embeddings_deep", 0.82, 900, ("--eval-every", "40")),
+    "sst2": Road("sentiment_sst2", "nbsvm", "nbsvm_bytes", 0.82, 900, ("--eval-every", "40"), "vocab_kind=bytes"),
 }
 
 
@@ -76,7 +79,8 @@ def t2tdeploy(*arguments: str | Path) -> Any:
 def travel(road: Road, folder: Path, sources: Sequence[str]) -> dict[str, Any]:
     """Trains, evaluates, exports and serves one problem."""
     data, run, bundle = folder / "data", folder / road.problem, folder / f"{road.problem}-bundle"
-    t2tdeploy("datagen", "--problem", road.problem, "--data-dir", data, *sources)
+    chosen = ["--problem-options", road.problem_options] if road.problem_options else []
+    t2tdeploy("datagen", "--problem", road.problem, "--data-dir", data, *chosen, *sources)
     begun = time.perf_counter()
     trained = t2tdeploy(
         "train", "--problem", road.problem, "--model", road.model, "--hparams-set", road.hparams_set,

@@ -27,6 +27,7 @@ from t2tdeploy.export.rounding import DAMPING, LARGEST_WEIGHT, Matrix, positive,
 
 __all__ = ["products", "quantize_search", "quantize_weight", "quantized"]
 
+NARROW = 4  # columns of a table of embeddings: with so few, a word's scale is as large as what it scales
 LEVELS = 255  # of an activation
 # A table of embeddings that is a product's weight too is rounded for both: more noise keeps it near to its own values.
 TABLE_DAMPING = 0.5
@@ -94,9 +95,10 @@ class _Rewriter:
             for tensor in graph.initializer
             if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
         }
+        wide = {name for name, matrix in self._matrices.items() if matrix.shape[1] > NARROW}
         self._lookups = [
             (scope, node) for scope in scopes(graph) for node in scope.node
-            if node.op_type == "Gather" and node.input[0] in self._matrices and not _axis(node)
+            if node.op_type == "Gather" and node.input[0] in wide and not _axis(node)
         ]  # fmt: skip
         self._tables: dict[str, _Table] = {}
         self._moments: dict[str, Matrix] = {}  # name of a quantized weight -> of all that it is multiplied with

@@ -17,7 +17,7 @@ from t2tdeploy.columns.fitted import raw_columns
 from t2tdeploy.errors import InputError
 from t2tdeploy.export.forward import Axes, Example, trace
 from t2tdeploy.export.naming import name_axes
-from t2tdeploy.export.weights import share_weights
+from t2tdeploy.export.weights import multiply_weights, share_weights
 from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 
@@ -82,6 +82,7 @@ def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) 
         length += 4
     graph = trace(_served(model, list(inputs), temperature), examples, output_names(model), model)
     folded = rewrite(graph, pattern_rewrite_rules=[fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_gemm_rule])
+    multiply_weights(folded.graph)
     share_weights(folded.graph)
     name_axes(
         folded.graph,

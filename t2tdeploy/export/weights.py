@@ -1,4 +1,5 @@
-"""Keeps one copy of every weight in the file: equal ones are shared, a transposed one becomes a Transpose node.
+"""Keeps one copy of every weight in the file: equal ones are shared, a transposed one becomes a Transpose node, and a
+product of two is stored multiplied out.
 
 The exporter writes the tied embedding once per piece and once more transposed for the output layer. onnxruntime folds
 the Transpose when it loads the graph.
@@ -7,11 +8,12 @@ the Transpose when it loads the graph.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from t2tdeploy.export.naming import rename_tensors
+from t2tdeploy.export.naming import rename_tensors, scopes
 
 _SMALL = 1024  # elements; smaller constants are not worth a name of another place
 
@@ -42,6 +44,21 @@ def share_weights(graph: GraphProto) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     rename_tensors(graph, replaced)
+
+
+def multiply_weights(graph: GraphProto) -> None:
+    """Rewrites `graph` in place: the product of two weights of one shape, read by nothing else, becomes one weight."""
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    reads = Counter(name for scope in scopes(graph) for node in scope.node for name in node.input)
+    for node in [node for node in graph.node if node.op_type == "Mul"]:
+        pair = [weights[name] for name in node.input if name in weights and reads[name] == 1]
+        if len(pair) < 2 or pair[0].dims != pair[1].dims:
+            continue
+        first, second = map(numpy_helper.to_array, pair)
+        for tensor in pair:
+            graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(first * second, node.output[0]))
+        graph.node.remove(node)
 
 
 def _digest(array: np.ndarray) -> str:

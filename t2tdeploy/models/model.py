@@ -7,7 +7,7 @@ A subclass normally writes only `body`. A model that can decode with a cache ove
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -196,6 +196,15 @@ class Model(nn.Module):
         """Teacher-forced logits [batch, target_length, vocab] of text; else logits [batch, classes] or values."""
         features = self.bottom(batch)
         return self.top(self.pooled(self.body(features), features))
+
+    def initialize(self, batches: Iterable[Batch]) -> None:
+        """Sets the parameters and buffers that follow from the training data, if there are any.
+
+        Called before the first step of a run, without gradients.
+
+        Args:
+            batches: every training example once, on the model's device; read as they are asked for.
+        """
 
     def loss(self, logits: Tensor, batch: Batch, *, label_smoothing: float) -> LossTerms:
         """Sums of loss and labels over the batch."""

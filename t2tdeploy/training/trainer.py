@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from t2tdeploy.errors import TrainingError
 from t2tdeploy.files import atomic_file
@@ -30,7 +31,7 @@ from t2tdeploy.training.gradient_engine import derived_seed
 from t2tdeploy.training.hooks import Hook
 from t2tdeploy.training.meter import Meter
 from t2tdeploy.training.options import LOWER_IS_BETTER, TrainOptions
-from t2tdeploy.training.parameters import load_parameters, named_tensors
+from t2tdeploy.training.parameters import load_parameters, named_tensors, tensors_from
 from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.quality import dev_quality
 from t2tdeploy.training.run_directory import RunDirectory
@@ -39,6 +40,8 @@ from t2tdeploy.training.shared_stream import SharedStream
 from t2tdeploy.training.stop_request import StopRequest
 from t2tdeploy.training.summaries import Summaries
 from t2tdeploy.training.warm_start import read_parameters, warm_start
+
+INITIALIZE_BATCH = 256  # examples
 
 
 class Ending(StrEnum):
@@ -238,12 +241,25 @@ class _Trainer:
                 self.run.checkpoints.mark_best(self.state.best)
             self.reporter.message(f"resuming from step {self.state.step}")
             return
+        if first:
+            with torch.no_grad():
+                self.engine.model.initialize(self._examples())
         if self.options.warm_start is not None and first:
             match = warm_start(self.engine.model, read_parameters(self.options.warm_start))
             self.reporter.message(f"warm start from {self.options.warm_start}: {match}")
         if self.processes.world_size > 1:
             tensors = named_tensors(self.engine.model)
             load_parameters(self.engine.model, self.processes.broadcast_tensors(tensors))
+
+    def _examples(self) -> Iterator[Mapping[str, Tensor]]:
+        """All training data, for `Model.initialize`; nothing is read, or reported, unless it is asked for."""
+        device = next(self.engine.model.parameters()).device
+        order = np.argsort(self.dataset.example_lengths, kind="stable")
+        with self.reporter.task("initializing", total=len(order), unit="examples") as task:
+            for start in range(0, len(order), INITIALIZE_BATCH):
+                rows = order[start : start + INITIALIZE_BATCH]
+                yield tensors_from(self.dataset.batch(rows), device)
+                task.advance(len(rows))
 
     def _ending(self, stop: StopRequest) -> Ending | None:
         """Why to end now, if so; the same in all processes."""

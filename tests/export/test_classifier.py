@@ -72,7 +72,7 @@ def ends_with_eos(features: Mapping[str, FeatureSpec], batch: Batch) -> Batch:
     return found
 
 
-@pytest.mark.parametrize("name", ["transformer_encoder", "bag_of_embeddings", "basic_fc", "resnet"])
+@pytest.mark.parametrize("name", ["transformer_encoder", "bag_of_embeddings", "nbsvm", "basic_fc", "resnet"])
 def test_the_bundle_answers_as_torch_does_alone_and_in_any_batch(name: str, tmp_path: Path) -> None:
     case: Case = CASES[name]
     model = case.make()

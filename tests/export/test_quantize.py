@@ -232,3 +232,12 @@ def test_batches_are_taken_together(graph: ModelProto, ranges: dict[str, Range])
         assert other
         assert both
         np.testing.assert_allclose(both.moment, one.moment + other.moment, rtol=1e-3, atol=1e-2)
+
+
+def test_a_narrow_embedding_stays_as_it_is() -> None:
+    lookup = helper.make_node("Gather", ["table", "ids"], ["rows"])
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch"])
+    rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["batch", 3])
+    table = numpy_helper.from_array(np.ones((7, 3), np.float32), "table")
+    whole = helper.make_model(helper.make_graph([lookup], "main", [ids], [rows], [table]))
+    assert quantized(whole, {}) == whole

@@ -18,6 +18,8 @@ from t2tdeploy.models.bag_of_embeddings import BagOfEmbeddings
 from t2tdeploy.models.basic_fc import BasicFc
 from t2tdeploy.models.basic_hparams import BagHParams
 from t2tdeploy.models.model import Model
+from t2tdeploy.models.nbsvm import Nbsvm
+from t2tdeploy.models.nbsvm_hparams import NbsvmHParams
 from t2tdeploy.models.resnet import Resnet
 from t2tdeploy.models.revnet import Revnet
 from t2tdeploy.models.shake_shake import ShakeShake
@@ -33,6 +35,7 @@ from t2tdeploy.models.tabular_hparams import DnnHParams, LinearHParams
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
 from t2tdeploy.models.transformer_hparams import transformer_encoder_tiny
 from t2tdeploy.models.xception import Xception
+from t2tdeploy.training.parameters import tensors_from
 
 Arrays = dict[str, np.ndarray]
 
@@ -103,7 +106,10 @@ class Case(NamedTuple):
     def make(self) -> Model:
         """Always the same parameters."""
         torch.manual_seed(1)
-        return self.model(self.hparams, self.features)
+        model = self.model(self.hparams, self.features)
+        with torch.no_grad():
+            model.initialize([tensors_from(random_batch(self.features, 16, seed=1), torch.device("cpu"))])
+        return model
 
 
 # Every registered model for fixed outputs is here, small and without dropout; together they have all modalities.
@@ -123,6 +129,9 @@ CASES: dict[str, Case] = {
             {"hidden_size": 8, "num_hidden_layers": 1, "dropout": 0.0, "word_dropout": 0.0, "label_smoothing": 0.1}
         ),
         {"inputs": TEXT, "targets": LABELS},
+    ),
+    "nbsvm": Case(
+        Nbsvm, NbsvmHParams.create({"min_ngram": 1, "max_ngram": 3, "buckets": 64}), {"inputs": TEXT, "targets": LABEL}
     ),
     "basic_fc": Case(BasicFc, BasicHParams.create({"hidden_size": 8}), {**COLUMNS, "text": NOTE, "targets": NUMBERS}),
     "dnn_classifier": Case(DnnClassifier, DnnHParams.create({"hidden_units": (8,)}), {**TABLE, "targets": LABEL}),
