@@ -1,4 +1,5 @@
-"""A client of models that classify or regress; answers as `Classifier` does.
+"""Clients of models that classify or regress: `ClassificationClient` for plain code, `AsyncClassificationClient` for
+asyncio. Both answer as `Classifier` does.
 
 A long list of examples becomes several requests, some of them under way at once; a request that meets a full or
 restarting server is tried again, as by `Client`.
@@ -7,16 +8,18 @@ restarting server is tried again, as by `Client`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
 
 from t2tdeploy.classifier import Classification, RawExample
 from t2tdeploy.errors import RequestError
-from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, ClientOptions
-from t2tdeploy.serving.channel import open_channel
+from t2tdeploy.serving.channel import open_async_channel, open_channel
 from t2tdeploy.serving.classification_messages import read_classify_response, write_classify_request
-from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all
+from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all, ask_all_async
+from t2tdeploy.serving.v1 import classification_pb2 as pb
 from t2tdeploy.serving.v1.classification_pb2_grpc import ClassificationServiceStub
 
 
@@ -50,31 +53,14 @@ class ClassificationClient:
             RequestError: an example or option is not valid; the place is named, e.g. examples[3].width.
             ServerError: the server did not answer, or with another status than OK.
         """
-        if isinstance(examples, str | bytes | Mapping):
-            raise RequestError("examples", "one example, where a list of them is expected", help="put it into a list")
-        options, size = self._options, self._options.sentences_per_request
-        requests = [
-            Request(
-                first,
-                write_classify_request(
-                    examples[first : first + size],
-                    first=first,
-                    top_k=top_k,
-                    truncate=truncate,
-                    model=options.model,
-                    model_version=options.model_version,
-                    priority=options.priority or 0,
-                ),
-            )
-            for first in range(0, len(examples), size)
-        ]
-        with (reporter or SilentReporter()).task("classifying", total=len(examples), unit="examples") as task:
+        requests = _requests(examples, top_k, truncate, self._options)
+        with _progress(reporter, examples) as task:
             return ask_all(
                 requests,
                 lambda message, seconds: self._stub.Classify.future(message, timeout=seconds),
                 read_classify_response,
                 target=self._target,
-                options=options,
+                options=self._options,
                 task=task,
             )
 
@@ -89,3 +75,77 @@ class ClassificationClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class AsyncClassificationClient:
+    """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
+
+    Args:
+        target: "host:port" of the server, or any other name that gRPC resolves: "dns:///name:port".
+        options: `sentences_per_request` is of examples.
+    """
+
+    def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
+        self._target, self._options = target, options
+        self._channel = open_async_channel(target, options.security, CHANNEL)
+        self._stub = ClassificationServiceStub(self._channel)
+
+    async def classify(
+        self,
+        examples: Sequence[RawExample],
+        *,
+        top_k: int = 1,
+        truncate: bool = False,
+        reporter: Reporter | None = None,
+    ) -> list[Classification]:
+        """As `ClassificationClient.classify`; cancelling it cancels the requests."""
+        requests = _requests(examples, top_k, truncate, self._options)
+        with _progress(reporter, examples) as task:
+            return await ask_all_async(
+                requests,
+                lambda message, seconds: self._stub.Classify(message, timeout=seconds),
+                read_classify_response,
+                target=self._target,
+                options=self._options,
+                task=task,
+            )
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _progress(reporter: Reporter | None, examples: Sequence[RawExample]) -> AbstractContextManager[Task]:
+    return (reporter or SilentReporter()).task("classifying", total=len(examples), unit="examples")
+
+
+def _requests(
+    examples: Sequence[RawExample], top_k: int, truncate: bool, client: ClientOptions
+) -> list[Request[pb.ClassifyRequest]]:
+    """The requests for `examples`; all are made before the first is sent."""
+    if isinstance(examples, str | bytes | Mapping):
+        raise RequestError("examples", "one example, where a list of them is expected", help="put it into a list")
+    size = client.sentences_per_request
+    return [
+        Request(
+            first,
+            write_classify_request(
+                examples[first : first + size],
+                first=first,
+                top_k=top_k,
+                truncate=truncate,
+                model=client.model,
+                model_version=client.model_version,
+                priority=client.priority or 0,
+            ),
+        )
+        for first in range(0, len(examples), size)
+    ]

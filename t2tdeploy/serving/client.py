@@ -22,7 +22,7 @@ from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
 from t2tdeploy.serving.channel import open_async_channel, open_channel
 from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
-from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all
+from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all, ask_all_async
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -147,22 +147,16 @@ class AsyncClient:
         reporter: Reporter | None = None,
     ) -> _Translations:
         """As `Client.translate`; cancelling it cancels the requests."""
-        room = asyncio.Semaphore(self._options.requests_in_flight)
-
-        async def ask(request: Request[pb.TranslateRequest]) -> _Translations:
-            async with room:
-                found = await self._translate(request)
-            progress.advance(len(found))
-            return found
-
         requests = list(_requests(sources, options, target_prefixes, self._options))
-        with _progress(reporter, sources) as progress:
-            tasks = [asyncio.create_task(ask(request)) for request in requests]
-            try:
-                return [hypotheses for found in await asyncio.gather(*tasks) for hypotheses in found]
-            finally:
-                for task in tasks:
-                    task.cancel()
+        with _progress(reporter, sources) as task:
+            return await ask_all_async(
+                requests,
+                lambda message, seconds: self._stub.Translate(message, timeout=seconds),
+                read_response,
+                target=self._target,
+                options=self._options,
+                task=task,
+            )
 
     def translate_document(
         self,
@@ -196,14 +190,6 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    async def _translate(self, request: Request[pb.TranslateRequest]) -> _Translations:
-        attempts = Attempts(self._target, self._options, request.first)
-        while True:
-            try:
-                return read_response(await self._stub.Translate(request.message, timeout=attempts.timeout))
-            except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(attempts.pause_after(error))
 
 
 def _progress(reporter: Reporter | None, sources: Sequence[str]) -> AbstractContextManager[Task]:

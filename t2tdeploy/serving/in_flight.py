@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -75,6 +76,43 @@ def ask_all(
         finally:
             calls.cancel()  # after an error, the other requests are not waited for
     return [answer for future in futures for answer in future.result()]
+
+
+async def ask_all_async(
+    requests: Sequence[Request[M]],
+    start: Callable[[M, float], Awaitable[Any]],
+    read: Callable[[Any], Sequence[R]],
+    *,
+    target: str,
+    options: ClientOptions,
+    task: Task,
+) -> list[R]:
+    """As `ask_all`, for asyncio; cancelling it cancels the requests.
+
+    Args:
+        start: begins a gRPC call, given a request and the seconds it may take.
+    """
+    room = asyncio.Semaphore(options.requests_in_flight)
+
+    async def ask(request: Request[M]) -> Sequence[R]:
+        async with room:
+            attempts = Attempts(target, options, request.first)
+            while True:
+                try:
+                    found = read(await start(request.message, attempts.timeout))
+                except grpc.aio.AioRpcError as error:
+                    await asyncio.sleep(attempts.pause_after(error))
+                else:
+                    task.advance(len(found))
+                    return found
+
+    asking = [asyncio.create_task(ask(request)) for request in requests]
+    try:
+        return [answer for found in await asyncio.gather(*asking) for answer in found]
+    finally:
+        for one in asking:
+            one.cancel()  # after an error, the other requests are not waited for
+        await asyncio.gather(*asking, return_exceptions=True)  # their calls have ended before this one does
 
 
 class _Calls:

@@ -55,6 +55,11 @@ def starting(bundle: Bundle | BundleSource, **options: Any) -> Iterator[tuple[Se
         loop.close()
 
 
+def waiting_sentences(server: Server) -> int:
+    """Sentences or examples in the queues of all models."""
+    return sum(model.scheduler.state().waiting_sentences for model in server.repository.models())
+
+
 class ServerProcess:
     """`serve` of a bundle or repository in a process of its own; its events come as lines of JSON."""
 

@@ -18,7 +18,7 @@ from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
-from tests.serving.running import ServerProcess, running
+from tests.serving.running import ServerProcess, running, waiting_sentences
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
 SOURCES = [f"sentence {number} " + "x" * (number * 17 % 50) for number in range(100)]
@@ -173,6 +173,24 @@ def test_retries_are_bounded(translate: Translate, bundle: Bundle) -> None:
     ):
         translate(server.port, SOURCES[:8], TranslateOptions(alpha=ENDLESS_ALPHA), options)
     assert caught.value.status == "RESOURCE_EXHAUSTED"
+
+
+def test_cancelling_withdraws_what_is_under_way_and_sends_no_more(bundle: Bundle) -> None:
+    async def cancel(server: Server) -> None:
+        options = ClientOptions(sentences_per_request=1, requests_in_flight=5, timeout=60)
+        async with AsyncClient(target_of(server.port), options) as client:
+            task = asyncio.create_task(client.translate(SOURCES, TranslateOptions(alpha=ENDLESS_ALPHA)))
+            while waiting_sentences(server) < 4:
+                assert not task.done()
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await asyncio.wait_for(client.translate(["a"]), 20))[0][0].text == "a", "the worker is free again"
+
+    with running(bundle, max_batch_size=1) as server:
+        asyncio.run(cancel(server))
+        assert server.answers == {"CANCELLED": 5, "OK": 1}
 
 
 def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:

@@ -21,7 +21,7 @@ from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.translator import Translator
-from tests.serving.running import running
+from tests.serving.running import running, waiting_sentences
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
 LINES = [
@@ -54,10 +54,6 @@ def client_of(server: Server, **options: object) -> Client:
 def stream_of(server: Server, request: pb.TranslateDocumentRequest) -> list[pb.TranslateDocumentResponse]:
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         return list(TranslationServiceStub(channel).TranslateStream(request, timeout=20))
-
-
-def waiting_sentences(server: Server) -> int:
-    return sum(model.scheduler.state().waiting_sentences for model in server.repository.models())
 
 
 async def gather(server: Server, document: str, options: TranslateOptions) -> list[TranslatedPart]:
