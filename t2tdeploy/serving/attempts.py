@@ -30,6 +30,9 @@ class ClientOptions:
         sentences_per_request: a longer list becomes several requests.
         requests_in_flight: of these, how many are under way at once.
         security: TLS and token.
+
+    Raises:
+        RequestError: a number is too small.
     """
 
     model: str = ""
@@ -40,6 +43,12 @@ class ClientOptions:
     sentences_per_request: int = 32
     requests_in_flight: int = 4
     security: Security = PLAIN
+
+    def __post_init__(self) -> None:
+        least = {"timeout": 0, "retries": 0, "sentences_per_request": 1, "requests_in_flight": 1}
+        for name, smallest in least.items():
+            if (value := getattr(self, name)) < smallest:
+                raise RequestError(name, f"{value} is less than {smallest}")
 
 
 DEFAULT_OPTIONS = ClientOptions()

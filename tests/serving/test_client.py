@@ -242,3 +242,9 @@ def test_a_server_that_leaves_is_asked_no_more(bundle: Bundle) -> None:
 def translate_endlessly(client: Client) -> None:
     with pytest.raises(ServerError, match="UNAVAILABLE"):
         client.translate(["a"], TranslateOptions(alpha=ENDLESS_ALPHA))
+
+
+@pytest.mark.parametrize("name", ["timeout", "retries", "sentences_per_request", "requests_in_flight"])
+def test_options_that_could_never_ask_are_refused(name: str) -> None:
+    with pytest.raises(RequestError, match=f"{name}: -1 is less than [01]"):
+        ClientOptions(**{name: -1})  # type: ignore[arg-type]
