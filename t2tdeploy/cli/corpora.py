@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
 CALIBRATION = 128
 """Sentences of the data to calibrate with."""
-CALIBRATION_EXAMPLES = 512
-"""The same of classifiers."""
-BATCH = 32
-"""Of them."""
 MOST = 2000
 """Sentences of one purpose: enough for ranges and for BLEU, and some minutes of a CPU."""
 
@@ -103,21 +99,13 @@ def labelled(bundle: Bundle, run: Path | None) -> tuple[Labelled, Labelled]:
     Raises:
         InputError: the data are not there, or have no such split.
     """
+    from t2tdeploy.export.optimize_classifier import calibration_examples, compared_examples
+
     data = data_of(bundle, run)
-    return _examples_of(data, "train", CALIBRATION_EXAMPLES), _examples_of(data, "dev", MOST)
-
-
-def _examples_of(data: ProblemData, name: str, count: int) -> Labelled:
-    """Examples spread over a split, in batches of similar length."""
-    import numpy as np
-
-    from t2tdeploy.export.optimize_classifier import Labelled
-
-    split = data.split(name)
-    order = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
-    order = order[np.argsort(split.example_lengths[order], kind="stable")]
-    batches = [split.batch(order[start : start + BATCH]) for start in range(0, len(order), BATCH)]
-    return Labelled(batches, f"{name} split of {data.name}")
+    return (
+        calibration_examples(data.split("train"), f"train split of {data.name}"),
+        compared_examples(data.split("dev"), f"dev split of {data.name}"),
+    )
 
 
 def _dev_files(source: Path, target: Path | None) -> Corpus:

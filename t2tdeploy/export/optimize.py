@@ -53,6 +53,11 @@ class Made:
     graph: bytes
     measured: Measured | ClassifierMeasured
 
+    @property
+    def recorded(self) -> Measured | ClassifierMeasured:
+        """What the manifest says of it once it is written: what failed its gate was forced."""
+        return replace(self.measured, forced=bool(self.measured.failures))
+
 
 def check_request(bundle: Bundle, output: Path, names: Sequence[str], *, default: str | None, overwrite: bool) -> None:
     """Finds the faults that need no work to be found.
@@ -172,21 +177,21 @@ def write_variants(
         raise QualityError(
             f"too far from float32, so nothing is written:{lines}",
             help="leave the variant out, calibrate on sentences like those that it will translate, set the gate "
-            "(--min-agreement, --max-bleu-loss; --max-accuracy-loss of classes), or write it all the same (--force)",
+            "(--min-agreement, --max-bleu-loss; --max-accuracy-loss of classes), or write it all the same (--force); "
+            "an Estimator takes gate=… and force=True",
         )
     manifest = bundle.manifest
     variants = dict(manifest.variants)
     replaced = {variants[name].file for name in made if name in variants}
     files: dict[str, bytes | Path] = {file: bundle.directory / file for file in bundle.files() - replaced}
     for name, one in made.items():
-        measured = replace(one.measured, forced=bool(one.measured.failures))
         form = one.form
         variants[name] = Variant(
             file=f"{name}.onnx",
             target=form.target,
             precision=form.precision,
             layout=form.layout,
-            measured=asdict(measured),
+            measured=asdict(one.recorded),
         )
         files[variants[name].file] = one.graph
     changed = manifest.model_copy(update={"variants": variants, "default_variant": default or manifest.default_variant})

@@ -24,24 +24,48 @@ from t2tdeploy.export.single_pass import Batch, graph_input
 from t2tdeploy.export.variants import Form
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.machine import cpu_model
+from t2tdeploy.problems.dataset import Dataset
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import Session
 
 NAMES = ("cpu-int8",)
+CALIBRATION_EXAMPLES = 512
+"""Examples to calibrate with, at most."""
+COMPARED_EXAMPLES = 2000
+"""Examples to compare on, at most."""
+BATCH = 32
+"""Of both."""
 Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Examples with their labels.
+    """Examples, with their labels where variants are compared on them.
 
     Args:
-        batches: feature -> array as features.py says, the targets among them.
+        batches: feature -> array as features.py says.
         origin: where they come from, for the manifest.
     """
 
     batches: Sequence[Batch]
     origin: str
+
+
+def calibration_examples(split: Dataset, origin: str) -> Labelled:
+    """Up to CALIBRATION_EXAMPLES examples to calibrate with; their labels are not looked at."""
+    return _spread(split, CALIBRATION_EXAMPLES, origin)
+
+
+def compared_examples(split: Dataset, origin: str) -> Labelled:
+    """Up to COMPARED_EXAMPLES labelled examples to compare variants on."""
+    return _spread(split, COMPARED_EXAMPLES, origin)
+
+
+def _spread(split: Dataset, count: int, origin: str) -> Labelled:
+    """Examples spread over a split, in batches of similar length."""
+    order = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
+    order = order[np.argsort(split.example_lengths[order], kind="stable")]
+    return Labelled([split.batch(order[start : start + BATCH]) for start in range(0, len(order), BATCH)], origin)
 
 
 def make_classifier_variants(
@@ -69,7 +93,8 @@ def make_classifier_variants(
                 f"{name} is not made of models that {bundle.manifest.task}; there is {', '.join(NAMES)}",
                 help="leave it out",
             )
-    reference, features = reference_of(bundle), _features(bundle)
+    reference = reference_of(bundle)
+    features = {name: spec for name, spec in recorded_features(bundle).items() if name != "targets"}
     model = without_columns(onnx.load(bundle.path(reference)), features)
     reporter.message("measuring ranges")
     graph = quantize_single_pass(model, [_feeds(batch, features) for batch in calibration.batches])
@@ -88,12 +113,16 @@ def make_classifier_variants(
     return {name: Made(Form("cpu", "int8", None), content, found) for name in names}
 
 
-def _features(bundle: Bundle) -> dict[str, FeatureSpec]:
-    """The inputs of the model, as its run recorded them."""
+def recorded_features(bundle: Bundle) -> dict[str, FeatureSpec]:
+    """The features of the model, "targets" among them, as its run recorded them.
+
+    Raises:
+        InputError: the bundle does not have them.
+    """
     recorded = bundle.manifest.provenance.get("features")
     if not isinstance(recorded, Mapping):
         raise InputError(f"{bundle.directory} does not say what it was trained on", path=bundle.directory)
-    return {name: FeatureSpec.from_json(one) for name, one in recorded.items() if name != "targets"}
+    return {name: FeatureSpec.from_json(one) for name, one in recorded.items()}
 
 
 def _feeds(batch: Batch, features: Mapping[str, FeatureSpec]) -> dict[str, Array]:

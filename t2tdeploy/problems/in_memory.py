@@ -51,6 +51,13 @@ class InMemoryDataset(Dataset):
     def batch(self, indices: Indices) -> Batch:
         return {name: values[indices] for name, values in self.arrays.items()}
 
+    def batches(self, size: int) -> list[Batch]:
+        """All examples in their order, `size` at a time."""
+        return [
+            {name: values[start : start + size] for name, values in self.arrays.items()}
+            for start in range(0, len(self), size)
+        ]
+
 
 class _Classes(Problem):
     name = ESTIMATOR

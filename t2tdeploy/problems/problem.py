@@ -204,7 +204,8 @@ def get_problem(name: str) -> type[Problem]:
     if name == ESTIMATOR and name not in registry.problems:
         raise UserError(
             "the examples of an Estimator come from the input functions of its program, not from a data directory",
-            help="ask the Estimator there: evaluate, predict, export_bundle; its bundle serves as any other",
+            help="ask the Estimator there: evaluate, predict, export_bundle, optimize_bundle; its bundle serves as any "
+            "other",
         )
     if name in registry.problems or not name.endswith(REVERSED_SUFFIX):
         found: type[Problem] = registry.problems.get(name)

@@ -9,29 +9,27 @@ a data directory. Where we differ from tf.estimator:
   repeat. It is read into memory, once per call.
 - Columns and classes are fitted on the first call of `train` and kept with the run; the exported graph computes them.
 - Optimizer, learning rate and batch size are hyperparameters, not code of the model.
-- `export_bundle` takes the place of `export_saved_model`, and needs no serving input function.
+- `export_bundle` takes the place of `export_saved_model`, and needs no serving input function; `optimize_bundle` that
+  of TFLite's quantization after training, and refuses what loses too much.
 """
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from t2tdeploy import registry
-from t2tdeploy.bundle import Bundle
+from t2tdeploy.bundle import Bundle, load_bundle
 from t2tdeploy.columns.declare import Declaration
 from t2tdeploy.errors import InputError, UserError
+from t2tdeploy.export.class_agreement import ClassifierGate, ClassifierMeasured
 from t2tdeploy.features import FeatureSpec
-from t2tdeploy.files import atomic_file
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.model_fn import FunctionModel, function_model
+from t2tdeploy.models.model_fn import FunctionModel
 from t2tdeploy.problems.in_memory import (
     TARGETS,
     InMemoryData,
@@ -45,16 +43,14 @@ from t2tdeploy.problems.input_functions import InputFunction, Table, read_input
 from t2tdeploy.progress import LoggingReporter, Reporter
 from t2tdeploy.registry import snake_case
 from t2tdeploy.training.checkpoints import CheckpointStore
+from t2tdeploy.training.estimator_bundle import keep_examples, read_examples, require_own
+from t2tdeploy.training.estimator_model import hyperparameters, keep_source, model_class
 from t2tdeploy.training.estimator_options import EvalSpec, RunConfig, TrainSpec
 from t2tdeploy.training.estimator_outputs import Prediction, chosen, outputs, prediction
 from t2tdeploy.training.hooks import Hook
 from t2tdeploy.training.predictions import evaluate_predictions
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.trainer import TrainResult, train
-
-EXAMPLES = "examples.npz"
-SOURCE = "model_source.py"
-_KEPT_EXAMPLES = 32
 
 
 class _Run(RunDirectory):
@@ -108,9 +104,9 @@ class Estimator:
         warm_start_from: str | PathLike[str] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        self.model_class, self._code = _model_class(model), model
+        self.model_class, self._code = model_class(model), model
         self.name = model if isinstance(model, str) else snake_case(self.model_class.__name__)
-        self.hparams = _hparams(self.model_class, hparams, params)
+        self.hparams = hyperparameters(self.model_class, hparams, params)
         self.columns, self.labels, self.classes = columns, labels, classes
         self.config, self.reporter = config or RunConfig(), reporter or LoggingReporter()
         self.warm_start_from = None if warm_start_from is None else Path(warm_start_from)
@@ -238,25 +234,80 @@ class Estimator:
         run = self._open()
         calibration = []
         if calibrate is not None:
-            arrays, size = self._dataset(read_input(calibrate), run.features).arrays, run.hparams.batch_size
-            count = len(next(iter(arrays.values())))
-            calibration = [
-                {name: values[start : start + size] for name, values in arrays.items()}
-                for start in range(0, count, size)
-            ]
+            calibration = self._dataset(read_input(calibrate), run.features).batches(run.hparams.batch_size)
         return export_classifier(
             run.model(checkpoint),
             Path(directory),
             name=name or self.name,
             tokenizers={},
             max_length=run.hparams.max_length,
-            examples=_read_examples(run),
+            examples=read_examples(run),
             calibration=calibration,
             provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(checkpoint).name},
             metrics=metrics,
             overwrite=overwrite,
             reporter=self.reporter,
         )
+
+    def optimize_bundle(
+        self,
+        directory: str | PathLike[str],
+        *,
+        calibrate: InputFunction,
+        compare_on: InputFunction,
+        variants: Sequence[str] = ("cpu-int8",),
+        default: str | None = None,
+        gate: ClassifierGate | None = None,
+        force: bool = False,
+    ) -> dict[str, ClassifierMeasured]:
+        """Adds variants to a bundle that `export_bundle` wrote, as `t2tdeploy optimize` does: smaller and faster
+        graphs, compared with its float32 graph. The bundle is replaced as a whole or stays as it is.
+
+        Args:
+            calibrate: examples like those that the bundle will be asked about, such as those of training; up to 512 of
+                them, spread over all, show how large activations become. Their labels are not looked at.
+            compare_on: other examples, with labels; up to 2000 of them, likewise.
+            variants: their names.
+            default: which variant is run where none is named; None: the same as before.
+            gate: what a variant may lose; None: 0.005 of accuracy (half a point), or, of a model that regresses, 2 % of
+                the root of the mean squared error.
+            force: write variants that lose more too; the manifest says so.
+
+        Returns:
+            variant -> what was measured, as the manifest has it: accuracy (a share) or rmse, and size in bytes, of the
+            variant and of float32 (reference_…); examples per second of both.
+
+        Raises:
+            InputError: nothing was trained, there is no bundle, or one of other columns or classes, a variant is not
+                made of such models, or an input function gives what the model cannot take.
+            CorruptFileError: the bundle is damaged.
+            UserError: no variant is named, or one that nobody knows, or a default that the bundle will not have.
+            QualityError: a variant loses more than the gate allows; the reporter was told what was measured.
+        """
+        from t2tdeploy.export import optimize_classifier as classifiers
+        from t2tdeploy.export.optimize import check_request, write_variants
+
+        run, bundle = self._open(), load_bundle(Path(directory))
+        names = [variants] if isinstance(variants, str) else list(dict.fromkeys(variants))
+        if not names:
+            raise UserError("variants = (): there is nothing to make", help='name one: variants=["cpu-int8"]')
+        check_request(bundle, bundle.directory, names, default=default, overwrite=True)
+        require_own(bundle, run.features)
+        known = self._dataset(read_input(calibrate), run.features, labels=False)
+        dev = self._dataset(read_input(compare_on), run.features)
+        made = classifiers.make_classifier_variants(
+            bundle,
+            names,
+            calibration=classifiers.calibration_examples(known, "the input function calibrate"),
+            dev=classifiers.compared_examples(dev, "the input function compare_on"),
+            gate=gate or ClassifierGate(),
+            reporter=self.reporter,
+        )
+        found = {name: one.recorded for name, one in made.items()}
+        for name, one in found.items():
+            self.reporter.event("measured", variant=name, **asdict(one))
+        write_variants(bundle, bundle.directory, made, default=default, force=force, overwrite=True)
+        return {name: one for name, one in found.items() if isinstance(one, ClassifierMeasured)}
 
     def latest_checkpoint(self) -> Path | None:
         """The folder of the newest checkpoint; None if there is none."""
@@ -300,8 +351,8 @@ class Estimator:
             seed=self.config.seed,
         )
         try:
-            _keep_source(run.path, self._code)
-            _keep_examples(run.path, splits["train"])
+            keep_source(run.path, self._code)
+            keep_examples(run.path, splits["train"])
             options = self.config.train_options(spec, self._warm_start())
             result = train(run, data, options, self.reporter, hooks=hooks)
         finally:
@@ -313,9 +364,9 @@ class Estimator:
     def _fit(self, table: Table) -> dict[str, FeatureSpec]:
         return fit_features(table, columns=self.columns, labels=self.labels, classes=self.classes)
 
-    def _dataset(self, table: Table, features: Mapping[str, FeatureSpec]) -> InMemoryDataset:
-        """Examples with labels; what is missing in them is reported."""
-        arrays = arrays_of(table, features, labels=True, others=self.columns is not None)
+    def _dataset(self, table: Table, features: Mapping[str, FeatureSpec], *, labels: bool = True) -> InMemoryDataset:
+        """Examples, with labels or without; what is missing in them is reported."""
+        arrays = arrays_of(table, features, labels=labels, others=self.columns is not None)
         for name, count in missing_numbers(table, features).items():
             self.reporter.message(f"column '{name}': {count} of {len(table)} numbers are missing and count as the mean")
         return InMemoryDataset(arrays)
@@ -330,65 +381,3 @@ class Estimator:
         if path is not None and (path / "run.json").is_file():
             return self._run_class.open(path).checkpoint_path("best")
         return path
-
-
-def _model_class(model: Any) -> type[Model]:
-    if isinstance(model, str):
-        found: type[Model] = registry.models.get(model)
-        return found
-    if isinstance(model, type) and issubclass(model, Model):
-        return model
-    if callable(model) and not isinstance(model, type):
-        return function_model(model)
-    raise UserError(
-        f"{model!r:.80} is no model",
-        help="give a subclass of t2tdeploy.models.model.Model, the name of a model, or a function (features, labels, "
-        "mode, params) -> EstimatorSpec",
-    )
-
-
-def _hparams(
-    model: type[Model], hparams: HParams | Mapping[str, Any] | str | None, params: Mapping[str, Any] | None
-) -> HParams:
-    if isinstance(hparams, HParams):
-        chosen = hparams
-    else:
-        name = hparams if isinstance(hparams, str) else model.default_hparams_set
-        chosen = registry.hparams_sets.get(name)() if name else model.hparams_class.create({})
-    if not isinstance(chosen, model.hparams_class):
-        raise UserError(f"hyperparameters of {type(chosen).__name__} are not made for model {model.__name__}")
-    changes = dict(hparams) if isinstance(hparams, Mapping) else {}
-    if params is not None:
-        if not issubclass(model, FunctionModel):
-            raise UserError("params are for model functions", help="give a model's hyperparameters as hparams={…}")
-        changes["params"] = dict(params)
-    return chosen.replace(**changes) if changes else chosen
-
-
-def _keep_source(directory: Path, code: Any) -> None:
-    """A copy of the file that defines the model, or of the model alone where there is no such file."""
-    if isinstance(code, str):
-        return
-    file = inspect.getsourcefile(code) if inspect.getmodule(code) is not None else None
-    try:
-        text = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else inspect.getsource(code)
-    except (OSError, TypeError):
-        return  # typed into an interpreter that keeps no source
-    with atomic_file(directory / SOURCE) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _keep_examples(directory: Path, dataset: InMemoryDataset) -> None:
-    """Some training examples, spread over all of them, for the parity check of an export."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, _KEPT_EXAMPLES).astype(np.int64))
-    arrays: dict[str, Any] = {f"feature_{i}": values for i, values in enumerate(dataset.batch(rows).values())}
-    with atomic_file(directory / EXAMPLES) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
-
-
-def _read_examples(run: RunDirectory) -> dict[str, Any]:
-    try:
-        with np.load(run.path / EXAMPLES, allow_pickle=False) as file:
-            return {name: file[f"feature_{i}"] for i, name in enumerate(run.features)}
-    except FileNotFoundError:
-        raise InputError(f"{run.path} has no {EXAMPLES} to check an export on", help="train a further step") from None

@@ -20,7 +20,8 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.models.model_fn import EstimatorSpec, Mode, dense, dropout, input_layer, layer
 from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors
 from t2tdeploy.training.engine import StepMetrics
-from t2tdeploy.training.estimator import SOURCE, Estimator
+from t2tdeploy.training.estimator import Estimator
+from t2tdeploy.training.estimator_model import SOURCE
 from t2tdeploy.training.hooks import Hook
 from t2tdeploy.training.summaries import read_metrics
 
