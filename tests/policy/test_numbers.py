@@ -20,6 +20,24 @@ def embedded(field: str) -> list[float]:
     return [result("embedded")[f"translate_dates_{pair}"][field] for pair in ("ende", "enfr")]
 
 
+def speed(decode: Any, decoder: str, size: str) -> float:
+    """Target tokens per second of transformer_base in batches of so many sentences."""
+    median: float = decode["base"]["decoders"][decoder]["groups"][size]["tokens_per_second"]["median"]
+    return median
+
+
+def at_best(decode: Any, *decoders: str) -> list[float]:
+    """The best of these decoders with one or two threads, in batches of 1, 16 and 64."""
+    return [
+        max(speed(decode, f"{one}, {threads}", size) for one in decoders for threads in ("1 thread", "2 threads"))
+        for size in ("1", "16", "64")
+    ]
+
+
+def over(decode: Any, ours: str, theirs: str) -> list[float]:
+    return [own / other for own, other in zip(at_best(decode, ours), at_best(decode, theirs), strict=True)]
+
+
 def quoted() -> list[str]:
     """Every result as the README writes it."""
     run, allocator = result("multi30k"), result("allocator")
@@ -31,6 +49,7 @@ def quoted() -> list[str]:
     decode = result("decode_vs_ctranslate2")
     ratios, trained = decode["base"]["ratios"]["2"], decode["trained"]
     sizes = decode["base"]["file_mib"]
+    others = at_best(decode, "transformers float32", "optimum float32")
     served = result("serving")["compare"]["summary"]
     spinning = result("spinning")
     bleu = [
@@ -42,6 +61,23 @@ def quoted() -> list[str]:
                 *(ratios[of][size]["median"] for size in ("1", "16", "64"))
             )
             for of in ("int8", "float32")
+        ),
+        *(
+            "| {:.2f} / {:.2f} / {:.2f} times as many |".format(*over(decode, f"t2tdeploy {of}", f"ctranslate2 {of}"))
+            for of in ("int8", "float32")
+        ),
+        "| {:.2f} / {:.2f} / {:.2f} and {:.2f} / {:.2f} / {:.2f} times as many |".format(
+            *(
+                own / other
+                for of in ("int8", "float32")
+                for own, other in zip(at_best(decode, f"t2tdeploy {of}"), others, strict=True)
+            )
+        ),
+        "with one\nthread each, ours has {:.2f} / {:.2f} / {:.2f} of its tokens per second in int8".format(
+            *(decode["base"]["ratios"]["1"]["int8"][size]["median"] for size in ("1", "16", "64"))
+        ),
+        "(in int8 {:.0f} against\n{:.0f} tokens per second in batches of 1)".format(
+            *(speed(decode, f"ctranslate2 int8, {threads}", "1") for threads in ("2 threads", "1 thread"))
         ),
         "| {:.2f} / {:.2f} times as many |".format(*(of["test"]["median"] for of in trained["ratios"].values())),
         "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
@@ -81,7 +117,7 @@ def served_classes() -> list[str]:
     return [f"| {100 * one['served']:.1f} %; {seconds[name]} s |" for name, one in rows.items()]
 
 
-@pytest.mark.parametrize("index", range(26))
+@pytest.mark.parametrize("index", range(31))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
