@@ -180,13 +180,14 @@ def iris_by_estimator(folder: Path) -> dict[str, Any]:
 
     import t2tdeploy as package
 
-    table = load_iris(as_frame=True)
+    table = load_iris()
     rows = train_test_split(table.data, table.target, test_size=0.2, stratify=table.target, random_state=0)
+    known, asked = (dict(zip(table.feature_names, of.T, strict=True)) for of in rows[:2])
     begun = time.perf_counter()
     estimator = package.Estimator("dnn_classifier", folder / "estimator", hparams="dnn_iris")
-    estimator.train(package.input_fn(rows[0], rows[2]))
+    estimator.train(package.input_fn(known, rows[2]))
     seconds = time.perf_counter() - begun
-    accuracy = estimator.evaluate(package.input_fn(rows[1], rows[3]))["accuracy"]
+    accuracy = estimator.evaluate(package.input_fn(asked, rows[3]))["accuracy"]
     return {"test_accuracy": accuracy, "training_seconds": round(seconds, 1)}
 
 
