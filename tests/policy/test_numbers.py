@@ -46,12 +46,43 @@ def quoted() -> list[str]:
     assert allocator["float32"]["speedup"] == allocator["bfloat16"]["speedup"]
     averaged, best = (run["evaluate"][checkpoint] for checkpoint in ("averaged", "best"))
     steps = [result("train_engines")["sizes"][size]["ratios"] for size in ("tiny", "small", "base")]
+    served = result("serving")["compare"]["summary"]
+    spinning = result("spinning")
+    return [
+        *decoding(),
+        "| {:.2f} / {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
+        "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_compile"] for of in steps[1:])),
+        "| {:.2f} / {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
+        f"| {run['served_test_bleu']:.2f}, as `evaluate` says |",
+        f"| {run['training_minutes']:.0f} minutes |",
+        f"| {german:.1f} / {french:.1f} |",
+        f"| {minutes[0]:.1f} / {minutes[1]:.1f} minutes |",
+        f"| {allocator['float32']['speedup']} times as fast |",
+        f"({best['dev']['bleu']:.2f} BLEU for the best single one, {averaged['dev']['bleu']:.2f} for the average",
+        f"many papers report: {run['evaluate'][run['deployed_checkpoint']]['test']['lowercase_bleu']:.1f}.",
+        f"| {run['epoch_seconds']['ort']:.0f} / {run['epoch_seconds']['torch']:.0f} s |",
+        f"| {result('batching')['target_tokens_per_second'] / 1e6:.1f} million |",
+        f"| {result('startup')['help_median_s']:.3f} s |",
+        "| {} / {} / {} / {} times as fast |".format(
+            *(f"{one['speedup']:.2f}" for one in result("leaving_rows")["batch_sizes"].values())
+        ),
+        *(
+            "| {} / {} / {} times as fast |".format(
+                *(f"{one['speed_over_asleep'][str(spinning['default_spin_us'])]:.2f}" for one in of.values())
+            )
+            for of in (spinning["beside_0_busy_processes"], spinning["beside_1_busy_processes"])
+        ),
+        *served_classes(),
+        "| {throughput_over_bare:.2f} / {throughput_over_naive:.2f} / {throughput_over_other:.2f} |".format(**served),
+        f"| {served['p50_minus_bare_ms']:.1f} ms |",
+    ]
+
+
+def decoding() -> list[str]:
     decode = result("decode_vs_ctranslate2")
     ratios, trained = decode["base"]["ratios"]["2"], decode["trained"]
     sizes = decode["base"]["file_mib"]
     others = at_best(decode, "transformers float32", "optimum float32")
-    served = result("serving")["compare"]["summary"]
-    spinning = result("spinning")
     bleu = [
         trained["bleu"][f"{name}, 2 threads"] for name in ("t2tdeploy float32", "t2tdeploy int8", "ctranslate2 int8")
     ]
@@ -82,31 +113,6 @@ def quoted() -> list[str]:
         "| {:.2f} / {:.2f} times as many |".format(*(of["test"]["median"] for of in trained["ratios"].values())),
         "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
         f"| {100 * sizes['t2tdeploy int8'] / sizes['t2tdeploy float32']:.0f} % of float32 |",
-        "| {:.2f} / {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
-        "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_compile"] for of in steps[1:])),
-        "| {:.2f} / {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
-        f"| {run['served_test_bleu']:.2f}, as `evaluate` says |",
-        f"| {run['training_minutes']:.0f} minutes |",
-        f"| {german:.1f} / {french:.1f} |",
-        f"| {minutes[0]:.1f} / {minutes[1]:.1f} minutes |",
-        f"| {allocator['float32']['speedup']} times as fast |",
-        f"({best['dev']['bleu']:.2f} BLEU for the best single one, {averaged['dev']['bleu']:.2f} for the average",
-        f"many papers report: {run['evaluate'][run['deployed_checkpoint']]['test']['lowercase_bleu']:.1f}.",
-        f"| {run['epoch_seconds']['ort']:.0f} / {run['epoch_seconds']['torch']:.0f} s |",
-        f"| {result('batching')['target_tokens_per_second'] / 1e6:.1f} million |",
-        f"| {result('startup')['help_median_s']:.3f} s |",
-        "| {} / {} / {} / {} times as fast |".format(
-            *(f"{one['speedup']:.2f}" for one in result("leaving_rows")["batch_sizes"].values())
-        ),
-        *(
-            "| {} / {} / {} times as fast |".format(
-                *(f"{one['speed_over_asleep'][str(spinning['default_spin_us'])]:.2f}" for one in of.values())
-            )
-            for of in (spinning["beside_0_busy_processes"], spinning["beside_1_busy_processes"])
-        ),
-        *served_classes(),
-        "| {throughput_over_bare:.2f} / {throughput_over_naive:.2f} / {throughput_over_other:.2f} |".format(**served),
-        f"| {served['p50_minus_bare_ms']:.1f} ms |",
     ]
 
 
