@@ -6,6 +6,8 @@ MASTER_PORT), or from `launcher.py`, which adds a file to meet at instead of a p
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import re
 import sys
@@ -51,7 +53,7 @@ def join_processes() -> Iterator[Processes]:
     yield processes
     # After an error neither: then the others notice that this process ends, and launchers which one was the first.
     processes.largest(0)  # nobody leaves while the first one still writes
-    dist.destroy_process_group()
+    processes.leave()
 
 
 class ProcessGroup(Processes):
@@ -71,6 +73,8 @@ class ProcessGroup(Processes):
         if meeting is not None and sys.platform.startswith("linux"):
             # All on this machine: do not depend on what its host name resolves to.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        # Defaults of its functions are the group that there is when it is imported, as torch._dynamo does sometime.
+        importlib.import_module("torch.distributed.nn.functional")
         with _lost_processes("the other processes do not come"):
             dist.init_process_group(
                 "nccl" if self._gpu else "gloo",
@@ -81,6 +85,15 @@ class ProcessGroup(Processes):
             )
             self._words = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._costs = _Costs()
+
+    def leave(self) -> None:
+        """Ends the groups and, whoever still holds this object, their threads.
+
+        A thread of gloo that lets go of a tensor while the interpreter ends aborts the process.
+        """
+        del self._words
+        dist.destroy_process_group()
+        gc.collect()  # of cycles, such as tracebacks, that hold a group
 
     def sums(self, values: Sequence[int]) -> list[int]:
         return self._reduced(values, dist.ReduceOp.SUM)

@@ -5,6 +5,7 @@ Every law is a function of the processes, for each engine; each process steps on
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,13 @@ def results(processes: Processes, data_dir: Path) -> dict[str, dict[str, dict[st
 def main(data_dir: str, folder: str) -> None:
     with join_processes() as processes:
         torch.save(results(processes, Path(data_dir)), Path(folder) / f"rank-{processes.rank}.pt")
+    (Path(folder) / f"threads-{processes.rank}.json").write_text(json.dumps(threads_of_gloo()))
+
+
+def threads_of_gloo() -> list[str]:
+    """Names of those that run; nothing where the system does not tell."""
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return sorted(name for name in names if "gloo" in name)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import sys
@@ -26,16 +27,21 @@ Results = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session", params=[2, 4])
-def launched(
-    request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[dict[str, Results]]:
-    """The results of each process, by engine."""
+def written(request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that several processes have written to."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.training.ranks", str(data_dir), str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         assert launch(command, processes=request.param) == 0
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(request.param)]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def launched(written: Path) -> list[dict[str, Results]]:
+    """The results of each process, by engine."""
+    count = len([*written.glob("rank-*.pt")])
+    return [torch.load(written / f"rank-{rank}.pt", weights_only=False) for rank in range(count)]
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +63,13 @@ def together(launched: list[dict[str, Results]], engine: str) -> list[Results]:
 @pytest.fixture(scope="session")
 def alone(one: dict[str, Results], engine: str) -> Results:
     return one[engine]
+
+
+def test_no_thread_of_the_group_outlives_it(written: Path) -> None:
+    """One that still runs when the interpreter ends may abort the process."""
+    left = [json.loads(path.read_text()) for path in written.glob("threads-*.json")]
+    assert len(left) >= 2
+    assert not any(left)
 
 
 @pytest.mark.parametrize("law", ["momentum", "clipped"])
