@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from common import publish
 from decode_backends import BEAM, NEVER_ENDS
-from decode_models import SOURCE_LENGTH, TARGET_LENGTH, base_model, forced_groups, write_files
+from decode_models import TARGET_LENGTH, base_model, forced_groups, write_files
 
 from t2tdeploy.runtime import SPIN_US, GraphSession, available_cpus
 from t2tdeploy.sentences import pad_rows
@@ -34,8 +34,7 @@ ROUNDS = 7
 def main() -> None:
     groups = forced_groups(list(SEARCHES))
     with tempfile.TemporaryDirectory() as folder:
-        calibration = [row[:SOURCE_LENGTH] for row in groups["1"]["batches"][0]]
-        files = write_files(base_model(), Path(folder), calibration)
+        files = write_files(base_model(), Path(folder), groups[str(max(SEARCHES))]["batches"][0])
         graph = files.models["t2tdeploy", "int8"]
         sessions = {spin: GraphSession(graph, spin_us=spin) for spin in SETTINGS}
     batches = {size: pad_rows(groups[str(size)]["batches"][0]) for size in SEARCHES}

@@ -5,7 +5,7 @@
 
 The weights are learned by logistic loss, where the paper has the squared hinge loss; n-grams count as often as they
 occur, and are found by a hash, so that there is no vocabulary of them. Of bytes, n-grams of 2 to 6 cover words, their
-stems and endings, and short phrases; it is hard to beat where a few thousand texts are labelled.
+stems and endings, and short phrases.
 """
 
 from __future__ import annotations

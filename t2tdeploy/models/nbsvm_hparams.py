@@ -20,7 +20,6 @@ class NbsvmHParams(HParams):
     batch_size: Count = Field(8192, description=HParams.model_fields["batch_size"].description)
     max_length: Count = Field(4096, description=HParams.model_fields["max_length"].description)
     train_steps: Count = Field(400, description="optimizer steps of a whole run")
-    optimizer_adam_beta2: Share = Field(0.98, description="decay of the second moment (adam, adamw)")
     optimizer_adam_epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
     learning_rate_schedule: str = Field(
         "constant*linear_decay", description="product of named factors, see training/schedules.py"

@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
 
 from t2tdeploy.classifier import Classification, RawExample
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, ClientOptions
-from t2tdeploy.serving.channel import open_async_channel, open_channel
 from t2tdeploy.serving.classification_messages import read_classify_response, write_classify_request
-from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all, ask_all_async
+from t2tdeploy.serving.connection import AsyncConnection, Connection
+from t2tdeploy.serving.in_flight import Request, ask_all, ask_all_async
 from t2tdeploy.serving.v1 import classification_pb2 as pb
 from t2tdeploy.serving.v1.classification_pb2_grpc import ClassificationServiceStub
 
 
-class ClassificationClient:
+class ClassificationClient(Connection):
     """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
 
     Args:
@@ -32,8 +30,7 @@ class ClassificationClient:
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
-        self._target, self._options = target, options
-        self._channel = open_channel(target, options.security, CHANNEL)
+        super().__init__(target, options)
         self._stub = ClassificationServiceStub(self._channel)
 
     def classify(
@@ -64,20 +61,8 @@ class ClassificationClient:
                 task=task,
             )
 
-    def close(self) -> None:
-        """Ends the connection."""
-        self._channel.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncClassificationClient:
+class AsyncClassificationClient(AsyncConnection):
     """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
 
     Args:
@@ -86,8 +71,7 @@ class AsyncClassificationClient:
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
-        self._target, self._options = target, options
-        self._channel = open_async_channel(target, options.security, CHANNEL)
+        super().__init__(target, options)
         self._stub = ClassificationServiceStub(self._channel)
 
     async def classify(
@@ -109,18 +93,6 @@ class AsyncClassificationClient:
                 options=self._options,
                 task=task,
             )
-
-    async def close(self) -> None:
-        """Ends the connection."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def _progress(reporter: Reporter | None, examples: Sequence[RawExample]) -> AbstractContextManager[Task]:

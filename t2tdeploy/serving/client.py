@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Self
 
 import grpc
 
@@ -20,9 +18,9 @@ from t2tdeploy.documents import TranslatedPart
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
-from t2tdeploy.serving.channel import open_async_channel, open_channel
+from t2tdeploy.serving.connection import AsyncConnection, Connection
 from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
-from t2tdeploy.serving.in_flight import CHANNEL, Request, ask_all, ask_all_async
+from t2tdeploy.serving.in_flight import Request, ask_all, ask_all_async
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -33,7 +31,7 @@ __all__ = ["AsyncClient", "Client", "ClientOptions"]
 _Translations = list[list[Hypothesis]]
 
 
-class Client:
+class Client(Connection):
     """A client for plain code; may be shared by threads. Close it, or use it in a `with`.
 
     Args:
@@ -41,8 +39,7 @@ class Client:
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
-        self._target, self._options = target, options
-        self._channel = open_channel(target, options.security, CHANNEL)
+        super().__init__(target, options)
         self._stub = TranslationServiceStub(self._channel)
 
     def translate(
@@ -113,20 +110,8 @@ class Client:
             except grpc.RpcError as error:
                 time.sleep(attempts.pause_after(error))
 
-    def close(self) -> None:
-        """Ends the connection."""
-        self._channel.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncClient:
+class AsyncClient(AsyncConnection):
     """A client for asyncio. Make and use it on one event loop; close it, or use it in an `async with`.
 
     Args:
@@ -134,8 +119,7 @@ class AsyncClient:
     """
 
     def __init__(self, target: str, options: ClientOptions = DEFAULT_OPTIONS) -> None:
-        self._target, self._options = target, options
-        self._channel = open_async_channel(target, options.security, CHANNEL)
+        super().__init__(target, options)
         self._stub = TranslationServiceStub(self._channel)
 
     async def translate(
@@ -178,18 +162,6 @@ class AsyncClient:
                 return read_models(await self._stub.ListModels(pb.ListModelsRequest(), timeout=attempts.timeout))
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(attempts.pause_after(error))
-
-    async def close(self) -> None:
-        """Ends the connection."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
 
 def _progress(reporter: Reporter | None, sources: Sequence[str]) -> AbstractContextManager[Task]:

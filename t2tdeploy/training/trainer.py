@@ -244,9 +244,9 @@ class _Trainer:
         if first:
             with torch.no_grad():
                 self.engine.model.initialize(self._examples())
-        if self.options.warm_start is not None and first:
-            match = warm_start(self.engine.model, read_parameters(self.options.warm_start))
-            self.reporter.message(f"warm start from {self.options.warm_start}: {match}")
+            if self.options.warm_start is not None:
+                match = warm_start(self.engine.model, read_parameters(self.options.warm_start))
+                self.reporter.message(f"warm start from {self.options.warm_start}: {match}")
         if self.processes.world_size > 1:
             tensors = named_tensors(self.engine.model)
             load_parameters(self.engine.model, self.processes.broadcast_tensors(tensors))

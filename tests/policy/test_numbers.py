@@ -123,6 +123,12 @@ def served_classes() -> list[str]:
     return [f"| {100 * one['served']:.1f} %; {seconds[name]} s |" for name, one in rows.items()]
 
 
+def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
+    page = (ROOT / "docs" / "classify-your-text.md").read_text(encoding="utf-8")
+    found = result("classify")["sst2"]
+    assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
+
+
 @pytest.mark.parametrize("index", range(31))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README

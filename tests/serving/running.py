@@ -7,10 +7,13 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import grpc
 
 from t2tdeploy.bundle import MANIFEST, Bundle
 from t2tdeploy.progress import SilentReporter
@@ -58,6 +61,25 @@ def starting(bundle: Bundle | BundleSource, **options: Any) -> Iterator[tuple[Se
 def waiting_sentences(server: Server) -> int:
     """Sentences or examples in the queues of all models."""
     return sum(model.scheduler.state().waiting_sentences for model in server.repository.models())
+
+
+@contextmanager
+def answering(service: str, method: str, answer: Callable[..., Any], request: Any, response: Any) -> Iterator[int]:
+    """A server of one method, which the test answers itself; its port.
+
+    Args:
+        answer: request, context -> response.
+        request, response: the messages' classes.
+    """
+    server = grpc.server(ThreadPoolExecutor(4))
+    handler = grpc.unary_unary_rpc_method_handler(answer, request.FromString, response.SerializeToString)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0)
 
 
 class ServerProcess:

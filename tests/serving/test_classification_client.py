@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -21,7 +20,7 @@ from t2tdeploy.serving.classification_messages import SERVICE
 from t2tdeploy.serving.client import ClientOptions
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import classification_pb2 as pb
-from tests.serving.running import running, waiting_sentences
+from tests.serving.running import answering, running, waiting_sentences
 from tests.serving.test_classification import Models, encoded
 from tests.serving.test_client import Counting, target_of
 from tests.serving.toy_classifier import write_image_classifier, write_table_classifier, write_text_classifier
@@ -111,18 +110,9 @@ def test_answers_that_overtake_each_other_keep_the_order(classify: Classify) -> 
         labels = [[pb.Label(name=text)] for text in request.texts]
         return pb.ClassifyResponse(classifications=[pb.Classification(labels=one) for one in labels])
 
-    server = grpc.server(ThreadPoolExecutor(4))
-    handler = grpc.unary_unary_rpc_method_handler(
-        answer, pb.ClassifyRequest.FromString, pb.ClassifyResponse.SerializeToString
-    )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Classify": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
     texts = [str(number) for number in range(5)]
-    try:
+    with answering(SERVICE, "Classify", answer, pb.ClassifyRequest, pb.ClassifyResponse) as port:
         found = classify(port, options_of(sentences_per_request=2), texts)
-    finally:
-        server.stop(0)
     assert [one.labels[0].name for one in found] == texts
 
 

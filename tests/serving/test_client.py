@@ -4,7 +4,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
@@ -18,7 +17,7 @@ from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
-from tests.serving.running import ServerProcess, running, waiting_sentences
+from tests.serving.running import ServerProcess, answering, running, waiting_sentences
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
 SOURCES = [f"sentence {number} " + "x" * (number * 17 % 50) for number in range(100)]
@@ -95,17 +94,8 @@ def test_a_call_that_meets_a_closing_port_is_tried_again(translate: Translate) -
             context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         return pb.TranslateResponse(translations=[pb.Translation(hypotheses=[pb.Hypothesis(text="done")])])
 
-    server = grpc.server(ThreadPoolExecutor(1))
-    handler = grpc.unary_unary_rpc_method_handler(
-        answer, pb.TranslateRequest.FromString, pb.TranslateResponse.SerializeToString
-    )
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Translate": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
+    with answering(SERVICE, "Translate", answer, pb.TranslateRequest, pb.TranslateResponse) as port:
         assert translate(port, ["a"])[0][0].text == "done"
-    finally:
-        server.stop(0)
     assert len(calls) == 2
 
 
