@@ -6,7 +6,6 @@ MASTER_PORT), or from `launcher.py`, which adds a file to meet at instead of a p
 
 from __future__ import annotations
 
-import gc
 import importlib
 import os
 import re
@@ -93,7 +92,6 @@ class ProcessGroup(Processes):
         """
         del self._words
         dist.destroy_process_group()
-        gc.collect()  # of cycles, such as tracebacks, that hold a group
 
     def sums(self, values: Sequence[int]) -> list[int]:
         return self._reduced(values, dist.ReduceOp.SUM)
