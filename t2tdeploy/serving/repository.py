@@ -231,8 +231,8 @@ class ModelRepository:
             newer = self._broken.get(key)
             reason = f"its newer content cannot be loaded: {newer.reason}" if newer else ""
             found[key] = ModelEntry(*key, "READY", reason, model)
-        for name in self._unloaded:
-            found.setdefault((name, 0), ModelEntry(name, 0, "UNAVAILABLE", "unloaded"))
+        for name in self._unloaded - {name for name, _ in found}:
+            found[name, 0] = ModelEntry(name, 0, "UNAVAILABLE", "unloaded")
         return [found[key] for key in sorted(found)]
 
     def _only_name(self) -> str:

@@ -227,6 +227,20 @@ def test_unload_holds_until_load(root: Path) -> None:
     with_repository(RepositoryFolder(root), work)
 
 
+def test_a_model_that_leaves_is_listed_once(root: Path) -> None:
+    def listed(repository: ModelRepository) -> list[tuple[str, int, str]]:
+        return [(entry.name, entry.number, entry.state) for entry in repository.entries()]
+
+    async def work(repository: ModelRepository) -> None:
+        with repository.find("ende").used():
+            await repository.unload("ende")
+            assert listed(repository) == [("ende", 2, "UNLOADING")]
+        while listed(repository) != [("ende", 0, "UNAVAILABLE")]:
+            await asyncio.sleep(0.001)
+
+    with_repository(RepositoryFolder(root), work)
+
+
 def test_what_cannot_start_says_why(root: Path, contents: list[Path], tmp_path: Path) -> None:
     async def nothing(repository: ModelRepository) -> None:
         raise AssertionError("it started")
