@@ -20,6 +20,7 @@ import torch
 from ctranslate2.specs import TransformerSpec, common_spec
 from torch import Tensor, nn
 
+from t2tdeploy.export.lexicon import Lexicon
 from t2tdeploy.models.layers import LAYER_NORM_EPSILON
 from t2tdeploy.models.transformer import Transformer
 
@@ -32,8 +33,19 @@ def words(vocab_size: int) -> list[str]:
     return [START, EOS, *map(str, range(2, vocab_size))]
 
 
-def convert(model: Transformer, directory: Path) -> None:
-    """Writes `model` for CTranslate2, in float32; CTranslate2 quantizes when it loads."""
+def vocabulary_map(lexicon: Lexicon) -> str:
+    """A line for each source word: the word, a tab, the words that may translate it. No word: what always may."""
+    names = words(len(lexicon.table))
+    rows = {"": lexicon.always, **dict(zip(names, lexicon.table, strict=True))}
+    return "".join(f"{word}\t{' '.join(names[one] for one in row)}\n" for word, row in rows.items())
+
+
+def convert(model: Transformer, directory: Path, lexicon: Lexicon | None = None) -> None:
+    """Writes `model` for CTranslate2, in float32; CTranslate2 quantizes when it loads.
+
+    Args:
+        lexicon: becomes its vocabulary map, which it looks at when asked to.
+    """
     vocab_size = model.features["targets"].vocab_size
     layers = len(model.encoder), len(model.decoder)
     spec = TransformerSpec.from_config(layers, model.heads, pre_norm=True, activation=common_spec.Activation.RELU)
@@ -63,9 +75,13 @@ def convert(model: Transformer, directory: Path) -> None:
     spec.config.unk_token, spec.config.eos_token = "2", EOS
     spec.config.bos_token = spec.config.decoder_start_token = START
     spec.config.layer_norm_epsilon = LAYER_NORM_EPSILON
+    directory.mkdir(parents=True, exist_ok=True)
+    if lexicon is not None:
+        path = directory / "lexicon.txt"
+        path.write_text(vocabulary_map(lexicon), encoding="utf-8")
+        spec.register_vocabulary_mapping(str(path))
     spec.validate()
     spec.optimize()
-    directory.mkdir(parents=True, exist_ok=True)
     spec.save(str(directory))
 
 

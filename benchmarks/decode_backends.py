@@ -58,6 +58,8 @@ class EarlyStopping(T2TDeploy):
 class CTranslate2:
     """`model` is what ctranslate2_model.convert wrote; its ids are words of that name."""
 
+    shortlist = False
+
     def __init__(self, model: Path, precision: str, threads: int, alpha: float, device: str = "cpu") -> None:
         import ctranslate2
         from ctranslate2_model import EOS, START
@@ -80,10 +82,17 @@ class CTranslate2:
             max_batch_size=0,
             return_scores=True,
             return_end_token=length is None,
+            use_vmap=self.shortlist,
         )
         return [
             ([self._ids.get(one) or int(one) for one in result.hypotheses[0]], result.scores[0]) for result in results
         ]
+
+
+class CTranslate2Shortlist(CTranslate2):
+    """The same, which looks at its vocabulary map."""
+
+    shortlist = True
 
 
 class _Generated:
@@ -137,7 +146,9 @@ class Optimum(_Generated):
 BACKENDS = {
     "t2tdeploy": T2TDeploy,
     "t2tdeploy, early stopping": EarlyStopping,
+    "t2tdeploy, shortlist": T2TDeploy,
     "ctranslate2": CTranslate2,
+    "ctranslate2, shortlist": CTranslate2Shortlist,
     "transformers": Transformers,
     "optimum": Optimum,
 }

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from decode_models import Files, write_files
 
+from t2tdeploy.export.agreement import common_tokens
 from t2tdeploy.problems.dataset import open_problem
 from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
@@ -56,16 +57,22 @@ def trained_model(run_directory: Path, checkpoint: str, folder: Path) -> Trained
 
 
 def agreement(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How many sentences and tokens are the same; how far scores of the same sentences are apart."""
+    """How many sentences and tokens are the same; how far scores of the same sentences are apart.
+
+    Tokens in order are those of the longest common subsequences, as in the bundles' manifests: one word more does not
+    make all behind it differ. Equal tokens stand at the same place.
+    """
     same = [one["ids"] == other["ids"] for one, other in zip(ours, theirs, strict=True)]
     apart = [abs(one["score"] - other["score"]) for one, other, equal in zip(ours, theirs, same, strict=True) if equal]
     tokens = sum(max(len(one["ids"]), len(other["ids"])) for one, other in zip(ours, theirs, strict=True))
     equal_tokens = sum(
         a == b for one, other in zip(ours, theirs, strict=True) for a, b in zip(one["ids"], other["ids"], strict=False)
     )
+    in_order = sum(common_tokens(one["ids"], other["ids"]) for one, other in zip(ours, theirs, strict=True))
     return {
         "sentences": len(same),
         "identical": sum(same),
+        "tokens_in_order": round(in_order / tokens, 4),
         "equal_tokens": round(equal_tokens / tokens, 4),
         "largest_score_difference_of_identical": round(max(apart, default=0.0), 6),
     }

@@ -9,6 +9,9 @@ from t2tdeploy.cli.lines import read_lines
 from t2tdeploy.errors import InputError, UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from t2tdeploy.bundle import Bundle
     from t2tdeploy.export.optimize import Corpus
     from t2tdeploy.export.optimize_classifier import Labelled
@@ -18,6 +21,9 @@ CALIBRATION = 128
 """Sentences of the data to calibrate with."""
 MOST = 2000
 """Sentences of one purpose: enough for ranges and for BLEU, and some minutes of a CPU."""
+
+MOST_PAIRS = 100_000
+"""Pairs of sentences that a lexicon is counted in: a minute of a CPU."""
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -81,7 +87,7 @@ def corpora(
     if measured is None and data is not None and "train" in data.record.splits:
         measured = _of_split(data, "train", CALIBRATION)
     if dev_source is not None:
-        return measured, _dev_files(dev_source, dev_target)
+        return measured, _pair_of_files(dev_source, dev_target, MOST)
     if data is not None and "dev" in data.record.splits:
         return measured, _of_split(data, "dev", MOST)
     if measured is None or len(measured.sources) < 2:
@@ -91,6 +97,31 @@ def corpora(
         )
     sources, origin = measured.sources, measured.origin
     return Corpus(sources[::2], f"{origin}, odd lines"), Corpus(sources[1::2], f"{origin}, even lines")
+
+
+def parallel_text(bundle: Bundle, *, source: Path | None, target: Path | None, run: Path | None) -> Corpus | None:
+    """Sentences with their translations: of two files, or else of the train split. None: there are none.
+
+    Raises:
+        InputError: the two files have not the same number of lines.
+    """
+    from t2tdeploy.export.optimize import Corpus
+
+    if source is not None:
+        pairs = _pair_of_files(source, target)
+        spread = _spread(len(pairs.sources), MOST_PAIRS)
+        return Corpus(
+            [pairs.sources[index] for index in spread],
+            pairs.origin,
+            [(pairs.references or [])[index] for index in spread],
+        )
+    try:
+        data = data_of(bundle, run)
+    except UserError:
+        if run is not None:
+            raise
+        return None
+    return _of_split(data, "train", MOST_PAIRS) if "train" in data.record.splits else None
 
 
 def labelled(bundle: Bundle, run: Path | None) -> tuple[Labelled, Labelled]:
@@ -108,7 +139,7 @@ def labelled(bundle: Bundle, run: Path | None) -> tuple[Labelled, Labelled]:
     )
 
 
-def _dev_files(source: Path, target: Path | None) -> Corpus:
+def _pair_of_files(source: Path, target: Path | None, most: int | None = None) -> Corpus:
     from t2tdeploy.export.optimize import Corpus
 
     sources = read_lines(source)
@@ -118,16 +149,21 @@ def _dev_files(source: Path, target: Path | None) -> Corpus:
             f"not the same number of lines: {source} has {len(sources)}, {target} {len(references)}", path=target,
             help="line n of one is the translation of line n of the other",
         )  # fmt: skip
-    return Corpus(sources[:MOST], source.name, None if references is None else references[:MOST])
+    return Corpus(sources[:most], source.name, None if references is None else references[:most])
 
 
 def _of_split(data: ProblemData, name: str, count: int) -> Corpus:
     """Sentences spread over a split, with their references."""
-    import numpy as np
-
     from t2tdeploy.export.optimize import Corpus
 
     split = data.split(name)
-    indices = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).astype(np.int64))
+    indices = _spread(len(split), count)
     origin = f"{name} split of {data.name}"
     return Corpus(split.texts("inputs", indices), origin, split.texts("targets", indices))
+
+
+def _spread(size: int, count: int) -> npt.NDArray[np.int64]:
+    """At most `count` of `size` indices, in order."""
+    import numpy as np
+
+    return np.unique(np.linspace(0, size - 1, min(count, size)).astype(np.int64))

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
 @click.option("--output", "output_dir", type=options.directory, required=True, help="Folder to write.")
-@click.option("--variant", "names", multiple=True, help="cpu-int8 or cuda-fp16; may be given several times.")
+@click.option("--variant", "names", multiple=True,
+              help="cpu-int8, cpu-int8-shortlist or cuda-fp16; may be given several times.")  # fmt: skip
 @click.option("--default", help="The variant that serves where none is named [as it was].")
 @click.option("--calibration", type=options.file, help="Source sentences for cpu-int8 [some of the train split].")
+@click.option("--parallel-source", type=options.file,
+              help="Source sentences to make a shortlist of [the train split].")  # fmt: skip
+@click.option("--parallel-target", type=options.file, help="Their translations.")
+@click.option("--shortlist-width", type=click.IntRange(1, 1000),
+              help="Target tokens that each source token allows [100].")  # fmt: skip
 @click.option("--dev-source", type=options.file, help="Source sentences to compare variants on [the dev split].")
 @click.option("--dev-target", type=options.file, help="Their translations, for BLEU.")
 @click.option(
@@ -41,21 +47,18 @@ def optimize(
     output_dir: Path,
     names: tuple[str, ...],
     default: str | None,
-    calibration: Path | None,
-    dev_source: Path | None,
-    dev_target: Path | None,
-    run_dir: Path | None,
-    min_agreement: float | None,
-    max_bleu_loss: float | None,
-    max_accuracy_loss: float | None,
     force: bool,
     overwrite: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Add smaller and faster variants to a bundle: in 8 bits for CPUs, in 16 bits for GPUs.
 
     Each variant translates real sentences beside the float32 graph. One that differs too much is refused, and nothing
     is written; what was measured stands in the bundle's manifest.
+
+    A variant with a shortlist chooses from tokens that, in parallel text, stand for those of the source: quicker,
+    most of all for one sentence at a time.
 
     Of a model that classifies or regresses there is cpu-int8. It is calibrated on examples of the train split of its
     data, and compared with float32 by accuracy, or squared error, on the dev split.
@@ -65,26 +68,23 @@ def optimize(
       t2tdeploy optimize --bundle bundles/dates --output bundles/dates8 --variant cpu-int8 --default cpu-int8
       t2tdeploy optimize --bundle bundles/dates --output bundles/dates --overwrite --variant cpu-int8 \\
           --calibration some.en --dev-source dev.en --dev-target dev.de
+      t2tdeploy optimize --bundle bundles/ende --output bundles/ende-short --variant cpu-int8-shortlist \\
+          --parallel-source train.en --parallel-target train.de
     """
     from t2tdeploy.bundle import load_bundle
-    from t2tdeploy.cli.corpora import corpora
-    from t2tdeploy.export.agreement import Gate
-    from t2tdeploy.export.optimize import check_request, make_variants, write_variants
+    from t2tdeploy.export.optimize import check_request, write_variants
 
-    _require_work(names, default, dev_source, dev_target)
+    _require_work(names, default)
+    _require_pair(asked, "parallel", alone=False)
+    _require_pair(asked, "dev", alone=True)
     names = tuple(dict.fromkeys(names))
     bundle = load_bundle(bundle_dir)
     check_request(bundle, output_dir, names, default=default, overwrite=overwrite)
     made: dict[str, Made] = {}
-    if names and bundle.manifest.task != "translate":
-        made = _make_of_classifier(bundle, names, run_dir, max_accuracy_loss, make_reporter(as_json))
-        _print_of_classifier(made, force, as_json)
-    elif names:
-        known, dev = corpora(bundle, calibration=calibration, dev_source=dev_source, dev_target=dev_target, run=run_dir)
-        asked = {"min_agreement": min_agreement, "max_bleu_loss": max_bleu_loss}
-        gate = Gate(**{name: value for name, value in asked.items() if value is not None})
-        made = make_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=make_reporter(as_json))
-        _print(made, force, as_json)
+    if names:
+        make = _make if bundle.manifest.task == "translate" else _make_of_classifier
+        made = make(bundle, names, asked, make_reporter(as_json))
+        (_print if bundle.manifest.task == "translate" else _print_of_classifier)(made, force, as_json)
     written = write_variants(bundle, output_dir, made, default=default, force=force, overwrite=overwrite)
     print_result(
         {
@@ -97,22 +97,53 @@ def optimize(
     )
 
 
+def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], reporter: Reporter) -> dict[str, Made]:
+    """
+    Args:
+        asked: the command's parameters.
+    """
+    from t2tdeploy.cli.corpora import corpora, parallel_text
+    from t2tdeploy.export.agreement import Gate
+    from t2tdeploy.export.lexicon import WIDTH
+    from t2tdeploy.export.optimize import Parallel, make_variants
+    from t2tdeploy.export.variants import get_recipe
+
+    run = asked["run_dir"]
+    known, dev = corpora(
+        bundle,
+        calibration=asked["calibration"],
+        dev_source=asked["dev_source"],
+        dev_target=asked["dev_target"],
+        run=run,
+    )
+    bounds = {name: asked[name] for name in ("min_agreement", "max_bleu_loss") if asked[name] is not None}
+    parallel = None
+    if any(get_recipe(name).aligned for name in names):
+        text = parallel_text(bundle, source=asked["parallel_source"], target=asked["parallel_target"], run=run)
+        parallel = None if text is None else Parallel(text, asked["shortlist_width"] or WIDTH)
+    return make_variants(
+        bundle, names, calibration=known, dev=dev, gate=Gate(**bounds), parallel=parallel, reporter=reporter
+    )
+
+
 def _make_of_classifier(
-    bundle: Bundle, names: tuple[str, ...], run: Path | None, max_accuracy_loss: float | None, reporter: Reporter
+    bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], reporter: Reporter
 ) -> dict[str, Made]:
     from t2tdeploy.cli.corpora import labelled
     from t2tdeploy.export.class_agreement import ClassifierGate
     from t2tdeploy.export.optimize_classifier import make_classifier_variants
 
-    context = click.get_current_context()
-    for name in ("calibration", "dev_source", "dev_target", "min_agreement", "max_bleu_loss"):
-        if context.params[name] is not None:
+    of_sentences = ("calibration", "parallel_source", "parallel_target", "shortlist_width", "dev_source", "dev_target")
+    for name in (*of_sentences, "min_agreement", "max_bleu_loss"):
+        if asked[name] is not None:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(
-                f"{option} is for models that translate; this one has '{bundle.manifest.task}'", context
+                f"{option} is for models that translate; this one has '{bundle.manifest.task}'",
+                click.get_current_context(),
             )
-    known, dev = labelled(bundle, run)
-    gate = ClassifierGate() if max_accuracy_loss is None else ClassifierGate(max_accuracy_loss=max_accuracy_loss / 100)
+    known, dev = labelled(bundle, asked["run_dir"])
+    loss = asked["max_accuracy_loss"]
+    gate = ClassifierGate() if loss is None else ClassifierGate(max_accuracy_loss=loss / 100)
     return make_classifier_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=reporter)
 
 
@@ -195,13 +226,21 @@ def _print(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
     print_lines(notes)
 
 
-def _require_work(
-    names: tuple[str, ...], default: str | None, dev_source: Path | None, dev_target: Path | None
-) -> None:
+def _require_work(names: tuple[str, ...], default: str | None) -> None:
     from t2tdeploy.export.variants import RECIPES
 
-    context = click.get_current_context()
     if not names and default is None:
-        raise click.UsageError(f"nothing to do: give --variant ({', '.join(RECIPES)}) or --default", context)
-    if dev_target is not None and dev_source is None:
-        raise click.UsageError("--dev-target is given without --dev-source", context)
+        raise click.UsageError(
+            f"nothing to do: give --variant ({', '.join(RECIPES)}) or --default", click.get_current_context()
+        )
+
+
+def _require_pair(asked: Mapping[str, Any], name: str, *, alone: bool) -> None:
+    """
+    Args:
+        alone: a source without translations has a use.
+    """
+    has_source, has_target = (asked[f"{name}_{side}"] is not None for side in ("source", "target"))
+    given, missing = ("source", "target") if has_source else ("target", "source")
+    if has_source != has_target and not (has_source and alone):
+        raise click.UsageError(f"--{name}-{given} is given without --{name}-{missing}", click.get_current_context())

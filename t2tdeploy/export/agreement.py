@@ -115,6 +115,7 @@ class Measured:
 
     Args:
         compared_on, calibrated_on: where the sentences come from; None: the variant needs no calibration.
+        aligned_on: the same of those that its shortlist was made of.
         run_on: the kind of processor that ran the variant, which may be another than it is made for.
         speed: None if that is so.
         bytes, reference_bytes: of the files.
@@ -134,6 +135,7 @@ class Measured:
     gate: Gate
     failures: list[str] = field(default_factory=list)
     forced: bool = False
+    aligned_on: str | None = None
 
 
 def batches_of(rows: Sequence[Sequence[int]]) -> list[list[int]]:

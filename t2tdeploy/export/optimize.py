@@ -22,6 +22,7 @@ from t2tdeploy.export.agreement import (
     speed_of,
 )
 from t2tdeploy.export.class_agreement import ClassifierMeasured
+from t2tdeploy.export.lexicon import WIDTH, Lexicon, make_lexicon
 from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.variants import Calibration, Form, get_recipe
 from t2tdeploy.machine import cpu_model
@@ -29,6 +30,10 @@ from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import GraphSession, available_targets
 from t2tdeploy.sentences import encode_source
+from t2tdeploy.tokenizer import encode_with_eos
+
+LONGEST_PAIR = 200
+"""Tokens of a sentence that a lexicon is counted in: links grow with the square, and long ones tell little."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,19 @@ class Corpus:
     sources: Sequence[str]
     origin: str
     references: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """What a shortlist is made of.
+
+    Args:
+        corpus: with references.
+        width: target ids that each source id allows; see `make_lexicon`.
+    """
+
+    corpus: Corpus
+    width: int = WIDTH
 
 
 @dataclass(frozen=True)
@@ -99,6 +117,7 @@ def make_variants(
     calibration: Corpus | None,
     dev: Corpus,
     gate: Gate,
+    parallel: Parallel | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Made]:
     """Makes the variants `names` and measures each against the bundle's float32 graph. Writes nothing.
@@ -106,19 +125,20 @@ def make_variants(
     Args:
         calibration: what the ranges of activations are measured on; sentences that `dev` has too are left out.
         dev: what the graphs are compared on; blank sentences are left out, long ones cut.
+        parallel: what a shortlist is made of.
 
     Raises:
         UnknownNameError: there is no such variant.
-        InputError: no sentence is left to compare on, or to calibrate with where a variant needs it.
+        InputError: no sentence is left to compare on, or to calibrate or align where a variant needs it.
     """
-    reporter = reporter or SilentReporter()
-    recipes = {name: get_recipe(name) for name in names}
-    decode, reference = bundle.decode, reference_of(bundle)
-    compared = _without_blanks(dev)
+    reporter, recipes = reporter or SilentReporter(), {name: get_recipe(name) for name in names}
+    decode, reference, compared = bundle.decode, reference_of(bundle), _without_blanks(dev)
     rows = _encoded(bundle, compared.sources)
     apart = Calibration((), decode)
     if any(recipe.calibrated for recipe in recipes.values()):
         apart = _calibration(bundle, calibration, compared, reporter)
+    if any(recipe.aligned for recipe in recipes.values()):
+        apart = replace(apart, lexicon=_lexicon(bundle, parallel, reporter))
     model = read_search(bundle.path(reference))
     graphs: dict[str, bytes] = {}
     for name, recipe in recipes.items():
@@ -138,6 +158,7 @@ def make_variants(
             reference=reference,
             compared_on=compared.origin,
             calibrated_on=calibration.origin if recipe.calibrated and calibration else None,
+            aligned_on=parallel.corpus.origin if recipe.aligned and parallel else None,
             run_on=placed[name][1],
             agreement=agreement,
             quality=quality,
@@ -240,6 +261,38 @@ def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: R
             help="calibrate and compare on different sentences: --calibration FILE, --dev-source FILE",
         )
     return Calibration(_encoded(bundle, kept), bundle.decode)
+
+
+def _lexicon(bundle: Bundle, parallel: Parallel | None, reporter: Reporter) -> Lexicon:
+    if parallel is None:
+        raise _no_pairs("the data that the bundle was trained on are not here")
+    source, target = bundle.tokenizer("inputs"), bundle.tokenizer("targets")
+    corpus = parallel.corpus
+    pairs = [
+        (encode_with_eos(source, one), encode_with_eos(target, other))
+        for one, other in zip(corpus.sources, corpus.references or (), strict=False)
+        if one.strip() and other.strip()
+    ]
+    pairs = [pair for pair in pairs if max(map(len, pair)) <= LONGEST_PAIR]
+    if not pairs:
+        raise _no_pairs(f"{corpus.origin} has none of at most {LONGEST_PAIR} tokens")
+    reporter.message(f"making a lexicon of {corpus.origin}: {len(pairs)} pairs of sentences")
+    return make_lexicon(
+        pairs,
+        source_size=source.vocab_size,
+        target_size=target.vocab_size,
+        shared=source is target,
+        width=parallel.width,
+        reporter=reporter,
+    )
+
+
+def _no_pairs(reason: str) -> InputError:
+    return InputError(
+        f"there are no sentences with their translations to make a shortlist of: {reason}",
+        help="name two files, line n of one the translation of line n of the other: --parallel-source, "
+        "--parallel-target",
+    )
 
 
 def _encoded(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:

@@ -20,10 +20,11 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.export.balance import Vector, balance
-from t2tdeploy.export.naming import names_read, scopes
+from t2tdeploy.export.naming import scopes
 from t2tdeploy.export.products import Product, products
 from t2tdeploy.export.ranges import Range, measure_ranges
 from t2tdeploy.export.rounding import DAMPING, LARGEST_WEIGHT, Matrix, positive, quantize_weight
+from t2tdeploy.export.weights import remove_unused
 
 __all__ = ["products", "quantize_search", "quantize_weight", "quantized"]
 
@@ -71,7 +72,7 @@ def quantized(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: 
     integer = [product for product in found if not float_encoder or product.graph is not graph]
     balanced, factors = balance(graph, integer, ranges)
     _Rewriter(graph, balanced, factors).rewrite(integer, stored)
-    _remove_unused(graph)
+    remove_unused(graph)
     return copy
 
 
@@ -230,15 +231,3 @@ def _affine(values: Range) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint
     low, high = min(values.low, 0.0), max(values.high, 0.0)
     scale = (high - low) / LEVELS or 1.0
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
-
-
-def _remove_unused(graph: GraphProto) -> None:
-    """Removes float weights that nothing reads any more, and the Transposes that were made for products."""
-    used = names_read(graph)
-    for scope in scopes(graph):
-        for node in [node for node in scope.node if node.op_type == "Transpose" and node.output[0] not in used]:
-            scope.node.remove(node)
-    used = names_read(graph)
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from t2tdeploy.export.naming import rename_tensors, scopes
+from t2tdeploy.export.naming import names_read, rename_tensors, scopes
 
 _SMALL = 1024  # elements; smaller constants are not worth a name of another place
 
@@ -59,6 +59,18 @@ def multiply_weights(graph: GraphProto) -> None:
             graph.initializer.remove(tensor)
         graph.initializer.append(numpy_helper.from_array(first * second, node.output[0]))
         graph.node.remove(node)
+
+
+def remove_unused(graph: GraphProto) -> None:
+    """Removes weights that nothing reads any more, and the Transposes that were made for products."""
+    used = names_read(graph)
+    for scope in scopes(graph):
+        for node in [node for node in scope.node if node.op_type == "Transpose" and node.output[0] not in used]:
+            scope.node.remove(node)
+    used = names_read(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _digest(array: np.ndarray) -> str:

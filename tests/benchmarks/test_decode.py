@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ctranslate2
 import decode_vs_ctranslate2
+import numpy as np
 import pytest
 import torch
 from ctranslate2_model import convert, words
-from decode_backends import T2TDeploy
+from decode_backends import CTranslate2, CTranslate2Shortlist, T2TDeploy
 from decode_trained import agreement
 from decode_vs_ctranslate2 import Measured, label
 
 from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.lexicon import Lexicon
+from t2tdeploy.export.shortlist import shortlisted
 from tests.models.tiny import random_sources, tiny_transformer
 
 VOCAB = 40
@@ -45,6 +49,24 @@ def test_our_answers_have_the_scores_of_the_model(tmp_path: Path) -> None:
     assert score == pytest.approx(float(of_model), abs=1e-4)
 
 
+def test_both_choose_from_the_same_shortlist(tmp_path: Path) -> None:
+    model = tiny_transformer(VOCAB, seed=2)
+    random = np.random.default_rng(4)
+    lexicon = Lexicon(random.integers(0, VOCAB, (VOCAB, 2)), np.union1d(random.choice(VOCAB, 10), [0, 1, 2]))
+    convert(model, tmp_path / "theirs", lexicon)
+    (tmp_path / "ours.onnx").write_bytes(shortlisted(export_beam_search(model), lexicon).SerializeToString())
+    ours = T2TDeploy(tmp_path / "ours.onnx", "float32", 1, 0.0)
+    theirs = CTranslate2Shortlist(tmp_path / "theirs", "float32", 1, 0.0)
+    free = CTranslate2(tmp_path / "theirs", "float32", 1, 0.0)
+    sources = random_sources(VOCAB, seed=3, count=10)
+
+    def strays(backend: Any) -> list[int]:
+        return [one for source in sources for one in backend([source], 8)[0][0] if one not in lexicon.allowed(source)]
+
+    assert strays(free)
+    assert strays(ours) == strays(theirs) == []
+
+
 def measured(*seconds: float) -> Measured:
     rounds = [{"seconds": [one / 2, one / 2], "tokens": [10.0, 10.0]} for one in seconds]
     return Measured({"load_s": 0.1}, {"16": rounds}, {"peak_bytes": 2**20})
@@ -62,4 +84,7 @@ def test_agreement_counts_what_is_the_same() -> None:
     other = [{"ids": [3, 4, 1], "score": -1.5}, {"ids": [6, 1], "score": -2.0}]
     found = agreement(one, other)
     assert (found["sentences"], found["identical"], found["equal_tokens"]) == (2, 1, 0.8)
+    assert (
+        agreement([{"ids": [3, 4, 5, 1], "score": 0.0}], [{"ids": [4, 5, 1], "score": 0.0}])["tokens_in_order"] == 0.75
+    )
     assert found["largest_score_difference_of_identical"] == pytest.approx(0.5)

@@ -16,7 +16,7 @@ from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, Bundle, load_bundle, writ
 from t2tdeploy.errors import InputError, QualityError, UnknownNameError
 from t2tdeploy.export import optimize
 from t2tdeploy.export.agreement import Gate
-from t2tdeploy.export.optimize import Corpus, Made, check_request, make_variants, write_variants
+from t2tdeploy.export.optimize import Corpus, Made, Parallel, check_request, make_variants, write_variants
 from t2tdeploy.export.variants import RECIPES, Calibration, Recipe
 from t2tdeploy.targets import runnable
 from t2tdeploy.tokenizer import ByteTokenizer
@@ -144,13 +144,34 @@ def test_sentences_that_are_missing_are_asked_for(base: Bundle) -> None:
         make_variants(base, ["cpu-int8"], calibration=TRAIN, dev=Corpus(["", " "], "file"), gate=ANYTHING)
 
 
+def test_a_shortlist_is_made_of_sentences_with_their_translations(base: Bundle, tmp_path: Path) -> None:
+    parallel = Parallel(Corpus(["dogs", "", "snow"], "pairs", references=["gods", "", "wons"]), width=4)
+    made = make_variants(base, ["cpu-int8-shortlist"], calibration=TRAIN, dev=DEV, gate=ANYTHING, parallel=parallel)
+    written = write_variants(base, tmp_path / "out", made, default="cpu-int8-shortlist")
+    measured = written.manifest.variants["cpu-int8-shortlist"].measured
+    assert measured is not None
+    assert measured["aligned_on"] == "pairs"
+    found = Translator(written, threads=1).translate(["snow"])[0]
+    assert set(found[0].text) <= {*"gods", *"wons", *"snow"}
+
+
+def test_sentences_without_translations_make_no_shortlist(base: Bundle) -> None:
+    for corpus in (None, TRAIN, Corpus(["", "a", "b" * 300], "pairs", references=["b", " ", "a"])):
+        parallel = None if corpus is None else Parallel(corpus)
+        with pytest.raises(InputError, match="no sentences with their translations") as caught:
+            make_variants(base, ["cpu-int8-shortlist"], calibration=TRAIN, dev=DEV, gate=ANYTHING, parallel=parallel)
+        assert "--parallel-source" in str(caught.value.help)
+
+
 def test_names_and_places_are_checked_before_the_work(base: Bundle, tmp_path: Path) -> None:
     def check(*names: str, output: Path = tmp_path / "out", default: str | None = None) -> None:
         check_request(base, output, names, default=default, overwrite=False)
 
     check("cpu-int8", default="cpu-int8")
     check(default="cpu-float32")
-    with pytest.raises(UnknownNameError, match=r"unknown variant 'cpu-int9'.*cpu-int8, cuda-fp16") as caught:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown variant 'cpu-int9'.*cpu-int8, cpu-int8-shortlist, cuda-fp16"
+    ) as caught:
         check("cpu-int9")
     assert caught.value.nearest == "cpu-int8"
     with pytest.raises(UnknownNameError, match="unknown default variant 'cpu-int8'"):

@@ -93,11 +93,38 @@ def test_sentences_come_from_files_where_there_are_no_data(
     assert measured["quality"] is None
 
 
+def test_a_shortlist_is_made_of_the_train_split(road: Road, tmp_path: Path, run: Command):
+    words = ["optimize", "--output", tmp_path / "out", "--variant", "cpu-int8-shortlist", *ANYTHING]
+    outcome = run(*words, "--bundle", road.bundle)
+    assert outcome.status == 0, outcome.stderr
+    assert aligned_on(tmp_path / "out") == "train split of translate_dates_ende"
+
+
+def test_or_of_files(without_data: Path, tmp_path: Path, run: Command, fails: Fails):
+    words = ["optimize", "--output", tmp_path / "out", "--variant", "cpu-int8-shortlist", *ANYTHING]
+    words += ["--bundle", without_data, "--calibration", lines(tmp_path / "many.en", "noon", "May 3, 2024")]
+    fails(2, words, "no sentences with their translations", "--parallel-source")
+    source, target = lines(tmp_path / "a.en", "noon", "five"), lines(tmp_path / "a.de", "mittags", "fünf")
+    outcome = run(*words, "--parallel-source", source, "--parallel-target", target, "--shortlist-width", "30")
+    assert outcome.status == 0, outcome.stderr
+    assert aligned_on(tmp_path / "out") == "a.en"
+
+
+def aligned_on(bundle: Path) -> str:
+    measured = load_bundle(bundle).manifest.variants["cpu-int8-shortlist"].measured
+    assert measured is not None
+    return str(measured["aligned_on"])
+
+
 def test_mistakes_have_their_sentences(road: Road, both: Path, tmp_path: Path, fails: Fails):
     words = ["optimize", "--bundle", road.bundle, "--output", tmp_path / "out"]
-    fails(2, words, "nothing to do: give --variant (cpu-int8, cuda-fp16) or --default")
+    fails(2, words, "nothing to do: give --variant (cpu-int8, cpu-int8-shortlist, cuda-fp16) or --default")
     fails(2, [*words, "--variant", "cpu-int9"], "unknown variant 'cpu-int9'", "did you mean 'cpu-int8'?")
     fails(2, [*words, "--variant", "cpu-int8", "--dev-target", "x"], "--dev-target is given without --dev-source")
+    for given, missing in (("source", "target"), ("target", "source")):
+        pair = [f"--parallel-{given}", lines(tmp_path / "a", "x")]
+        message = f"--parallel-{given} is given without --parallel-{missing}"
+        fails(2, [*words, "--variant", "cpu-int8-shortlist", *pair], message)
     pair = ["--dev-source", lines(tmp_path / "a", "x"), "--dev-target", lines(tmp_path / "b", "x", "y")]
     fails(2, [*words, "--variant", "cpu-int8", *pair], "not the same number of lines", "a has 1", "b 2")
     fails(2, ["serve", "--bundle", both, "--variant", "cpu-int9"], "unknown variant 'cpu-int9'")
