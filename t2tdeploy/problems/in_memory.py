@@ -262,6 +262,9 @@ def _fit_labels(table: Table, kind: LabelKind, classes: Sequence[str] | int | No
 def _kind_of_labels(values: Array, classes: Sequence[str] | int | None) -> LabelKind:
     if classes is not None:
         return "classify" if values.ndim == 1 else "multi_label"
+    if values.dtype == object:  # columns that can have missing values come as objects
+        given = [value for value in values.ravel().tolist() if value is not None]
+        return "regress" if given and all(isinstance(value, float) for value in given) else "classify"
     return "regress" if values.dtype.kind == "f" else "classify"
 
 

@@ -49,8 +49,8 @@ def input_fn(source: Any, labels: Any = None, *, target: str | None = None) -> I
     """An input function of data that are there already; they are read when it is called.
 
     Args:
-        source: a pandas or Polars frame, a pyarrow Table, a Parquet file or a list of them, a mapping of columns, an
-            array, or a torch dataset whose examples are (features, label) or mappings.
+        source: a pandas or Polars frame (a lazy one is collected), a pyarrow Table, a Parquet file or a list of them, a
+            mapping of columns, an array, or a torch dataset whose examples are (features, label) or mappings.
         labels: of a source that does not have them.
         target: the column of the source that is the label.
 
@@ -103,8 +103,8 @@ def as_array(values: Any, name: str) -> Array:
     Raises:
         InputError: its values are of different shapes, or there is only one value.
     """
-    if _is_frame(values):
-        values = values.iloc[:, 0] if len(values.columns) == 1 else values.to_numpy()
+    if (columns := _frame_columns(values)) is not None:
+        return _side_by_side([as_array(column, name) for _, column in columns], name)
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
     elif not isinstance(values, np.ndarray):
@@ -124,7 +124,8 @@ def as_array(values: Any, name: str) -> Array:
 
 def _is_whole(given: Any) -> bool:
     """Whether it is all the examples at once, not batches of them."""
-    return isinstance(given, tuple | Mapping | np.ndarray) or hasattr(given, "shape") or hasattr(given, "detach")
+    known = isinstance(given, tuple | Mapping | np.ndarray) or hasattr(given, "shape") or hasattr(given, "detach")
+    return known or _is_lazy(given)
 
 
 def _batches(given: Any, steps: int | None) -> Iterator[Any]:
@@ -191,19 +192,24 @@ def _concatenated(arrays: Sequence[Array], name: str) -> Array:
         raise InputError(f"the values of column '{name}' are not all of one shape: {shapes}") from None
 
 
+def _side_by_side(arrays: Sequence[Array], name: str) -> Array:
+    """The columns of a frame as one array, [examples, columns]; of one column, that column."""
+    if not arrays:
+        raise InputError(f"column '{name}' is a frame without columns")
+    if len({array.shape for array in arrays}) > 1:
+        raise InputError(f"the values of column '{name}' are not all of one shape")
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1)
+
+
 def _columns_of_source(source: Any) -> tuple[dict[str, Array], Array | None]:
     """Columns, and the labels of a dataset whose examples have them."""
     if isinstance(source, Mapping):
         return {str(name): as_array(values, str(name)) for name, values in source.items()}, None
-    if hasattr(source, "column_names"):  # pyarrow
-        return {name: as_array(source[name], name) for name in source.column_names}, None
-    if hasattr(source, "get_columns"):  # Polars
-        return {series.name: as_array(series, series.name) for series in source.get_columns()}, None
-    if _is_frame(source):
-        names = [str(name) for name in source.columns]
+    if (columns := _frame_columns(source)) is not None:
+        names = [str(name) for name, _ in columns]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"two columns are called '{twice}'", help="give each a name of its own")
-        return {str(name): as_array(source[name], str(name)) for name in source.columns}, None
+        return {str(name): as_array(values, str(name)) for name, values in columns}, None
     is_column = _is_list(source) or hasattr(source, "detach") or hasattr(source, "to_numpy")
     if not is_column and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _of_dataset(source)
@@ -222,9 +228,22 @@ def _of_dataset(dataset: Any) -> tuple[dict[str, Array], Array | None]:
     return {INPUTS: as_array([_value(row) for row in rows], INPUTS)}, labels
 
 
-def _is_frame(source: Any) -> bool:
-    """Of pandas."""
-    return hasattr(source, "iloc") and hasattr(source, "columns")
+def _frame_columns(source: Any) -> list[tuple[Any, Any]] | None:
+    """The columns of a frame with their names, of which two may be the same; None if it is no frame."""
+    if hasattr(source, "column_names"):  # pyarrow
+        return list(zip(source.column_names, source.columns, strict=True))
+    if _is_lazy(source):
+        source = source.collect()
+    if hasattr(source, "get_columns"):  # Polars
+        return [(series.name, series) for series in source.get_columns()]
+    if hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
+        return [(name, source.iloc[:, place]) for place, name in enumerate(source.columns)]
+    return None
+
+
+def _is_lazy(source: Any) -> bool:
+    """Of Polars."""
+    return hasattr(source, "collect") and hasattr(source, "collect_schema")
 
 
 def _is_files(source: Any) -> bool:
@@ -259,7 +278,9 @@ def _plain(values: Any) -> Any:
             return values.to_numpy()
         return _objects(None if gone else value for value, gone in zip(values.tolist(), values.isna(), strict=True))
     if hasattr(values, "to_list") and hasattr(values, "to_numpy"):  # Polars
-        return values.to_list()
+        if values.null_count() or not (values.dtype.is_numeric() or hasattr(values.dtype, "shape")):
+            return values.to_list()  # numpy would make floats of whole numbers with gaps, and numbers of structs
+        return values.to_numpy()  # keeps bytes bytes, which are pixels
     return values
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -24,19 +26,17 @@ def frames(folder: Path) -> dict[str, Any]:
     pyarrow.parquet.write_table(table, folder / "rows.parquet")
     pyarrow.parquet.write_table(table.slice(0, 1), folder / "first.parquet")
     pyarrow.parquet.write_table(table.slice(1), folder / "others.parquet")
-    found = {
+    return {
         "mapping": DATA,
         "arrow": table,
         "parquet": folder / "rows.parquet",
         "name of parquet": str(folder / "rows.parquet"),
         "files": [folder / "first.parquet", folder / "others.parquet"],
+        "pandas": pandas.DataFrame(DATA),
+        "pandas, nullable": pandas.DataFrame(DATA).convert_dtypes(),
+        "polars": polars.DataFrame(DATA),
+        "polars, lazy": polars.LazyFrame(DATA),
     }
-    for library in ("pandas", "polars"):
-        try:
-            found[library] = __import__(library).DataFrame(DATA)
-        except ImportError:
-            continue
-    return found
 
 
 def same(table: Table) -> None:
@@ -115,15 +115,42 @@ def test_batches_must_be_alike() -> None:
         read_input(lambda: iter([(np.zeros((1, 2)), [0]), (np.zeros((1, 3)), [0])]))
 
 
-def test_frames_of_pandas_as_labels_and_with_numbers_for_names() -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame([[1.5, 0], [2.5, 1]])
-    table = read_input(input_fn(frame, target=1))
+def test_frames_of_pandas_may_have_numbers_for_names() -> None:
+    table = read_input(input_fn(pandas.DataFrame([[1.5, 0], [2.5, 1]]), target=1))
     assert list(table.columns) == ["0"]
     assert table.labels is not None
     assert table.labels.tolist() == [0, 1]
-    labels = read_input(input_fn(frame[[0]], frame[[1]])).labels
-    assert labels is not None
-    assert labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame, polars.LazyFrame, pyarrow.table])
+def test_frames_may_be_labels(frame: Any) -> None:
+    labels = {"small": [0, 1, 1], "large": [1, 0, 1]}
+    one, two = (read_input(lambda n=n: (frame({"age": AGE}), frame(dict([*labels.items()][:n])))) for n in (1, 2))
+    assert one.labels is not None
+    assert two.labels is not None
+    assert one.labels.tolist() == labels["small"]
+    assert two.labels.tolist() == [[0, 1], [1, 0], [1, 1]]
+    with pytest.raises(InputError, match="'labels' is a frame without columns"):
+        read_input(input_fn(frame({"age": AGE}), frame({})))
+    with pytest.raises(InputError, match="not all of one shape"):
+        read_input(input_fn(frame({"age": AGE}), frame({"a": LABEL, "b": [[1, 2]] * 3})))
+
+
+@pytest.mark.parametrize(
+    "frame", [pandas.DataFrame([[1, 2]], columns=["a", "a"]), pyarrow.table([[1], [2]], names=["a", "a"])]
+)
+def test_columns_of_one_name_are_refused(frame: Any) -> None:
     with pytest.raises(InputError, match="two columns are called 'a'"):
-        read_input(input_fn(pandas.DataFrame([[1, 2]], columns=["a", "a"])))
+        read_input(input_fn(frame))
+
+
+def test_pictures_in_a_frame_of_polars_stay_bytes() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    found = read_input(input_fn(polars.DataFrame({"pixels": pixels}))).columns["pixels"]
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, pixels)
+
+
+def test_a_struct_is_no_array_of_numbers() -> None:
+    frame = polars.DataFrame({"point": [{"x": 1, "y": 2}]})
+    assert read_input(input_fn(frame)).columns["point"].tolist() == [{"x": 1, "y": 2}]

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pytest
 import torch
 from torch import Tensor, nn
@@ -346,3 +349,36 @@ def test_columns_choose_among_those_given(tmp_path: Path) -> None:
 def test_classes_may_be_an_array_of_names(tmp_path: Path) -> None:
     estimator = make(tmp_path, classes=np.array(["0", "1", "2"])).train(input_fn, steps=1)
     assert {str(np.ravel(one["classes"])[0]) for one in estimator.predict(held_out)} <= {"0", "1", "2"}
+
+
+FRAMES = {
+    "pandas": pandas.DataFrame,
+    "pandas, nullable": lambda columns: pandas.DataFrame(columns).convert_dtypes(),
+    "pandas, categories": lambda columns: pandas.DataFrame(columns).astype({"colour": "category"}),
+    "polars": polars.DataFrame,
+    "polars, lazy": polars.LazyFrame,
+    "polars, categories": lambda columns: polars.DataFrame(columns).with_columns(
+        polars.col("colour").cast(polars.Categorical)
+    ),
+    "arrow": pyarrow.table,
+}
+
+
+@pytest.mark.parametrize("scale", [1, 0.5], ids=["classes", "quantities"])
+def test_frames_give_what_arrays_give(tmp_path: Path, scale: float) -> None:
+    columns, kinds = flowers()
+    others, _ = held_out()
+
+    def run(name: str, frame: Any) -> tuple[dict[str, Tensor], list[dict[str, np.ndarray]]]:
+        rows = t2tdeploy.input_fn(frame({**columns, "kind": kinds * scale}), target="kind")
+        estimator = make(tmp_path / name).train(rows, steps=5)
+        return parameters(estimator), list(estimator.predict(t2tdeploy.input_fn(frame(others))))
+
+    weights, predictions = run("arrays", dict)
+    assert ("classes" in predictions[0]) == (scale == 1)
+    for name, frame in FRAMES.items():
+        found, answers = run(name, frame)
+        assert all(torch.equal(found[key], values) for key, values in weights.items()), name
+        for answer, wanted in zip(answers, predictions, strict=True):
+            assert answer.keys() == wanted.keys(), name
+            assert all(np.array_equal(answer[key], value) for key, value in wanted.items()), name
