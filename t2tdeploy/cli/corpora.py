@@ -128,15 +128,27 @@ def labelled(bundle: Bundle, run: Path | None) -> tuple[Labelled, Labelled]:
     """Examples of train to calibrate with, and those of dev, with their labels, to compare on.
 
     Raises:
-        InputError: the data are not there, or have no such split.
+        InputError: the data are not there, are not those of the bundle's model, or have no such split.
     """
-    from t2tdeploy.export.optimize_classifier import calibration_examples, compared_examples
+    from t2tdeploy.export.optimize_classifier import calibration_examples, compared_examples, recorded_features
 
     data = data_of(bundle, run)
+    tokenizers = {name: bundle.tokenizer(name) for name in bundle.manifest.tokenizers}
+    data.require_features(
+        recorded_features(bundle),
+        tokenizers,
+        owner=bundle.directory,
+        help=f"name the run it was exported from with --output-dir{_trained_from(bundle)}",
+    )
     return (
         calibration_examples(data.split("train"), f"train split of {data.name}"),
         compared_examples(data.split("dev"), f"dev split of {data.name}"),
     )
+
+
+def _trained_from(bundle: Bundle) -> str:
+    folder = bundle.manifest.provenance.get("data_dir")
+    return f"; it was trained from {folder}" if folder else ""
 
 
 def _pair_of_files(source: Path, target: Path | None, most: int | None = None) -> Corpus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,39 @@ class ProblemData:
             feature: FeatureSpec.from_json(spec) for feature, spec in record.features.items()
         } or problem.features(tokenizers)
         self._data_dir = data_dir
+
+    def require_features(
+        self, features: Mapping[str, FeatureSpec], tokenizers: Mapping[str, Tokenizer], *, owner: Path, help: str
+    ) -> None:
+        """Refuses to be the data of a model whose ids mean something else, or whose examples are of other sizes.
+
+        Args:
+            features, tokenizers: the model's.
+            owner: where the model is, for the error.
+            help: what to do about it.
+
+        Raises:
+            InputError: a feature, or its vocabulary, is not the one the model was trained with.
+        """
+        for name, spec in features.items():
+            if self.features.get(name) != spec:
+                what = f"'{name}' in the data directory is not what {owner} was trained with"
+                raise InputError(f"{what}: {self._difference(spec)}", help=help)
+        for name, tokenizer in tokenizers.items():
+            if self.tokenizers[name].hash != tokenizer.hash:
+                what = f"the vocabulary of '{name}' in the data directory"
+                raise InputError(f"{what} is not the one {owner} was trained with", help=help)
+
+    def _difference(self, spec: FeatureSpec) -> str:
+        """The first field of `spec` that the data have otherwise, in words."""
+        other = self.features.get(spec.name)
+        if other is None:
+            return f"there are only {', '.join(self.features)}"
+        pairs = ((field, value, asdict(other)[field]) for field, value in asdict(spec).items())
+        field, mine, theirs = next(pair for pair in pairs if pair[1] != pair[2])
+        if field == "column":  # which may hold thousands of words
+            return "its column is declared otherwise, or was fitted on other rows"
+        return f"{field} = {theirs!r:.200} instead of {mine!r:.200}"
 
     def split(self, name: str) -> Dataset:
         """Opens a split; the first time after `datagen` its memory map is written, which takes a moment.

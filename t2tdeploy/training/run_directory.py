@@ -258,16 +258,7 @@ class RunDirectory:
             InputError: a feature, or its vocabulary, is not the one the run was trained with.
         """
         help = f"give the data of this run with --data-dir; it was trained from {self.record.data_dir}"
-        for name, spec in self.features.items():
-            if data.features.get(name) != spec:
-                what = f"'{name}' in the data directory is not what {self.path} was trained with"
-                raise InputError(f"{what}: {_difference(spec, data)}", help=help)
-        for name, tokenizer in self.tokenizers.items():
-            if data.tokenizers[name].hash != tokenizer.hash:
-                raise InputError(
-                    f"the vocabulary of '{name}' in the data directory is not the one {self.path} was trained with",
-                    help=help,
-                )
+        data.require_features(self.features, self.tokenizers, owner=self.path, help=help)
 
     def average(self, last: int) -> Path:
         """Averages the parameters of the newest `last` checkpoints into `averaged/`; returns that folder."""
@@ -299,16 +290,6 @@ class RunDirectory:
         if hparams.train_steps != self.record.hparams.get("train_steps"):
             self.record = self.record.replace(hparams={**self.record.hparams, "train_steps": hparams.train_steps})
             write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
-
-
-def _difference(spec: FeatureSpec, data: ProblemData) -> str:
-    """The first field of `spec` that the data have otherwise, in words."""
-    other = data.features.get(spec.name)
-    if other is None:
-        return f"there are only {', '.join(data.features)}"
-    pairs = ((field, value, asdict(other)[field]) for field, value in asdict(spec).items())
-    field, mine, theirs = next(pair for pair in pairs if pair[1] != pair[2])
-    return f"{field} = {theirs!r} instead of {mine!r}"
 
 
 def _require_ours(path: Path) -> None:
