@@ -4,6 +4,7 @@ import { ServerError, listExamples, listModels, useToken } from "./api.js";
 import { byId, element } from "./dom.js";
 import { ModelChoice } from "./models.js";
 import { Options } from "./options.js";
+import { Pictures } from "./pictures.js";
 import { TASKS } from "./tasks.js";
 
 const STARTING_MS = 2000;
@@ -18,6 +19,7 @@ const stop = byId("stop");
 const status = byId("status");
 const errorBox = byId("error");
 const results = byId("results");
+const pictures = new Pictures(byId("drop"), byId("images"), byId("chosen"));
 const options = new Options(byId("options").querySelector(".fields"));
 const models = new ModelChoice(byId("model"), byId("version"), suit);
 let running = null;
@@ -25,10 +27,13 @@ let running = null;
 function suit(model) {
   const task = model && TASKS[model.task];
   const reason = task?.cannot?.(model);
+  const asksPictures = Boolean(task?.pictures?.(model));
   go.disabled = !task || Boolean(reason);
   status.textContent = reason ?? "";
   byId("options").hidden = !task?.options;
-  byId("sources-lines").textContent = task?.hint?.(model) ?? "One sentence a line.";
+  byId("texts").hidden = asksPictures;
+  byId("pictures").hidden = !asksPictures;
+  byId(asksPictures ? "pictures-hint" : "sources-lines").textContent = task?.hint?.(model) ?? "One sentence a line.";
   if (!model) status.textContent = "The server has no model now.";
   else if (!task) status.textContent = `This page cannot ask models of the task "${model.task}".`;
   else {
@@ -54,22 +59,27 @@ function askForToken(error) {
   byId("token").focus();
 }
 
-// The lines that hold something, with their numbers as people count them.
-function lines() {
-  return sources.value
-    .split("\n")
-    .map((text, index) => ({ text: text.trim(), number: index + 1 }))
-    .filter((line) => line.text);
+// What is asked about: pictures, or the lines that hold something. `place` says which one it is where there are several.
+function examples() {
+  if (!byId("pictures").hidden) return pictures.files.map((file) => ({ source: file, place: file.name }));
+  const lines = sources.value.split("\n");
+  return lines
+    .map((text, index) => ({ source: text.trim(), place: lines.length > 1 && `line ${index + 1}` }))
+    .filter((line) => line.source);
 }
 
 async function submit() {
   const model = models.current;
-  const given = lines();
+  const task = TASKS[model.task];
+  const given = examples();
   forgetError();
   running?.abort();
-  if (!given.length) return showError(new RangeError("sources: there is none (write a sentence)"), given);
-  const request = { ...models.asked, sources: given.map((line) => line.text) };
-  const task = TASKS[model.task];
+  const asksPictures = Boolean(task.pictures?.(model));
+  if (!given.length) {
+    const missing = asksPictures ? "images: there is none (choose a file)" : "sources: there is none (write a sentence)";
+    return showError(new RangeError(missing), given);
+  }
+  const request = { ...models.asked, sources: given.map((one) => one.source) };
   try {
     if (task.options) request.options = options.read();
   } catch (error) {
@@ -85,7 +95,7 @@ async function submit() {
     const answer = await task.ask(request, run.signal, model);
     const took = performance.now() - started;
     results.replaceChildren(...task.render(answer, request, took));
-    const what = task.options ? "sentence" : "example";
+    const what = task.options ? "sentence" : asksPictures ? "picture" : "example";
     const count = given.length === 1 ? `1 ${what}` : `${given.length} ${what}s`;
     status.textContent = `${count} in ${Math.round(took)} ms`;
   } catch (error) {
@@ -111,7 +121,7 @@ function busy(is) {
 function showError(error, given) {
   const { field, problem, help } = error instanceof ServerError ? error : new ServerError(error.message);
   status.textContent = "";
-  const line = given[Number(/^sources\[(\d+)\]$/.exec(field ?? "")?.[1])];
+  const place = given[Number(/^(?:sources|images)\[(\d+)\]$/.exec(field ?? "")?.[1])]?.place;
   errorBox.replaceChildren(
     element(
       "p",
@@ -119,7 +129,7 @@ function showError(error, given) {
       field && element("code", {}, field),
       field && ": ",
       element("span", { class: "problem" }, problem),
-      line && sources.value.includes("\n") && ` [line ${line.number}]`,
+      place && ` [${place}]`,
     ),
     ...(help ? [element("p", { class: "help" }, help)] : []),
   );
@@ -135,6 +145,7 @@ function showError(error, given) {
 function inputOf(field) {
   if (!field) return null;
   if (field.startsWith("sources")) return sources;
+  if (field.startsWith("images")) return byId("images");
   if (field === "model" || field === "model_version") return byId(field === "model" ? "model" : "version");
   return options.input(field);
 }
