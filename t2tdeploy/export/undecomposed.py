@@ -44,7 +44,9 @@ def to_onnx(
         captured = Undecomposed.of(_captured(module, args, dynamic_shapes))
         return export_quickly(captured, custom_translation_table=TRANSLATIONS, **options)
     except Exception:  # an operator without translation in no table, or what cannot be traced: the long way says which
-        return export_quickly(module, args, dynamic_shapes=dynamic_shapes, **options)
+        return export_quickly(
+            module, args, dynamic_shapes=dynamic_shapes, custom_translation_table=MISTRANSLATED, **options
+        )
 
 
 def _captured(module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> ExportedProgram:
@@ -140,6 +142,45 @@ def _divide(x: Any, other: Any, rounding_mode: str | None = None) -> Any:
     return op.Div(x, other)
 
 
+def _cross_entropy(
+    x: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0.0
+) -> Any:
+    """aten.cross_entropy_loss; torch.onnx's forgets label_smoothing and takes no probabilities.
+
+    x is [batch, classes, …], target the classes [batch, …] or their probabilities, of the shape of x.
+    """
+    rank, classes = len(x.shape), x.shape[1]
+    log_probs = op.LogSoftmax(x, axis=1)
+    weighted = log_probs
+    if weight is not None:
+        weighted = op.Mul(log_probs, op.Reshape(weight, [1, -1, *[1] * (rank - 2)]))
+    smooth = op.Neg(op.ReduceSum(weighted, [1], keepdims=0))
+    if x.dtype == target.dtype:
+        loss = op.Neg(op.ReduceSum(op.Mul(weighted, target), [1], keepdims=0))
+        counted = op.Expand(op.CastLike(op.Constant(value_float=1.0), x), op.Shape(loss))
+    else:
+        loss = op.NegativeLogLikelihoodLoss(log_probs, target, weight, ignore_index=ignore_index, reduction="none")
+        known = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
+        counted = op.CastLike(known, x)
+        smooth = op.Mul(smooth, counted)
+        if weight is not None:
+            first = op.CastLike(op.Constant(value_int=0), target)
+            counted = op.Mul(counted, op.Gather(weight, op.Where(known, target, first)))
+    if label_smoothing:
+        loss = op.Add(op.Mul(loss, 1 - label_smoothing), op.Mul(smooth, label_smoothing / classes))
+    if reduction == _NONE:
+        return loss
+    total = op.ReduceSum(loss, keepdims=0)
+    return total if reduction == _SUM else op.Div(total, op.ReduceSum(counted, keepdims=0))
+
+
+_NONE, _SUM = 0, 2  # of torch's reductions
+
+MISTRANSLATED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.cross_entropy_loss.default: _cross_entropy
+}
+"""Of operators that torch.onnx makes something else of."""
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.to.dtype: _to_dtype,
     torch.ops.aten.div.Tensor_mode: _divide,
@@ -147,5 +188,6 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.__and__.Tensor: _bitwise("And"),
     torch.ops.aten.__or__.Tensor: _bitwise("Or"),
     torch.ops.aten.__xor__.Tensor: _bitwise("Xor"),
+    **MISTRANSLATED,
 }
-"""Of common operators that torch.onnx can only decompose."""
+"""Of common operators that torch.onnx can only decompose, and of those."""

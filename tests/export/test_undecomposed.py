@@ -117,3 +117,36 @@ def test_the_evaluation_of_a_transformer_is_captured_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(undecomposed, "export_quickly", noting)
     build.build_training_graph(tiny_transformer(11, layers=1), label_smoothing=0.1)
     assert translated == [Undecomposed]
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "weighted", "ignored"), [((6, 5), False, -100), ((6, 5), True, 2), ((6, 5, 3), True, 0)]
+)
+def test_cross_entropy_is_torchs(
+    reduction: str, smoothing: float, soft: bool, shape: tuple[int, ...], weighted: bool, ignored: int
+) -> None:
+    """torch.onnx's own forgets label_smoothing, and says nothing; of probabilities it makes what no runtime loads."""
+    torch.manual_seed(1)
+    weight = torch.rand(5) if weighted else None
+    x, target = torch.randn(shape), torch.randint(0, 5, (shape[0], *shape[2:]))
+    if soft:
+        target = torch.randn(shape).softmax(1)
+    options: dict[str, Any] = {} if soft else {"ignore_index": ignored}
+
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(x, target, weight, reduction=reduction, label_smoothing=smoothing, **options)
+
+    for fast in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not fast:
+                patch.setattr(undecomposed, "_captured", lambda *_: 1 / 0)
+            axes = ({0: Dim.AUTO}, {0: Dim.AUTO})
+            program = to_onnx(
+                Calls(loss), (x, target), dynamic_shapes=(axes,), inputs=["x", "y"], outputs=["z"], opset=18
+            )
+        session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+        (found,) = session.run(None, {"x": x.numpy(), "y": target.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), loss(x, target))
