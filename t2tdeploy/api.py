@@ -53,9 +53,10 @@ def load(
         InputError: there is no bundle.
         CorruptFileError: a file of the bundle is damaged.
         UnknownNameError: the bundle has no such variant.
-        OperationalError: onnxruntime is not installed.
+        OperationalError: onnxruntime is not installed, or not for the kind of machine that the variant is made for.
     """
     found = load_bundle(Path(bundle))
+    require_runnable(found, variant)
     kind = Translator if found.manifest.task == "translate" else Classifier
     model = kind(found, variant=variant, threads=threads, spin_us=spin_us)
     if warm_up:

@@ -14,6 +14,7 @@ from t2tdeploy.examples import Example, ExampleEncoder, RawExample, stack
 from t2tdeploy.features import EOS_ID, UNK_ID
 from t2tdeploy.manifest import FeatureInput
 from t2tdeploy.runtime import SPIN_US, Interrupt, Session
+from t2tdeploy.tensorrt_engines import InputsProfile
 
 __all__ = ["Classification", "Classifier", "Example", "Label", "RawExample"]
 
@@ -96,7 +97,10 @@ class Classifier:
         self.features: Mapping[str, FeatureInput] = manifest.features
         self.max_batch_size, self.max_batch_tokens = max_batch_size, max_batch_tokens
         chosen = bundle.variant(variant)
-        self.session = Session(bundle.path(variant), threads=threads, spin_us=spin_us, target=chosen.target)
+        profile = None if chosen.profile is None else InputsProfile.read(chosen.profile)
+        self.session = Session(
+            bundle.path(variant), threads=threads, spin_us=spin_us, target=chosen.target, profile=profile
+        )
         self._outputs = ("logits", "probabilities") if self.classes else ("values",)
         self._require_graph()
         texts = [name for name, feature in self.features.items() if feature.kind == "text"]

@@ -6,6 +6,7 @@ The search keeps the best 2 · beam_size continuations of a step, so a beam is a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -226,6 +227,15 @@ WHOLE = frozenset(
     }
 )
 """Options that are whole numbers."""
+
+
+def require_list(field: str, texts: Sequence[str]) -> None:
+    """
+    Raises:
+        RequestError: `texts` is one string, of which each character would count as a text.
+    """
+    if isinstance(texts, str):
+        raise RequestError(field, "one string, where a list of strings is expected", help="put it into a list")
 
 
 def require_range(name: str, value: Any, low: float, high: float, why: str = "") -> None:

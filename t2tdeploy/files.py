@@ -25,6 +25,15 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_directory(kind: str) -> Path:
+    """Where things of one kind are kept that can be made again: the folder `kind` in `$T2TDEPLOY_CACHE`, else in
+    `t2tdeploy` in `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("T2TDEPLOY_CACHE"):
+        return Path(own).expanduser() / kind
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "t2tdeploy" / kind
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Adds `path` to an OSError of writing that names no file, as those do that come from an open file."""

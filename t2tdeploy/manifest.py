@@ -7,6 +7,7 @@ why. Newer ones read every older version.
     2   variants in other precisions and for other machines, with what was measured of each
     3   early stopping among the decoding defaults
     4   models that classify or regress: what their examples are, and their classes
+    5   variants for TensorRT: what their graphs fix, and the sizes that their engines take
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 Task = Literal["translate", "classify", "regress"]
 
@@ -55,35 +56,6 @@ class TensorSpec(_Record):
     axes: tuple[str | int, ...]
 
 
-class Variant(_Record):
-    """One form of the graph, made for one kind of machine.
-
-    Args:
-        layout: `growing`: the decoder's caches grow by one position per step; None: there is no decoder.
-        weights: file that holds the graph's weights; None: the graph holds them.
-        measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
-    """
-
-    file: FileName
-    target: Literal["cpu", "cuda"]
-    precision: Literal["float32", "int8", "float16"]
-    layout: Literal["growing"] | None = None
-    weights: FileName | None = None
-    measured: dict[str, Any] | None = None
-
-
-class TextGraph(_Record):
-    """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
-
-    Args:
-        inputs, outputs: its signature; all inputs but the first have a default.
-    """
-
-    file: FileName
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
 class DecodeDefaults(_Record):
     """How a request that says nothing is decoded, and the longest source the model takes.
 
@@ -104,6 +76,59 @@ class DecodeDefaults(_Record):
     def controls(self) -> SearchControls:
         """What the search is asked beyond its beam."""
         return EARLY_STOPPING if self.early_stopping else NO_CONTROLS
+
+
+def _in_order(sizes: tuple[int, int, int]) -> tuple[int, int, int]:
+    smallest, usual, largest = sizes
+    if not 1 <= smallest <= usual <= largest:
+        raise ValueError(f"{smallest}, {usual}, {largest}: an axis needs 1 ≤ smallest ≤ usual ≤ largest")
+    return sizes
+
+
+Sizes = Annotated[tuple[int, int, int], AfterValidator(_in_order)]
+"""Of an axis: the smallest, the one that an engine is tuned for, the largest."""
+
+
+class Variant(_Record):
+    """One form of the graph, made for one kind of machine.
+
+    Args:
+        layout: `growing`: the decoder's caches grow by one position per step; `static`: they have room for all steps
+            from the start; None: there is no decoder.
+        weights: file that holds the graph's weights; None: the graph holds them.
+        fixed: of a static search: how it decodes, whatever a request asks; one hypothesis each.
+        profile: of a variant for TensorRT: input -> its axes, those that do not change as their size.
+        measured: how it compares with the float32 variant, see `export.agreement.Measured`; None: it is that variant.
+    """
+
+    file: FileName
+    target: Literal["cpu", "cuda", "tensorrt"]
+    precision: Literal["float32", "int8", "float16"]
+    layout: Literal["growing", "static"] | None = None
+    weights: FileName | None = None
+    fixed: DecodeDefaults | None = None
+    profile: dict[str, tuple[Sizes | int, ...]] | None = None
+    measured: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.layout == "static") != (self.fixed is not None):
+            raise ValueError("`fixed` is there if the layout is static, and only then")
+        if (self.target == "tensorrt") != (self.profile is not None):
+            raise ValueError("`profile` is there if the target is tensorrt, and only then")
+        return self
+
+
+class TextGraph(_Record):
+    """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
+
+    Args:
+        inputs, outputs: its signature; all inputs but the first have a default.
+    """
+
+    file: FileName
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
 
 
 class FeatureInput(_Record):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.bundle import Bundle
+from t2tdeploy.bundle import Bundle, DecodeDefaults
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import CorruptFileError, OperationalError
-from t2tdeploy.features import PAD_ID
-
-IntArray = npt.NDArray[np.int64]
+from t2tdeploy.providers import NEEDED, PROVIDERS, providers_of
+from t2tdeploy.search_inputs import IntArray, control_feeds, require_fixed, sample_chances
+from t2tdeploy.tensorrt_engines import InputsProfile
 
 
 def available_cpus(root: Path = Path("/")) -> int:
@@ -118,18 +118,18 @@ def _release(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-"""What of onnxruntime runs the variants of a target."""
-
-
 def available_targets() -> list[str]:
-    """The targets that the onnxruntime installed here was built for; a GPU may still be missing.
+    """The targets that the onnxruntime installed here was built for, without TensorRT's where that is not installed; a
+    GPU may still be missing.
 
     Raises:
         OperationalError: onnxruntime is not installed.
     """
     built = import_onnxruntime().get_available_providers()
-    return [target for target, provider in PROVIDERS.items() if provider in built]
+    found = [target for target, provider in PROVIDERS.items() if provider in built]
+    if "tensorrt" in found and importlib.util.find_spec("tensorrt") is None:
+        found.remove("tensorrt")
+    return found
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,9 @@ class Session:
         graph: an ONNX file, or its content.
         threads: that one run uses; None: `available_cpus()`.
         spin_us: see `session_options`.
-        target: a key of `PROVIDERS`; what the provider cannot run, the CPU does.
+        target: a key of `PROVIDERS`.
+        profile: what the engine is built for if that is tensorrt, where `graph` is a file. The engine is built now, or
+            found where an earlier session put it. Larger batches run in parts.
 
     Raises:
         CorruptFileError: onnxruntime cannot load the graph (its own words).
@@ -195,7 +197,13 @@ class Session:
     """
 
     def __init__(
-        self, graph: Path | bytes, *, threads: int | None = None, spin_us: int = SPIN_US, target: str = "cpu"
+        self,
+        graph: Path | bytes,
+        *,
+        threads: int | None = None,
+        spin_us: int = SPIN_US,
+        target: str = "cpu",
+        profile: InputsProfile | None = None,
     ) -> None:
         onnxruntime = import_onnxruntime()
         self.threads = threads or available_cpus()
@@ -203,19 +211,22 @@ class Session:
         source = graph if isinstance(graph, bytes) else str(graph)
         if target != "cpu" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
-        wanted = list(dict.fromkeys([PROVIDERS[target], PROVIDERS["cpu"]]))
+        wanted = providers_of(graph, target, profile)
+        self._most_rows = profile.largest_batch if target == "tensorrt" and profile else None
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=wanted)
             self.inputs = [one.name for one in self._session.get_inputs()]
             self.outputs = [one.name for one in self._session.get_outputs()]
         except Exception as error:  # onnxruntime's exceptions share no base class
             path = Path("model.onnx") if isinstance(graph, bytes) else graph
+            if target == "tensorrt":
+                raise OperationalError(f"TensorRT did not build an engine of {path}: {error}") from error
             raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
         got = self._session.get_providers()
-        if wanted[0] not in got:  # onnxruntime goes on without
+        if PROVIDERS[target] not in got:  # onnxruntime goes on without
             raise OperationalError(
-                f"onnxruntime cannot use {wanted[0]}, only {', '.join(got)}",
-                help="install onnxruntime-gpu in the place of onnxruntime ('t2tdeploy[serve-gpu]'), check nvidia-smi",
+                f"onnxruntime cannot use {PROVIDERS[target]}, only {', '.join(got)}",
+                help=f"{NEEDED[target]}, and check nvidia-smi",
             )
 
     def call(
@@ -232,6 +243,20 @@ class Session:
             SearchStoppedError: the interrupt was used.
             OperationalError: onnxruntime failed (its own words).
         """
+        parts = [self._run_session(outputs, part, interrupt) for part in self._parts(feeds)]
+        return parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
+
+    def _parts(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+        """Of a batch that is larger than the engine takes; all its inputs begin with the axis batch."""
+        if self._most_rows is None:
+            yield feeds
+            return
+        for start in range(0, len(next(iter(feeds.values()))), self._most_rows):
+            yield {name: array[start : start + self._most_rows] for name, array in feeds.items()}
+
+    def _run_session(
+        self, outputs: Sequence[str], feeds: Mapping[str, npt.NDArray[Any]], interrupt: Interrupt | None
+    ) -> list[Any]:
         try:
             values: list[Any] = self._session.run(outputs, feeds, interrupt.run_options if interrupt else None)
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -246,14 +271,25 @@ class GraphSession(Session):
 
     Attributes:
         controls: inputs that may be left out, see `SearchControls`; graphs of older bundles have none.
+        fixed: as given.
 
-    Args, Raises: as `Session`.
+    Args:
+        fixed: how a graph of static layout decodes, whatever is asked; None: as it is asked.
+        others, Raises: as `Session`.
     """
 
     def __init__(
-        self, graph: Path | bytes, *, threads: int | None = None, spin_us: int = SPIN_US, target: str = "cpu"
+        self,
+        graph: Path | bytes,
+        *,
+        threads: int | None = None,
+        spin_us: int = SPIN_US,
+        target: str = "cpu",
+        profile: InputsProfile | None = None,
+        fixed: DecodeDefaults | None = None,
     ) -> None:
-        super().__init__(graph, threads=threads, spin_us=spin_us, target=target)
+        super().__init__(graph, threads=threads, spin_us=spin_us, target=target, profile=profile)
+        self.fixed = fixed
         self.controls = frozenset(one.name for one in self._session.get_overridable_initializers())
         self._outputs = [field.name for field in fields(SearchResult) if field.name in self.outputs]
 
@@ -285,9 +321,15 @@ class GraphSession(Session):
         Raises:
             SearchStoppedError: the interrupt was used.
             OperationalError: onnxruntime failed (its own words), or the graph has no such control.
+            RequestError: the graph has another search fixed.
         """
+        if self.fixed is not None:
+            require_fixed(self.fixed, beam_size, alpha, num_hypotheses, controls)
+            feeds = {"source_ids": source_ids, "max_length": max_length}
+            values = self.call(self._outputs, feeds, interrupt)
+            return SearchResult(**dict(zip(self._outputs, values, strict=True)))
         wishes: dict[str, Any] = {
-            **_control_feeds(controls),
+            **control_feeds(controls),
             **({} if min_length is None else {"min_length": min_length}),
             **({} if prefix is None or prefix.size == 0 else {"prefix": prefix}),
         }
@@ -327,35 +369,19 @@ class GraphSession(Session):
         return self.call(outputs, feeds, interrupt)
 
 
-def _control_feeds(controls: SearchControls) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of the graph for what is asked; what is not asked is left at the graph's default."""
-    dtypes = {"suppressed": np.int64, "no_repeat_ngram_size": np.int64, "top_k": np.int64}
-    asked = {field.name: getattr(controls, field.name) for field in fields(controls) if field.name != "seed"}
-    return {
-        name: np.array(value, dtype=dtypes.get(name, np.float32))
-        for name, value in asked.items()
-        if value != getattr(NO_CONTROLS, name)
-    }
-
-
-def sample_chances(source_ids: IntArray, steps: int, beam: int, seed: int) -> npt.NDArray[np.float32]:
-    """What decides samples, in [0, 1): [batch, beam, steps], for each row from the seed and its own ids.
-
-    Neither the other rows of a batch nor the number of steps change it.
-    """
-    rows = []
-    for row in source_ids:
-        content = np.array([seed, *row[row != PAD_ID]], dtype="<i8").tobytes()
-        key = int.from_bytes(hashlib.sha256(content).digest()[:16], "little")
-        rows.append(np.random.Generator(np.random.Philox(key=key)).random((steps, beam), dtype=np.float32).T)
-    return np.stack(rows)
-
-
 class SearchSession(GraphSession):
     """The graph of a bundle's variant (None: its default)."""
 
     def __init__(
         self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None, spin_us: int = SPIN_US
     ) -> None:
-        target = bundle.variant(variant).target
-        super().__init__(bundle.path(variant), threads=threads, spin_us=spin_us, target=target)
+        chosen = bundle.variant(variant)
+        profile = None if chosen.profile is None else InputsProfile.read(chosen.profile)
+        super().__init__(
+            bundle.path(variant),
+            threads=threads,
+            spin_us=spin_us,
+            target=chosen.target,
+            profile=profile,
+            fixed=chosen.fixed,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import OperationalError
+from t2tdeploy.providers import NEEDED
 from t2tdeploy.runtime import available_targets
 
 
@@ -26,5 +27,5 @@ def require_runnable(bundle: Bundle, name: str | None) -> None:
         raise OperationalError(
             f"variant '{name or bundle.manifest.default_variant}' is made for {target}; "
             f"the onnxruntime installed here runs graphs on {', '.join(targets)}",
-            help=f"choose one with --variant: {', '.join(here)}" if here else None,
+            help="; or ".join([NEEDED[target], *([f"choose one with --variant: {', '.join(here)}"] if here else [])]),
         )

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from t2tdeploy.bundle import MANIFEST, Bundle
 from t2tdeploy.decoding import (
@@ -25,12 +24,14 @@ from t2tdeploy.decoding import (
     SearchKey,
     TranslateOptions,
     patience_of,
+    require_list,
     require_range,
 )
 from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult, SearchSession
+from t2tdeploy.search_inputs import OTHER_VARIANT, require_fixed
 from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 
@@ -76,8 +77,9 @@ class Translator:
         max_extra_length: int = MAX_EXTRA_LENGTH,
     ) -> None:
         self.bundle = bundle
-        self.defaults = bundle.decode
+        bundled = bundle.decode
         self.session = SearchSession(bundle, variant=variant, threads=threads, spin_us=spin_us)
+        self.defaults = self.session.fixed or bundled
         self._source = bundle.tokenizer("inputs")
         self._target = bundle.tokenizer("targets")
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens
@@ -116,7 +118,7 @@ class Translator:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
             UnknownNameError: there is no such option.
         """
-        _require_list("sources", sources)
+        require_list("sources", sources)
         options = options.with_changes(changes)
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
@@ -133,8 +135,8 @@ class Translator:
         Raises:
             RequestError: the counts differ, or a text is too long or no Unicode text.
         """
-        _require_list("sources", sources)
-        _require_list("targets", targets)
+        require_list("sources", sources)
+        require_list("targets", targets)
         if len(sources) != len(targets):
             raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
         self._require_graph("scores", "prefix")
@@ -159,7 +161,7 @@ class Translator:
         """`options` with the defaults filled in, checked.
 
         Raises:
-            RequestError: naming the option that is out of range, or that this bundle's graph does not have.
+            RequestError: naming the option that is out of range, or that the graph does not have, or has fixed.
         """
         defaults = self.defaults
         num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
@@ -192,7 +194,9 @@ class Translator:
             self._require_graph("options.min_length", "min_length")
         for name in ("alternatives", "return_tokens", "return_attention", "replace_unknown"):
             if getattr(options, name):
-                self._require_graph(f"options.{name}", "prefix")
+                self._require_graph(f"options.{name}", "prefix" if name == "alternatives" else "token_scores")
+        if self.session.fixed is not None:
+            require_fixed(self.session.fixed, beam_size, float(alpha), num_hypotheses, controls, extra_length)
         return SearchKey(
             beam_size,
             float(alpha),
@@ -236,13 +240,13 @@ class Translator:
             raise RequestError(
                 "options.temperature", f"{options.temperature} is neither 0 nor at least {MIN_TEMPERATURE:g}"
             )
-        _require_list("options.suppress", options.suppress)
+        require_list("options.suppress", options.suppress)
         if len(options.suppress) > MAX_SUPPRESSED:
             raise RequestError(
                 "options.suppress", f"{len(options.suppress)} pieces, at most {MAX_SUPPRESSED} are taken"
             )
         patience = patience_of(options, default=self.defaults.early_stopping)
-        if patience != NO_CONTROLS.patience:
+        if patience != NO_CONTROLS.patience and self.session.fixed is None:
             self._require_graph("options.early_stopping", "patience")
         suppressed = [UNK_ID] if options.suppress_unknown else []
         for piece in options.suppress:
@@ -264,7 +268,9 @@ class Translator:
         return replace(controls, seed=seed, patience=NO_CONTROLS.patience)  # every sample has its own end
 
     def _require_graph(self, field: str, control: str) -> None:
-        if control not in self.session.controls:
+        if control not in {*self.session.controls, *self.session.outputs}:
+            if self.session.fixed is not None:
+                raise RequestError(field, "the search of this variant was made without it", help=OTHER_VARIANT)
             raise RequestError(
                 field, "the graph of this model cannot do it", help="export the run again with this t2tdeploy"
             )
@@ -281,7 +287,7 @@ class Translator:
         sentences = encode_sources(self._source, sources, max_length=limit, truncate=truncate)
         if not target_prefixes:
             return sentences
-        _require_list("target_prefixes", target_prefixes)
+        require_list("target_prefixes", target_prefixes)
         if len(target_prefixes) != len(sources):
             raise RequestError("target_prefixes", f"{len(target_prefixes)} for {len(sources)} sources")
         self._require_graph("target_prefixes", "prefix")
@@ -369,12 +375,12 @@ class Translator:
         prefixes = [list(one.prefix) for one in sentences]
         return self.session.search(
             pad_rows([one.ids for one in sentences]),
-            _integers(longest),
+            np.array(longest, dtype=np.int64),
             beam_size=key.beam_size,
             alpha=key.alpha,
             num_hypotheses=key.num_hypotheses,
             controls=key.controls,
-            min_length=None if shortest is None else _integers(shortest),
+            min_length=None if shortest is None else np.array(shortest, dtype=np.int64),
             prefix=pad_rows(prefixes) if any(prefixes) else None,
             interrupt=interrupt,
         )
@@ -388,12 +394,3 @@ class Translator:
             rows = max(1, min(self._max_batch_size, self._max_batch_tokens // cost))
             yield order[:rows]
             order = order[rows:]
-
-
-def _integers(values: Sequence[int]) -> npt.NDArray[np.int64]:
-    return np.array(values, dtype=np.int64)
-
-
-def _require_list(field: str, texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise RequestError(field, "one string, where a list of strings is expected", help="put it into a list")

@@ -33,7 +33,7 @@ class TensorRT:
     def __init__(self, model: Path, precision: str, threads: int, alpha: float) -> None:
         import torch
 
-        from t2tdeploy.export.tensorrt import this_platform
+        from t2tdeploy.tensorrt_engines import this_platform
 
         if not torch.cuda.is_available():
             raise RuntimeError("torch sees no CUDA GPU: the engine was built, not run")

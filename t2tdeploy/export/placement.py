@@ -14,6 +14,8 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.errors import InputError
 from t2tdeploy.export.naming import names_read
 
 
@@ -24,6 +26,24 @@ def read_search(path: Path) -> ModelProto:
         model.graph.initializer.extend(body.initializer)
         del body.initializer[:]
     return model
+
+
+def default_search(bundle: Bundle) -> ModelProto:
+    """The graph of a bundle's default variant, as `read_search`, whose inputs are all that a request may ask.
+
+    Raises:
+        InputError: its options are fixed.
+    """
+    name = bundle.manifest.default_variant
+    if bundle.variant().layout == "static":
+        growing = [other for other, one in bundle.manifest.variants.items() if one.layout != "static"]
+        raise InputError(
+            f"the default variant of {bundle.directory}, '{name}', has its decoding options fixed; nothing can be made "
+            "around it",
+            path=bundle.directory,
+            help=f"choose another default with t2tdeploy optimize --default: {', '.join(growing)}",
+        )
+    return read_search(bundle.path())
 
 
 def serialized(model: ModelProto) -> bytes:

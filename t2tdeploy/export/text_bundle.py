@@ -15,7 +15,7 @@ from t2tdeploy.bundle import Bundle, TextGraph, write_bundle
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, ParityError
 from t2tdeploy.export.external_weights import move_weights
 from t2tdeploy.export.nodes import specs
-from t2tdeploy.export.placement import read_search, serialized
+from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.files import atomic_file
 from t2tdeploy.progress import Reporter, SilentReporter
@@ -128,7 +128,7 @@ def build_text_graph(
     extensions_library()
     reporter.message("building the text graph")
     graph = text_graph(
-        read_search(bundle.path()),
+        default_search(bundle),
         source=bundle.tokenizer("inputs"),
         target=bundle.tokenizer("targets"),
         decode=decode,
@@ -194,7 +194,7 @@ def add_text_graph(
         ParityError, OperationalError: as `build_text_graph`.
     """
     text = build_text_graph(bundle, sentences=sentences, reporter=reporter)
-    search = read_search(bundle.path())
+    search = default_search(bundle)
     folder = bundle.path().parent.relative_to(bundle.directory)
     record = TextGraph(file=str(folder / TEXT_FILE), inputs=specs(text.graph.input), outputs=specs(text.graph.output))
     files: dict[str, bytes | Path] = {name: bundle.directory / name for name in bundle.files()}

@@ -23,7 +23,7 @@ from t2tdeploy.bundle import Bundle, DecodeDefaults
 from t2tdeploy.decoding import MAX_BEAM_SIZE, Alpha, BeamSize, ExtraLength
 from t2tdeploy.errors import Fault, InputError, OperationalError, SettingsError
 from t2tdeploy.export.nodes import axes
-from t2tdeploy.export.placement import read_search, serialized
+from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_bundle import PROBES, TextSession, verify_text
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.export.triton_graphs import batched_search, single_search
@@ -116,7 +116,7 @@ def write_triton(
     name = name or bundle.manifest.name
     decode = _decode_defaults(bundle, options)
     require_free_models(repository, name, text=text, overwrite=overwrite)
-    search = read_search(bundle.path())
+    search = default_search(bundle)
     build = batched_search if options.max_batch_size else single_search
     graphs = {name: build(search, decode, options.num_hypotheses)}
     if text:

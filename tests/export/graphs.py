@@ -45,9 +45,21 @@ def tiny_graph() -> onnx.ModelProto:
 
 
 @cache
+def byte_model() -> Transformer:
+    """A tiny model of bytes."""
+    return tiny_transformer(ByteTokenizer.vocab_size, seed=3)
+
+
+@cache
 def byte_graph() -> onnx.ModelProto:
-    """Of a tiny model of bytes. Copy it before you change it."""
-    return export_beam_search(tiny_transformer(ByteTokenizer.vocab_size, seed=3))
+    """The search of `byte_model`. Copy it before you change it."""
+    return export_beam_search(byte_model())
+
+
+@cache
+def static_byte_graph(beam_size: int = 3, extra_length: int = 5) -> onnx.ModelProto:
+    """The search of `byte_model` with fixed sizes and one hypothesis. Copy it before you change it."""
+    return export_static_search(byte_model(), StaticSearch(beam_size, 0.6, 1, extra_length))
 
 
 @cache

@@ -14,23 +14,14 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, RequestError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
 from t2tdeploy.export import tensorrt
 from t2tdeploy.export.half import halved
-from t2tdeploy.export.tensorrt import (
-    Platform,
-    Profile,
-    Span,
-    build_engine,
-    engine_key,
-    gpu_name,
-    provider_options,
-    this_platform,
-)
+from t2tdeploy.export.tensorrt import Profile, Span, build_engine
+from t2tdeploy.tensorrt_engines import gpu_name
 from tests.export.graphs import CONTROLLED, static_graph
 
 PROFILE = Profile(batch=Span(1, 4, 16), source_length=Span(1, 12, 40))
-HERE = Platform("tensorrt_rtx", "1.7", None)
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 without_gpu = pytest.mark.skipif(gpu_name() is not None, reason="builds for no GPU, but there is one")
@@ -140,53 +131,3 @@ def test_a_builder_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.Mo
         build_engine(saved(TWICE, tmp_path), tmp_path / "engines", PROFILE, seconds=0.5)
     assert "smaller largest batch" in str(caught.value.help)
     assert list((tmp_path / "engines").iterdir()) == []
-
-
-def test_engines_have_the_same_key_only_where_all_they_depend_on_is_the_same():
-    other = Profile(batch=Span(1, 4, 17), source_length=Span(1, 12, 40))
-    keys = {
-        engine_key("a", HERE, PROFILE),
-        engine_key("b", HERE, PROFILE),
-        engine_key("a", HERE, other),
-        engine_key("a", Platform("tensorrt", "1.7", None), PROFILE),
-        engine_key("a", Platform("tensorrt_rtx", "1.8", None), PROFILE),
-        engine_key("a", Platform("tensorrt_rtx", "1.7", "NVIDIA L4 (8.9)"), PROFILE),
-    }
-    assert len(keys) == 6
-    assert engine_key("a", Platform("tensorrt_rtx", "1.7", None), PROFILE) in keys
-
-
-def test_the_platform_is_what_is_installed(monkeypatch: pytest.MonkeyPatch):
-    assert this_platform().library in tensorrt.LIBRARIES
-    assert this_platform().version
-    monkeypatch.setattr(tensorrt, "LIBRARIES", ("tensorrt_of_nowhere",))
-    with pytest.raises(OperationalError, match="neither tensorrt nor tensorrt_rtx is installed"):
-        this_platform()
-
-
-def test_no_driver_means_no_gpu():
-    assert gpu_name("libcuda-of-nowhere.so") is None
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 2), (2, 1, 3), (1, 3, 2)])
-def test_sizes_out_of_order_are_refused(sizes: tuple[int, int, int]):
-    with pytest.raises(RequestError, match="1 ≤ smallest ≤ usual ≤ largest"):
-        Span(*sizes)
-
-
-def test_onnxruntime_is_given_the_same_profile(tmp_path: Path):
-    options = provider_options(saved(TWICE, tmp_path), tmp_path / "engines", PROFILE)
-    assert options["trt_profile_min_shapes"] == "source_ids:1x1,max_length:1"
-    assert options["trt_profile_opt_shapes"] == "source_ids:4x12,max_length:4"
-    assert options["trt_profile_max_shapes"] == "source_ids:16x40,max_length:16"
-    assert all(isinstance(value, str) for value in options.values())
-
-
-def test_onnxruntime_keeps_engines_of_different_profiles_apart(tmp_path: Path):
-    graph, other = saved(TWICE, tmp_path), Profile(batch=Span(1, 1, 1), source_length=Span(1, 12, 40))
-    places = [
-        Path(provider_options(graph, tmp_path / "engines", profile)["trt_ep_context_file_path"])
-        for profile in (PROFILE, other, PROFILE)
-    ]
-    assert places[0] == places[2] != places[1]
-    assert all(place.is_dir() and place.parent == tmp_path / "engines" for place in places)

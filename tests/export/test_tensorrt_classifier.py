@@ -10,7 +10,8 @@ import pytest
 from t2tdeploy.errors import RequestError
 from t2tdeploy.export.half import halved
 from t2tdeploy.export.single_pass import export_single_pass
-from t2tdeploy.export.tensorrt import Span, build_engine, gpu_name, profile_of
+from t2tdeploy.export.tensorrt import Span, build_engine, profile_of
+from t2tdeploy.tensorrt_engines import gpu_name
 from tests.models.labelled import CASES, random_batch
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")

@@ -32,7 +32,7 @@ OWNERS = {
     "scipy": {"problems"},
     "sentencex": {"documents"},
     "sklearn": {"problems"},
-    "tensorrt": {"export"},
+    "tensorrt": {"export", "providers"},
     "tensorrt_rtx": {"export"},
     "click": {"cli"},
     "rich": {"cli"},

@@ -82,7 +82,7 @@ def model_config(frontend: Frontend, name: str, version: str) -> pb.ModelConfig:
         allow_timeout_override=True,
         max_queue_size=min(options.max_queue_sentences, 2**32 - 1),
     )
-    gpu = manifest.variants[variant].target == "cuda"
+    gpu = manifest.variants[variant].target != "cpu"
     group = pb.ModelInstanceGroup(
         name=model.name,
         kind=pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU,

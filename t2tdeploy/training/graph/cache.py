@@ -14,6 +14,7 @@ from pathlib import Path
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.files import (
     atomic_directory,
+    cache_directory,
     is_leftover,
     lock_file,
     recover_all,
@@ -30,11 +31,8 @@ _LOCK_SECONDS = 30.0
 
 
 def default_directory() -> Path:
-    """`$T2TDEPLOY_CACHE/graphs`, else `t2tdeploy/graphs` in `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("T2TDEPLOY_CACHE"):
-        return Path(own).expanduser() / "graphs"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "t2tdeploy" / "graphs"
+    """`graphs` in `files.cache_directory`."""
+    return cache_directory("graphs")
 
 
 class GraphCache:
