@@ -248,7 +248,11 @@ def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bo
             early_stopping=asked.early_stopping,
         ),
         sentences=_parity_sentences(run, asked.parity_input, asked.parity_sentences),
-        provenance={**run.record.model_dump(mode="json"), "checkpoint": run.checkpoint_path(asked.checkpoint).name},
+        provenance={
+            **run.record.model_dump(mode="json"),
+            "checkpoint": run.checkpoint_path(asked.checkpoint).name,
+            "run_dir": str(run.path.resolve()),
+        },
         metrics=_dev_metrics(run, asked.checkpoint),
         overwrite=overwrite,
         reporter=asked.reporter(),

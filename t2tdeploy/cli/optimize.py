@@ -15,6 +15,8 @@ from t2tdeploy.cli.console import make_reporter, print_lines, print_result, prin
 if TYPE_CHECKING:
     from t2tdeploy.bundle import Bundle
     from t2tdeploy.export.optimize import Made
+    from t2tdeploy.export.tensorrt_variant import Build
+    from t2tdeploy.models.model import Model
     from t2tdeploy.progress import Reporter
 
 
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
 @click.option("--output", "output_dir", type=options.directory, required=True, help="Folder to write.")
 @click.option("--variant", "names", multiple=True,
-              help="cpu-int8, cpu-int8-shortlist or cuda-fp16; may be given several times.")  # fmt: skip
+              help="cpu-int8, cpu-int8-shortlist, cuda-fp16 or tensorrt; may be given several times.")  # fmt: skip
+@click.option("--options", "overrides", default="",
+              help="Options of tensorrt: precision=float32,max_batch_size=32; see docs/tensorrt.md.")  # fmt: skip
 @click.option("--default", help="The variant that serves where none is named [as it was].")
 @click.option("--calibration", type=options.file, help="Source sentences for cpu-int8 [some of the train split].")
 @click.option("--parallel-source", type=options.file,
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
 @click.option("--dev-source", type=options.file, help="Source sentences to compare variants on [the dev split].")
 @click.option("--dev-target", type=options.file, help="Their translations, for BLEU.")
 @click.option(
-    "--output-dir", "run_dir", type=options.directory, help="Run directory to take data of [as the bundle says]."
-)
+    "--output-dir", "run_dir", type=options.directory,
+    help="Run directory to take data of, and the model for tensorrt [as the bundle says].",
+)  # fmt: skip
 @click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of tokens that must be as in float32 [0.9].")
 @click.option("--max-bleu-loss", type=click.FloatRange(0, 100), help="BLEU that may be lost [0.2].")
 @click.option("--max-accuracy-loss", type=click.FloatRange(0, 100),
@@ -52,7 +57,7 @@ def optimize(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Add smaller and faster variants to a bundle: in 8 bits for CPUs, in 16 bits for GPUs.
+    """Add smaller and faster variants to a bundle: in 8 bits for CPUs, in 16 bits for GPUs, for TensorRT.
 
     Each variant translates real sentences beside the float32 graph. One that differs too much is refused, and nothing
     is written; what was measured stands in the bundle's manifest.
@@ -60,8 +65,11 @@ def optimize(
     A variant with a shortlist chooses from tokens that, in parallel text, stand for those of the source: quicker,
     most of all for one sentence at a time.
 
-    Of a model that classifies or regresses there is cpu-int8. It is calibrated on examples of the train split of its
-    data, and compared with float32 by accuracy, or squared error, on the dev split.
+    The search of tensorrt is exported anew from the run, with the bundle's decoding options fixed in it. Machines that
+    serve it build their engines; where TensorRT is installed, one is built here to see whether it can be.
+
+    Of a model that classifies or regresses there are cpu-int8 and tensorrt. cpu-int8 is calibrated on examples of the
+    train split of its data; both are compared with float32 by accuracy, or squared error, on the dev split.
 
     \b
     Examples:
@@ -70,11 +78,14 @@ def optimize(
           --calibration some.en --dev-source dev.en --dev-target dev.de
       t2tdeploy optimize --bundle bundles/ende --output bundles/ende-short --variant cpu-int8-shortlist \\
           --parallel-source train.en --parallel-target train.de
+      t2tdeploy optimize --bundle bundles/dates --output bundles/dates-gpu --variant tensorrt --output-dir runs/dates
     """
     from t2tdeploy.bundle import load_bundle
     from t2tdeploy.export.optimize import check_request, write_variants
+    from t2tdeploy.export.tensorrt_variant import TensorRTOptions
 
-    _require_work(names, default)
+    _require_work(names, default, asked["overrides"])
+    asked["tensorrt"] = TensorRTOptions().override(asked["overrides"])
     _require_pair(asked, "parallel", alone=False)
     _require_pair(asked, "dev", alone=True)
     names = tuple(dict.fromkeys(names))
@@ -100,7 +111,7 @@ def optimize(
 def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], reporter: Reporter) -> dict[str, Made]:
     """
     Args:
-        asked: the command's parameters.
+        asked: the command's parameters, and `tensorrt`.
     """
     from t2tdeploy.cli.corpora import corpora, parallel_text
     from t2tdeploy.export.agreement import Gate
@@ -109,6 +120,7 @@ def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], repo
     from t2tdeploy.export.variants import get_recipe
 
     run = asked["run_dir"]
+    trained = _trained(bundle, run) if "tensorrt" in names else None
     known, dev = corpora(
         bundle,
         calibration=asked["calibration"],
@@ -122,8 +134,35 @@ def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], repo
         text = parallel_text(bundle, source=asked["parallel_source"], target=asked["parallel_target"], run=run)
         parallel = None if text is None else Parallel(text, asked["shortlist_width"] or WIDTH)
     return make_variants(
-        bundle, names, calibration=known, dev=dev, gate=Gate(**bounds), parallel=parallel, reporter=reporter
+        bundle,
+        names,
+        calibration=known,
+        dev=dev,
+        gate=Gate(**bounds),
+        parallel=parallel,
+        trained=trained,
+        tensorrt=asked["tensorrt"],
+        reporter=reporter,
     )
+
+
+def _trained(bundle: Bundle, run_dir: Path | None) -> Model:
+    """The model that the bundle was exported from."""
+    from t2tdeploy.errors import InputError, UserError
+    from t2tdeploy.training.run_directory import RunDirectory
+
+    provenance, help = bundle.manifest.provenance, "name the run that the bundle was exported from: --output-dir"
+    what = "tensorrt is exported from the run of the bundle"
+    name = str(provenance.get("checkpoint", "best")).removeprefix("step-")
+    checkpoint = str(int(name)) if name.isdecimal() else name
+    if run_dir is None and "run_dir" not in provenance:
+        raise InputError(f"{what}, and {bundle.directory} does not say which that is", help=help)
+    try:
+        return RunDirectory.open(run_dir or Path(provenance["run_dir"])).model(checkpoint)
+    except UserError as error:
+        if run_dir is not None:
+            raise
+        raise InputError(f"{what}: {error.message}", help=help) from error
 
 
 def _make_of_classifier(
@@ -144,7 +183,9 @@ def _make_of_classifier(
     known, dev = labelled(bundle, asked["run_dir"])
     loss = asked["max_accuracy_loss"]
     gate = ClassifierGate() if loss is None else ClassifierGate(max_accuracy_loss=loss / 100)
-    return make_classifier_variants(bundle, names, calibration=known, dev=dev, gate=gate, reporter=reporter)
+    return make_classifier_variants(
+        bundle, names, calibration=known, dev=dev, gate=gate, tensorrt=asked["tensorrt"], reporter=reporter
+    )
 
 
 def _tell(made: Mapping[str, Made]) -> None:
@@ -162,26 +203,29 @@ def _print_of_classifier(made: Mapping[str, Made], force: bool, as_json: bool) -
         return
     any_made = next(iter(found.values()))
     regresses = any_made.accuracy is None
+    speed = next((one.speed for one in found.values() if one.speed), None)
     rows: list[list[Any]] = [
         [
             any_made.reference, f"{any_made.reference_bytes / 1e6:.2f}", None,
             f"{any_made.reference_rmse:.5g}" if regresses else f"{any_made.reference_accuracy:.2%}",
-            f"{any_made.speed.reference_examples_per_second:,.0f}", None, None,
+            f"{speed.reference_examples_per_second:,.0f}" if speed else None, None, None,
         ]
     ]  # fmt: skip
     for name, one in found.items():
         rows.append([
             name, f"{one.bytes / 1e6:.2f}", None if one.identical is None else f"{one.identical:.1%}",
             f"{one.rmse:.5g}" if regresses else f"{one.accuracy:.2%}",
-            f"{one.speed.examples_per_second:,.0f}", f"{one.speed.speedup:.2f}",
+            f"{one.speed.examples_per_second:,.0f}" if one.speed else None,
+            f"{one.speed.speedup:.2f}" if one.speed else None,
             "passes" if not one.failures else "forced" if force else "refused",
         ])  # fmt: skip
     quality = "rmse" if regresses else "accuracy"
     print_table(["variant", "MB", "identical", quality, "examples/s", "speedup", "gate"], rows)
-    print_lines([
-        f"compared on {any_made.compared_on}, examples: {any_made.examples}; calibrated on {any_made.calibrated_on}",
-        f"speed on {any_made.speed.cpu}, {any_made.speed.threads} threads, batches of {any_made.speed.batch_size}",
-    ])  # fmt: skip
+    notes = [f"compared on {any_made.compared_on}, examples: {any_made.examples}"]
+    notes += [f"{name} calibrated on {one.calibrated_on}" for name, one in found.items() if one.calibrated_on]
+    if speed:
+        notes.append(f"speed on {speed.cpu}, {speed.threads} threads, batches of {speed.batch_size}")
+    print_lines([*notes, *_of_machines(made)])
 
 
 def _print(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
@@ -217,22 +261,41 @@ def _print(made: Mapping[str, Made], force: bool, as_json: bool) -> None:
     notes = [f"compared on {any_made.compared_on}, sentences: {any_made.agreement.sentences}"]
     if speed:
         notes.append(f"speed on {speed.cpu}, {speed.threads} threads, batches of {speed.batch_size}")
+    print_lines([*notes, *_of_machines(made)])
+
+
+def _of_machines(made: Mapping[str, Made]) -> list[str]:
+    """What no machine has confirmed yet, and what came of building engines."""
+    notes = []
     for name, one in made.items():
-        if one.measured.run_on != one.form.target:
-            notes.append(
-                f"{name} was compared on a {one.measured.run_on.upper()}, in float32 wherever it has no float16: "
-                f"no {one.form.target.upper()} device has confirmed it"
-            )
-    print_lines(notes)
+        target, build = one.form.target, one.measured.build
+        if one.measured.run_on != target:
+            what = "engine of TensorRT" if target == "tensorrt" else f"{target.upper()} device"
+            half = "" if one.form.precision == "float32" else ", in float32 wherever it has no float16"
+            notes.append(f"{name} was compared on a {one.measured.run_on.upper()}{half}: no {what} has confirmed it")
+        if build is not None:
+            notes.append(f"{name}: {_of_build(build)}")
+    return notes
 
 
-def _require_work(names: tuple[str, ...], default: str | None) -> None:
+def _of_build(build: Build) -> str:
+    who = f"{build.library} {build.version}, for {build.gpu or 'no GPU, because there is none here'}"
+    if build.failure is None and build.bytes is not None:
+        return f"an engine of {build.bytes / 1e6:.1f} MB was built in {build.seconds:.1f} s ({who})"
+    if build.library is None:
+        return f"no engine was built, because {build.failure} (pip install 't2tdeploy[tensorrt]')"
+    return f"no engine was built ({who}): {build.failure}"
+
+
+def _require_work(names: tuple[str, ...], default: str | None, overrides: str) -> None:
     from t2tdeploy.export.variants import RECIPES
 
     if not names and default is None:
         raise click.UsageError(
             f"nothing to do: give --variant ({', '.join(RECIPES)}) or --default", click.get_current_context()
         )
+    if overrides and "tensorrt" not in names:
+        raise click.UsageError("--options are those of --variant tensorrt", click.get_current_context())
 
 
 def _require_pair(asked: Mapping[str, Any], name: str, *, alone: bool) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from t2tdeploy.bundle import DecodeDefaults
+from t2tdeploy.export.tensorrt_variant import Build
 from t2tdeploy.progress import Reporter
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.sentences import pad_rows
@@ -119,6 +120,7 @@ class Measured:
         run_on: the kind of processor that ran the variant, which may be another than it is made for.
         speed: None if that is so.
         bytes, reference_bytes: of the files.
+        build: of a variant for TensorRT: whether an engine was built.
         failures: what of the gate it did not reach.
         forced: it was written all the same.
     """
@@ -133,6 +135,7 @@ class Measured:
     bytes: int
     reference_bytes: int
     gate: Gate
+    build: Build | None = None
     failures: list[str] = field(default_factory=list)
     forced: bool = False
     aligned_on: str | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from t2tdeploy.export.tensorrt_variant import Build
+
 MAX_ACCURACY_LOSS = 0.005
 MAX_ERROR_GROWTH = 0.02
 
@@ -46,13 +48,17 @@ class ClassifierMeasured:
         identical: share of them with the same likeliest class, or set of classes; None if the model regresses.
         accuracy, reference_accuracy: of both graphs; None likewise.
         rmse, reference_rmse: root of the mean squared error of both; None if the model classifies.
+        calibrated_on: None: the variant needs no calibration.
+        run_on: the kind of processor that ran the variant, which may be another than it is made for.
+        speed: None if that is so.
+        build: of a variant for TensorRT: whether an engine was built.
         failures: what of the gate it did not reach.
         forced: it was written all the same.
     """
 
     reference: str
     compared_on: str
-    calibrated_on: str
+    calibrated_on: str | None
     run_on: str
     examples: int
     identical: float | None
@@ -60,9 +66,10 @@ class ClassifierMeasured:
     reference_accuracy: float | None
     rmse: float | None
     reference_rmse: float | None
-    speed: ClassifierSpeed
+    speed: ClassifierSpeed | None
     bytes: int
     reference_bytes: int
     gate: ClassifierGate
+    build: Build | None = None
     failures: list[str] = field(default_factory=list)
     forced: bool = False

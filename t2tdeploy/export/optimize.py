@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2tdeploy.bundle import Bundle, Variant, require_free, write_bundle
 from t2tdeploy.errors import InputError, OperationalError, QualityError, UnknownNameError
@@ -24,7 +26,8 @@ from t2tdeploy.export.agreement import (
 from t2tdeploy.export.class_agreement import ClassifierMeasured
 from t2tdeploy.export.lexicon import WIDTH, Lexicon, make_lexicon
 from t2tdeploy.export.placement import read_search, serialized
-from t2tdeploy.export.variants import Calibration, Form, get_recipe
+from t2tdeploy.export.tensorrt_variant import Build, TensorRTOptions, try_build
+from t2tdeploy.export.variants import Form, Material, Recipe, get_recipe
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
@@ -34,6 +37,9 @@ from t2tdeploy.tokenizer import encode_with_eos
 
 LONGEST_PAIR = 200
 """Tokens of a sentence that a lexicon is counted in: links grow with the square, and long ones tell little."""
+
+if TYPE_CHECKING:
+    from t2tdeploy.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,8 @@ def make_variants(
     dev: Corpus,
     gate: Gate,
     parallel: Parallel | None = None,
+    trained: Model | None = None,
+    tensorrt: TensorRTOptions | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Made]:
     """Makes the variants `names` and measures each against the bundle's float32 graph. Writes nothing.
@@ -126,50 +134,97 @@ def make_variants(
         calibration: what the ranges of activations are measured on; sentences that `dev` has too are left out.
         dev: what the graphs are compared on; blank sentences are left out, long ones cut.
         parallel: what a shortlist is made of.
+        trained: the model that the bundle was exported from, which the variant for TensorRT needs.
+        tensorrt: how that is made.
 
     Raises:
         UnknownNameError: there is no such variant.
-        InputError: no sentence is left to compare on, or to calibrate or align where a variant needs it.
+        InputError: no sentence is left to compare on, or to calibrate or align where a variant needs it; the model is
+            missing, or not the bundle's, or has operators that TensorRT does not have.
+        OperationalError: the model's state grows with every step, which TensorRT does not allow.
     """
     reporter, recipes = reporter or SilentReporter(), {name: get_recipe(name) for name in names}
-    decode, reference, compared = bundle.decode, reference_of(bundle), _without_blanks(dev)
-    rows = _encoded(bundle, compared.sources)
-    apart = Calibration((), decode)
+    reference, compared = reference_of(bundle), _without_blanks(dev)
+    material = Material((), bundle.decode, trained=trained, tensorrt=tensorrt or TensorRTOptions())
     if any(recipe.calibrated for recipe in recipes.values()):
-        apart = _calibration(bundle, calibration, compared, reporter)
+        material = replace(material, sources=_calibration(bundle, calibration, compared, reporter))
     if any(recipe.aligned for recipe in recipes.values()):
-        apart = replace(apart, lexicon=_lexicon(bundle, parallel, reporter))
-    model = read_search(bundle.path(reference))
-    graphs: dict[str, bytes] = {}
-    for name, recipe in recipes.items():
-        reporter.message(f"making {name}")
-        graphs[name] = serialized(recipe.make(model, apart))
-    placed = {name: _session(graphs[name], recipe.target) for name, recipe in recipes.items()}
-    sessions = {reference: GraphSession(bundle.path(reference)), **{name: one for name, (one, _) in placed.items()}}
-    answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
-    at_home = [name for name, recipe in recipes.items() if placed[name][1] == recipe.target]
-    timed = {name: sessions[name] for name in (reference, *at_home)}
-    speeds = _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if len(timed) > 1 else {}
+        material = replace(material, lexicon=_lexicon(bundle, parallel, reporter))
+    drafts = _drafts(bundle.path(reference), recipes, material, reporter)
+    placed = {name: place(one.graph, one.form) for name, one in drafts.items()}
+    answers, speeds = _run(bundle, reference, drafts, placed, _encoded(bundle, compared.sources), reporter)
     made = {}
-    for name, recipe in recipes.items():
+    for name, draft in drafts.items():
         agreement = compare(answers[name], answers[reference])
         quality = _quality(bundle, answers[name], answers[reference], compared.references)
         measured = Measured(
             reference=reference,
             compared_on=compared.origin,
-            calibrated_on=calibration.origin if recipe.calibrated and calibration else None,
-            aligned_on=parallel.corpus.origin if recipe.aligned and parallel else None,
+            calibrated_on=calibration.origin if recipes[name].calibrated and calibration else None,
+            aligned_on=parallel.corpus.origin if recipes[name].aligned and parallel else None,
             run_on=placed[name][1],
             agreement=agreement,
             quality=quality,
             speed=speeds.get(name),
-            bytes=len(graphs[name]),
+            bytes=len(draft.graph),
             reference_bytes=bundle.size(reference),
             gate=gate,
-            failures=gate.failures(agreement, quality),
+            build=draft.build,
+            failures=[*gate.failures(agreement, quality), *refusals(draft.build)],
         )
-        made[name] = Made(recipe, graphs[name], measured)
+        made[name] = Made(draft.form, draft.graph, measured)
     return made
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A variant that is not measured yet."""
+
+    form: Form
+    graph: bytes
+    build: Build | None
+
+
+def _drafts(
+    reference: Path, recipes: Mapping[str, Recipe], material: Material, reporter: Reporter
+) -> dict[str, _Draft]:
+    """The variants, made from the graph `reference`."""
+    model, found = read_search(reference), {}
+    for name, recipe in recipes.items():
+        reporter.message(f"making {name}")
+        graph, form = serialized(recipe.make(model, material)), recipe.form(material)
+        found[name] = _Draft(form, graph, build_of(graph, name, form, reporter))
+    return found
+
+
+def _run(
+    bundle: Bundle,
+    reference: str,
+    drafts: Mapping[str, _Draft],
+    placed: Mapping[str, tuple[GraphSession, str]],
+    rows: Sequence[Sequence[int]],
+    reporter: Reporter,
+) -> tuple[dict[str, list[Answer]], dict[str, Speed]]:
+    """The answers of all graphs, and the speeds of those that run where they are made for."""
+    decode = bundle.decode
+    sessions = {reference: GraphSession(bundle.path(reference)), **{name: one for name, (one, _) in placed.items()}}
+    answers = {name: answers_of(one, rows, decode, name=name, reporter=reporter) for name, one in sessions.items()}
+    at_home = [name for name, draft in drafts.items() if placed[name][1] == draft.form.target]
+    timed = {name: sessions[name] for name in (reference, *at_home)}
+    return answers, _speeds(timed, reference, rates(timed, rows, decode, reporter=reporter)) if at_home else {}
+
+
+def build_of(graph: bytes, name: str, form: Form, reporter: Reporter) -> Build | None:
+    """What came of building an engine of a variant; None: it is not for TensorRT."""
+    if form.profile is None:
+        return None
+    reporter.message(f"building an engine of {name}")
+    return try_build(graph, name, form.profile)
+
+
+def refusals(build: Build | None) -> list[str]:
+    """What a build adds to the failures of a gate."""
+    return [build.failure] if build and build.refused and build.failure else []
 
 
 def write_variants(
@@ -212,6 +267,8 @@ def write_variants(
             target=form.target,
             precision=form.precision,
             layout=form.layout,
+            fixed=form.fixed,
+            profile=form.profile and form.profile.recorded(),
             measured=asdict(one.recorded),
         )
         files[variants[name].file] = one.graph
@@ -219,12 +276,15 @@ def write_variants(
     return write_bundle(output, changed, files, overwrite=overwrite)
 
 
-def _session(graph: bytes, target: str) -> tuple[GraphSession, str]:
+def place(graph: bytes, form: Form) -> tuple[GraphSession, str]:
     """The graph on what it is made for, where that is here, otherwise on the CPU; and on which it is."""
+    target, profile = form.target, form.profile
     if target != "cpu" and target in available_targets():
-        with suppress(OperationalError):  # a build of onnxruntime for GPUs, and no GPU
-            return GraphSession(graph, target=target), target
-    return GraphSession(graph), "cpu"
+        with suppress(OperationalError), tempfile.TemporaryDirectory() as folder:  # built for GPUs, and no GPU here
+            path = Path(folder) / "graph.onnx"
+            path.write_bytes(graph)
+            return GraphSession(path, target=target, profile=profile, fixed=form.fixed), target
+    return GraphSession(graph, fixed=form.fixed), "cpu"
 
 
 def _without_blanks(corpus: Corpus) -> Corpus:
@@ -241,8 +301,8 @@ def _without_blanks(corpus: Corpus) -> Corpus:
     )
 
 
-def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: Reporter) -> Calibration:
-    """The sentences of `corpus` that are not in `dev`."""
+def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: Reporter) -> list[list[int]]:
+    """The sentences of `corpus` that are not in `dev`, in ids."""
     if corpus is None:
         raise InputError(
             "there are no sentences to calibrate with: the data that the bundle was trained on are not here",
@@ -260,7 +320,7 @@ def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: R
             f"no sentence of {corpus.origin} is left to calibrate with: {dev.origin} has them all",
             help="calibrate and compare on different sentences: --calibration FILE, --dev-source FILE",
         )
-    return Calibration(_encoded(bundle, kept), bundle.decode)
+    return _encoded(bundle, kept)
 
 
 def _lexicon(bundle: Bundle, parallel: Parallel | None, reporter: Reporter) -> Lexicon:

@@ -18,9 +18,13 @@ from t2tdeploy.errors import InputError
 from t2tdeploy.export.agreement import ROUNDS
 from t2tdeploy.export.class_agreement import ClassifierGate, ClassifierMeasured, ClassifierSpeed
 from t2tdeploy.export.columns import with_columns, without_columns
-from t2tdeploy.export.optimize import Made, reference_of
+from t2tdeploy.export.half import halved
+from t2tdeploy.export.optimize import Made, build_of, place, reference_of, refusals
 from t2tdeploy.export.quantize_single_pass import quantize_single_pass
-from t2tdeploy.export.single_pass import Batch, graph_input
+from t2tdeploy.export.single_pass import Batch, graph_input, length_axis
+from t2tdeploy.export.tensorrt import profile_of
+from t2tdeploy.export.tensorrt_operators import require_supported
+from t2tdeploy.export.tensorrt_variant import TensorRTOptions, named_axes
 from t2tdeploy.export.variants import Form
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.machine import cpu_model
@@ -28,7 +32,7 @@ from t2tdeploy.problems.dataset import Dataset
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import Session
 
-NAMES = ("cpu-int8",)
+NAMES = ("cpu-int8", "tensorrt")
 CALIBRATION_EXAMPLES = 512
 """Examples to calibrate with, at most."""
 COMPARED_EXAMPLES = 2000
@@ -75,6 +79,7 @@ def make_classifier_variants(
     calibration: Labelled,
     dev: Labelled,
     gate: ClassifierGate,
+    tensorrt: TensorRTOptions | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Made]:
     """Makes the variants `names` and measures each against the bundle's float32 graph. Writes nothing.
@@ -82,9 +87,11 @@ def make_classifier_variants(
     Args:
         calibration: what the ranges of activations are measured on.
         dev: what the graphs are compared on.
+        tensorrt: how the variant for TensorRT is made.
 
     Raises:
-        InputError: there is no such variant for this task, or the bundle does not say what its features are.
+        InputError: there is no such variant for this task, the bundle does not say what its features are, or the graph
+            has operators that TensorRT does not have.
     """
     reporter = reporter or SilentReporter()
     for name in names:
@@ -96,21 +103,48 @@ def make_classifier_variants(
     reference = reference_of(bundle)
     features = {name: spec for name, spec in recorded_features(bundle).items() if name != "targets"}
     model = without_columns(onnx.load(bundle.path(reference)), features)
-    reporter.message("measuring ranges")
-    graph = quantize_single_pass(model, [_feeds(batch, features) for batch in calibration.batches])
-    content = with_columns(graph, features).SerializeToString()
-    measured = _measure(bundle, model, graph, dev, features, gate, reporter)
-    found = ClassifierMeasured(
-        reference=reference,
-        compared_on=dev.origin,
-        calibrated_on=calibration.origin,
-        run_on="cpu",
-        bytes=len(content),
-        reference_bytes=bundle.size(reference),
-        gate=gate,
-        **measured,
-    )
-    return {name: Made(Form("cpu", "int8", None), content, found) for name in names}
+    made, options = {}, tensorrt or TensorRTOptions()
+    for name in names:
+        reporter.message(f"making {name}")
+        graph = _graph(name, model, [_feeds(batch, features) for batch in calibration.batches], options)
+        whole = with_columns(graph, features)
+        form, content = _form(name, bundle, whole, options), whole.SerializeToString()
+        if form.target == "tensorrt":
+            require_supported(whole)
+        build = build_of(content, name, form, reporter)
+        session, run_on = place(graph.SerializeToString(), _form(name, bundle, graph, options))
+        sessions = (session, Session(model.SerializeToString()))
+        measured = _measure(bundle, sessions, dev, features, gate, reporter, timed=run_on == form.target)
+        failures = [*measured.pop("failures"), *refusals(build)]
+        found = ClassifierMeasured(
+            reference=reference,
+            compared_on=dev.origin,
+            calibrated_on=calibration.origin if name == "cpu-int8" else None,
+            run_on=run_on,
+            bytes=len(content),
+            reference_bytes=bundle.size(reference),
+            gate=gate,
+            build=build,
+            failures=failures,
+            **measured,
+        )
+        made[name] = Made(form, content, found)
+    return made
+
+
+def _graph(name: str, model: ModelProto, feeds: Sequence[Mapping[str, Array]], options: TensorRTOptions) -> ModelProto:
+    """The variant `name` of a model without raw columns."""
+    if name == "cpu-int8":
+        return quantize_single_pass(model, feeds)
+    return halved(model) if options.precision == "float16" else model
+
+
+def _form(name: str, bundle: Bundle, graph: ModelProto, options: TensorRTOptions) -> Form:
+    if name == "cpu-int8":
+        return Form("cpu", "int8", None)
+    features = bundle.manifest.features.items()
+    lengths = {length_axis(name): one.max_length for name, one in features if one.max_length is not None}
+    return Form("tensorrt", options.precision, None, profile=profile_of(graph, **named_axes(lengths, options)))
 
 
 def recorded_features(bundle: Bundle) -> dict[str, FeatureSpec]:
@@ -131,15 +165,15 @@ def _feeds(batch: Batch, features: Mapping[str, FeatureSpec]) -> dict[str, Array
 
 def _measure(
     bundle: Bundle,
-    model: ModelProto,
-    graph: ModelProto,
+    sessions: Sequence[Session],
     dev: Labelled,
     features: Mapping[str, FeatureSpec],
     gate: ClassifierGate,
     reporter: Reporter,
+    *,
+    timed: bool,
 ) -> dict[str, Any]:
-    """What is measured of both graphs, by the names of ClassifierMeasured."""
-    sessions = [Session(one.SerializeToString()) for one in (graph, model)]
+    """What is measured of both graphs, the variant's first, by the names of ClassifierMeasured."""
     feeds = [_feeds(batch, features) for batch in dev.batches]
     output = "logits" if bundle.manifest.classes else "values"
     own, others = (_outputs(session, output, feeds) for session in sessions)
@@ -167,7 +201,7 @@ def _measure(
                 f"rmse {scores['rmse']:.5g} is more than {gate.max_error_growth:.0%} above the "
                 f"{scores['reference_rmse']:.5g} of float32"
             )
-    speed = _speed(sessions, output, feeds, reporter)
+    speed = _speed(sessions, output, feeds, reporter) if timed else None
     return {**scores, "examples": len(labels), "speed": speed, "failures": failures}
 
 

@@ -17,7 +17,7 @@ from t2tdeploy.errors import InputError, QualityError, UnknownNameError
 from t2tdeploy.export import optimize
 from t2tdeploy.export.agreement import Gate
 from t2tdeploy.export.optimize import Corpus, Made, Parallel, check_request, make_variants, write_variants
-from t2tdeploy.export.variants import RECIPES, Calibration, Recipe
+from t2tdeploy.export.variants import RECIPES, Form, Material, Recipe
 from t2tdeploy.targets import runnable
 from t2tdeploy.tokenizer import ByteTokenizer
 from t2tdeploy.translator import Translator
@@ -48,12 +48,12 @@ def made(base: Bundle) -> dict[str, Made]:
     return make_variants(base, ["cpu-int8", "cuda-fp16"], calibration=TRAIN, dev=DEV, gate=ANYTHING)
 
 
-def with_recipe(patch: pytest.MonkeyPatch, make: Callable[[ModelProto, Calibration], ModelProto]) -> str:
-    patch.setitem(RECIPES, "cpu-own", Recipe("cpu", "int8", "growing", calibrated=True, make=make))
+def with_recipe(patch: pytest.MonkeyPatch, make: Callable[[ModelProto, Material], ModelProto]) -> str:
+    patch.setitem(RECIPES, "cpu-own", Recipe(lambda _: Form("cpu", "int8", "growing"), make, calibrated=True))
     return "cpu-own"
 
 
-def without_weights(model: ModelProto, _: Calibration) -> ModelProto:
+def without_weights(model: ModelProto, _: Material) -> ModelProto:
     """Translates without regard to the source."""
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -93,7 +93,8 @@ def test_without_a_gpu_a_variant_for_it_is_compared_on_the_cpu(base: Bundle, mon
     """Although this onnxruntime says that it was built for one."""
     monkeypatch.setattr(optimize, "available_targets", lambda: ["cpu", "cuda"])
     graph = base.path().read_bytes()
-    assert [optimize._session(graph, target)[1] for target in ("cpu", "cuda")] == ["cpu", "cpu"]
+    forms = [Form(target, "float32", "growing") for target in ("cpu", "cuda")]
+    assert [optimize.place(graph, form)[1] for form in forms] == ["cpu", "cpu"]
 
 
 def test_the_same_graph_agrees_with_itself(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,10 +123,10 @@ def test_a_variant_that_is_too_far_is_written_only_by_force(
 
 
 def test_what_is_compared_on_does_not_calibrate(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Calibration] = []
+    seen: list[Material] = []
 
-    def spy(model: ModelProto, calibration: Calibration) -> ModelProto:
-        seen.append(calibration)
+    def spy(model: ModelProto, material: Material) -> ModelProto:
+        seen.append(material)
         return model
 
     make_variants(base, [with_recipe(monkeypatch, spy)], calibration=TRAIN, dev=DEV, gate=ANYTHING)

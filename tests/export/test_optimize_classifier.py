@@ -97,7 +97,7 @@ def test_a_variant_that_loses_too_much_is_refused(measured_bundle: tuple[Bundle,
 
 def test_what_cannot_be_made_is_said(measured_bundle: tuple[Bundle, Labelled]) -> None:
     bundle, data = measured_bundle
-    with pytest.raises(InputError, match="cuda-fp16 is not made of models that classify; there is cpu-int8"):
+    with pytest.raises(InputError, match="cuda-fp16 is not made of models that classify; there is cpu-int8, tensorrt"):
         make_classifier_variants(bundle, ["cuda-fp16"], calibration=data, dev=data, gate=LENIENT)
     silent = Bundle(bundle.directory, bundle.manifest.model_copy(update={"provenance": {}}))
     with pytest.raises(InputError, match="does not say what it was trained on"):

@@ -118,7 +118,7 @@ def aligned_on(bundle: Path) -> str:
 
 def test_mistakes_have_their_sentences(road: Road, both: Path, tmp_path: Path, fails: Fails):
     words = ["optimize", "--bundle", road.bundle, "--output", tmp_path / "out"]
-    fails(2, words, "nothing to do: give --variant (cpu-int8, cpu-int8-shortlist, cuda-fp16) or --default")
+    fails(2, words, "nothing to do: give --variant (cpu-int8, cpu-int8-shortlist, cuda-fp16, tensorrt) or --default")
     fails(2, [*words, "--variant", "cpu-int9"], "unknown variant 'cpu-int9'", "did you mean 'cpu-int8'?")
     fails(2, [*words, "--variant", "cpu-int8", "--dev-target", "x"], "--dev-target is given without --dev-source")
     for given, missing in (("source", "target"), ("target", "source")):
