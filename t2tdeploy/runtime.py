@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,7 +16,7 @@ from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import CorruptFileError, OperationalError
 from t2tdeploy.providers import NEEDED, PROVIDERS, providers_of
 from t2tdeploy.search_inputs import IntArray, control_feeds, require_fixed, sample_chances
-from t2tdeploy.tensorrt_engines import InputsProfile
+from t2tdeploy.tensorrt_engines import InputsProfile, is_installed
 
 
 def available_cpus(root: Path = Path("/")) -> int:
@@ -127,7 +126,7 @@ def available_targets() -> list[str]:
     """
     built = import_onnxruntime().get_available_providers()
     found = [target for target, provider in PROVIDERS.items() if provider in built]
-    if "tensorrt" in found and importlib.util.find_spec("tensorrt") is None:
+    if "tensorrt" in found and not is_installed("tensorrt"):
         found.remove("tensorrt")
     return found
 

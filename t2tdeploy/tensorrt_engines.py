@@ -130,6 +130,12 @@ class Platform:
     gpu: str | None
 
 
+def is_installed(library: str) -> bool:
+    """Whether the package is here; a folder of that name where Python was started is none."""
+    spec = importlib.util.find_spec(library)
+    return spec is not None and spec.origin is not None
+
+
 def this_platform() -> Platform:
     """That of this machine.
 
@@ -137,7 +143,7 @@ def this_platform() -> Platform:
         OperationalError: TensorRT is not installed.
     """
     for library in LIBRARIES:
-        if importlib.util.find_spec(library) is not None:
+        if is_installed(library):
             return Platform(library, _version(library), gpu_name())
     raise OperationalError(
         "neither tensorrt nor tensorrt_rtx is installed",

@@ -100,5 +100,5 @@ def test_a_build_for_gpus_runs_tensorrt_only_where_that_is_installed(
 ) -> None:
     built = SimpleNamespace(get_available_providers=lambda: list(providers.PROVIDERS.values()))
     monkeypatch.setattr(runtime, "import_onnxruntime", lambda: built)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if found else None)
+    monkeypatch.setattr(runtime, "is_installed", lambda _: found)
     assert available_targets() == targets

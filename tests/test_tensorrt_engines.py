@@ -17,6 +17,7 @@ from t2tdeploy.tensorrt_engines import (
     engine_key,
     engines_directory,
     gpu_name,
+    is_installed,
     provider_options,
     this_platform,
 )
@@ -56,6 +57,13 @@ def test_the_platform_is_what_is_installed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tensorrt_engines, "LIBRARIES", ("tensorrt_of_nowhere",))
     with pytest.raises(OperationalError, match="neither tensorrt nor tensorrt_rtx is installed"):
         this_platform()
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_of_nowhere").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ("tensorrt_of_nowhere", "tensorrt_elsewhere", "json")
+    assert [is_installed(name) for name in names] == [False, False, True]
 
 
 def test_no_driver_means_no_gpu():
