@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.bundle import DecodeDefaults
 from t2tdeploy.decoding import SearchControls
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.half import halved
 from t2tdeploy.export.placement import serialized
 from t2tdeploy.export.single_pass import export_single_pass, graph_input, inputs_of
-from t2tdeploy.runtime import GraphSession, Session
-from tests.export.graphs import TINY_VOCAB, tiny_graph
+from t2tdeploy.export.tensorrt_variant import TensorRTOptions, search_profile
+from t2tdeploy.runtime import GraphSession, Session, available_targets
+from tests.export.graphs import TINY_VOCAB, static_byte_graph, tiny_graph
 from tests.models.labelled import CASES, random_batch
 from tests.models.tiny import padded, random_sources
 
@@ -62,6 +65,27 @@ def test_a_search_on_the_gpu_is_that_on_the_cpu(
     most = 3 if controls.temperature else 1  # draws, or hypotheses of almost the same score, that rounding decides
     same = (found.target_ids[:, 0] == expected.target_ids[:, 0]).all(1)
     assert same.sum() >= len(ROWS) - most
+    np.testing.assert_allclose(found.scores[same, 0], expected.scores[same, 0], atol=2e-2)
+
+
+@pytest.mark.skipif("tensorrt" not in available_targets(), reason="no onnxruntime with TensorRT")
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_engine_answers_as_the_cpu_also_in_parts(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("T2TDEPLOY_CACHE", str(tmp_path))
+    static = static_byte_graph()
+    path = tmp_path / "tensorrt.onnx"
+    path.write_bytes(serialized(static if precision == "float32" else halved(static)))
+    fixed = DecodeDefaults(beam_size=3, alpha=0.6, extra_length=5, max_source_length=40)
+    profile = search_profile(TensorRTOptions(usual_batch_size=2, max_batch_size=4), fixed.max_source_length)
+    engine = GraphSession(path, target="tensorrt", profile=profile, fixed=fixed)
+    cpu = GraphSession(serialized(static), fixed=fixed)
+    found, expected = (
+        one.search(padded(ROWS).numpy(), LIMITS, beam_size=3, alpha=0.6, num_hypotheses=1) for one in (engine, cpu)
+    )
+    same = (found.target_ids[:, 0] == expected.target_ids[:, 0]).all(1)
+    assert same.sum() >= len(ROWS) - 1  # rounding may decide between two of almost the same score
     np.testing.assert_allclose(found.scores[same, 0], expected.scores[same, 0], atol=2e-2)
 
 
