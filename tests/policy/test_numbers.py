@@ -72,9 +72,22 @@ def quoted() -> list[str]:
             )
             for of in (spinning["beside_0_busy_processes"], spinning["beside_1_busy_processes"])
         ),
+        *short(),
         *served_classes(),
         "| {throughput_over_bare:.2f} / {throughput_over_naive:.2f} / {throughput_over_other:.2f} |".format(**served),
         f"| {served['p50_minus_bare_ms']:.1f} ms |",
+    ]
+
+
+def short() -> list[str]:
+    found = result("shortlist")
+    trained, base = found["trained"], found["base"]["threads"]
+    gains = "{:.2f} / {:.2f} / {:.2f}".format(*(of["gain"] for of in trained["batch_sizes"].values()))
+    of_float32 = trained["as_float32"]["t2tdeploy int8, 2 threads"]["tokens_in_order"]
+    return [
+        f"| {base['1']['gain']:.2f} / {base['2']['gain']:.2f} times as fast |",
+        f"| {gains} times as fast; {trained['bleu']['t2tdeploy, shortlist int8, 2 threads']:.2f} |",
+        f"| {100 * of_float32:.1f} % | 97 % |",
     ]
 
 
@@ -129,7 +142,7 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
     assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
 
 
-@pytest.mark.parametrize("index", range(31))
+@pytest.mark.parametrize("index", range(34))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
@@ -149,6 +162,22 @@ def test_the_page_on_training_graphs_quotes_the_gpu_run() -> None:
     assert len(rates) == 4
     for tokens, of in rates.items():
         assert f"| {tokens} | {of['ort']:,} | {of['torch']:,} |".replace(",", " ") in page
+
+
+def test_the_page_on_variants_quotes_the_shortlists() -> None:
+    page = (ROOT / "docs" / "optimize.md").read_text(encoding="utf-8")
+    found = result("shortlist")
+    trained, base = found["trained"], found["base"]
+    names = ("t2tdeploy float32", "t2tdeploy int8", "t2tdeploy, shortlist int8")
+    bleu = [trained["bleu"][f"{name}, 2 threads"] for name in names]
+    tokens = trained["as_float32"]["t2tdeploy, shortlist int8, 2 threads"]["tokens_in_order"]
+    assert "{:.2f} in float32, {:.2f} in 8 bits, {:.2f} with the shortlist, which".format(*bleu) in page
+    assert f"gives {100 * tokens:.1f} % of the tokens" in page
+    assert f"{base['ids_open']} of {base['vocabulary']} tokens allowed" in page
+    for count in trained["ids_open"].values():
+        assert f" {count} " in page
+    for of in (*base["threads"].values(), *trained["batch_sizes"].values()):
+        assert "| {} | {} | {} | {} |".format(*of["tokens_per_second"].values()) in page
 
 
 def test_the_pages_on_variants_and_tensorrt_quote_the_gpu_run() -> None:
