@@ -166,6 +166,15 @@ def test_the_page_on_training_graphs_quotes_the_gpu_run() -> None:
         assert f"| {tokens} | {of['ort']:,} | {of['torch']:,} |".replace(",", " ") in page
 
 
+def test_the_page_on_scale_quotes_the_cost_of_communication() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    for model in ("transformer_tiny", "transformer_small"):
+        found = result("communication")[model]
+        threads, processes = found["1 process, 2 threads"], found["2 processes, 1 thread"]
+        rates = f"{threads['tokens_per_second']} | {processes['tokens_per_second']}"
+        assert f"| {model} | {rates} | {100 * processes['communication_share']:.1f} % |" in page
+
+
 def test_the_page_on_variants_quotes_the_shortlists() -> None:
     page = (ROOT / "docs" / "optimize.md").read_text(encoding="utf-8")
     found = result("shortlist")
