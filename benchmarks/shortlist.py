@@ -30,14 +30,13 @@ from decode_trained import Trained, agreement, trained_model
 from decode_vs_ctranslate2 import OURS, PACKAGES, THEIRS, Measured, answers_of, jobs_of, label, measure, say
 from train_engines import quartiles
 
-from t2tdeploy.export.lexicon import WIDTH, Lexicon, make_lexicon
+from t2tdeploy.export.lexicon import WIDTH, Lexicon, lexicon_of_texts
 from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.shortlist import shortlisted
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.problems.dataset import open_problem
 from t2tdeploy.runtime import available_cpus
-from t2tdeploy.tokenizer import encode_with_eos
 from t2tdeploy.training.run_directory import RunDirectory
 
 SIZES, SINGLES = (1, 16, 64), 200  # batches of the test set; sentences of it that go alone
@@ -58,14 +57,8 @@ def with_shortlists(files: Files, model: Transformer, lexicon: Lexicon, folder: 
 def lexicon_of(run: RunDirectory) -> Lexicon:
     """Of all its training data."""
     train = open_problem(run.record.problem, Path(run.record.data_dir)).split("train")
-    source, target = run.tokenizers["inputs"], run.tokenizers["targets"]
     texts = zip(train.texts("inputs"), train.texts("targets"), strict=True)
-    return make_lexicon(
-        [(encode_with_eos(source, one), encode_with_eos(target, other)) for one, other in texts],
-        source_size=source.vocab_size,
-        target_size=target.vocab_size,
-        shared=source.hash == target.hash,
-    )
+    return lexicon_of_texts(texts, run.tokenizers["inputs"], run.tokenizers["targets"], origin="train")
 
 
 def speeds(measured: dict[str, Measured], threads: int, groups: Sequence[str]) -> dict[str, Any]:

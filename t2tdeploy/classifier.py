@@ -97,7 +97,7 @@ class Classifier:
         self.features: Mapping[str, FeatureInput] = manifest.features
         self.max_batch_size, self.max_batch_tokens = max_batch_size, max_batch_tokens
         chosen = bundle.variant(variant)
-        profile = None if chosen.profile is None else InputsProfile.read(chosen.profile)
+        profile = InputsProfile.read(chosen.profile)
         self.session = Session(
             bundle.path(variant), threads=threads, spin_us=spin_us, target=chosen.target, profile=profile
         )

@@ -375,12 +375,11 @@ class SearchSession(GraphSession):
         self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None, spin_us: int = SPIN_US
     ) -> None:
         chosen = bundle.variant(variant)
-        profile = None if chosen.profile is None else InputsProfile.read(chosen.profile)
         super().__init__(
             bundle.path(variant),
             threads=threads,
             spin_us=spin_us,
             target=chosen.target,
-            profile=profile,
+            profile=InputsProfile.read(chosen.profile),
             fixed=chosen.fixed,
         )

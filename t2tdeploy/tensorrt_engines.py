@@ -57,8 +57,10 @@ class InputsProfile:
     inputs: dict[str, tuple[Span | int, ...]]
 
     @classmethod
-    def read(cls, recorded: Mapping[str, tuple[tuple[int, int, int] | int, ...]]) -> InputsProfile:
-        """The profile that a manifest has, see `recorded`."""
+    def read(cls, recorded: Mapping[str, tuple[tuple[int, int, int] | int, ...]] | None) -> InputsProfile | None:
+        """The profile that a manifest has of a variant, see `recorded`; None: it has none."""
+        if recorded is None:
+            return None
         return cls(
             {
                 name: tuple(axis if isinstance(axis, int) else Span(*axis) for axis in axes)

@@ -7,18 +7,21 @@ on a random start. Marian takes the same table from fast_align; model 1 is enoug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from t2tdeploy.errors import InputError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.progress import Reporter, SilentReporter
+from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
 
 WIDTH = 100  # of a table and of its head: Marian's defaults
 ITERATIONS = 5
+LONGEST = 200  # tokens of a sentence: links grow with the square, and long ones tell little
 CHUNK = 10_000  # pairs of sentences that are looked at at once
 
 Ids = Sequence[int]
@@ -49,6 +52,52 @@ class _Chunk(NamedTuple):
     cells: npt.NDArray[np.int32]  # [links] position in the table of probabilities
     starts: IntArray  # [target tokens], where the links of each target token begin
     sizes: IntArray  # [target tokens], how many these are
+
+
+def lexicon_of_texts(
+    texts: Iterable[tuple[str, str]],
+    source: Tokenizer,
+    target: Tokenizer,
+    *,
+    origin: str,
+    width: int = WIDTH,
+    reporter: Reporter | None = None,
+) -> Lexicon:
+    """`make_lexicon` of sentences and their translations, without those that are blank or long.
+
+    Args:
+        origin: where they come from, for progress and errors.
+
+    Raises:
+        InputError: none is left.
+    """
+    reporter = reporter or SilentReporter()
+    pairs = [
+        (encode_with_eos(source, one), encode_with_eos(target, other))
+        for one, other in texts
+        if one.strip() and other.strip()
+    ]
+    pairs = [pair for pair in pairs if max(map(len, pair)) <= LONGEST]
+    if not pairs:
+        raise no_pairs(f"{origin} has none of at most {LONGEST} tokens")
+    reporter.message(f"making a lexicon of {origin}: {len(pairs)} pairs of sentences")
+    return make_lexicon(
+        pairs,
+        source_size=source.vocab_size,
+        target_size=target.vocab_size,
+        shared=source.hash == target.hash,
+        width=width,
+        reporter=reporter,
+    )
+
+
+def no_pairs(reason: str) -> InputError:
+    """What to say where there is nothing to count."""
+    return InputError(
+        f"there are no sentences with their translations to make a shortlist of: {reason}",
+        help="name two files, line n of one the translation of line n of the other: --parallel-source, "
+        "--parallel-target",
+    )
 
 
 def make_lexicon(

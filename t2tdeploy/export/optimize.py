@@ -24,7 +24,7 @@ from t2tdeploy.export.agreement import (
     speed_of,
 )
 from t2tdeploy.export.class_agreement import ClassifierMeasured
-from t2tdeploy.export.lexicon import WIDTH, Lexicon, make_lexicon
+from t2tdeploy.export.lexicon import WIDTH, Lexicon, lexicon_of_texts, no_pairs
 from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.tensorrt_variant import Build, TensorRTOptions, try_build
 from t2tdeploy.export.variants import Form, Material, Recipe, get_recipe
@@ -33,10 +33,6 @@ from t2tdeploy.problems.metrics import translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import GraphSession, available_targets
 from t2tdeploy.sentences import encode_source
-from t2tdeploy.tokenizer import encode_with_eos
-
-LONGEST_PAIR = 200
-"""Tokens of a sentence that a lexicon is counted in: links grow with the square, and long ones tell little."""
 
 if TYPE_CHECKING:
     from t2tdeploy.models.model import Model
@@ -62,7 +58,7 @@ class Parallel:
 
     Args:
         corpus: with references.
-        width: target ids that each source id allows; see `make_lexicon`.
+        width: target ids that each source id allows; see `lexicon.make_lexicon`.
     """
 
     corpus: Corpus
@@ -325,33 +321,15 @@ def _calibration(bundle: Bundle, corpus: Corpus | None, dev: Corpus, reporter: R
 
 def _lexicon(bundle: Bundle, parallel: Parallel | None, reporter: Reporter) -> Lexicon:
     if parallel is None:
-        raise _no_pairs("the data that the bundle was trained on are not here")
-    source, target = bundle.tokenizer("inputs"), bundle.tokenizer("targets")
+        raise no_pairs("the data that the bundle was trained on are not here")
     corpus = parallel.corpus
-    pairs = [
-        (encode_with_eos(source, one), encode_with_eos(target, other))
-        for one, other in zip(corpus.sources, corpus.references or (), strict=False)
-        if one.strip() and other.strip()
-    ]
-    pairs = [pair for pair in pairs if max(map(len, pair)) <= LONGEST_PAIR]
-    if not pairs:
-        raise _no_pairs(f"{corpus.origin} has none of at most {LONGEST_PAIR} tokens")
-    reporter.message(f"making a lexicon of {corpus.origin}: {len(pairs)} pairs of sentences")
-    return make_lexicon(
-        pairs,
-        source_size=source.vocab_size,
-        target_size=target.vocab_size,
-        shared=source is target,
+    return lexicon_of_texts(
+        zip(corpus.sources, corpus.references or (), strict=False),
+        bundle.tokenizer("inputs"),
+        bundle.tokenizer("targets"),
+        origin=corpus.origin,
         width=parallel.width,
         reporter=reporter,
-    )
-
-
-def _no_pairs(reason: str) -> InputError:
-    return InputError(
-        f"there are no sentences with their translations to make a shortlist of: {reason}",
-        help="name two files, line n of one the translation of line n of the other: --parallel-source, "
-        "--parallel-target",
     )
 
 

@@ -43,6 +43,20 @@ def examples_of(features: Mapping[str, FeatureSpec], seed: int) -> Batch:
     return ends_with_eos(features, random_batch(features, ROWS, seed=seed))
 
 
+def with_raw_columns(directory: Path) -> tuple[dict[str, Any], dict[str, FeatureSpec], Batch, Bundle]:
+    """Raw columns of a number and a word, the features fitted on them, a batch, and a bundle that regresses."""
+    drawn = np.random.default_rng(0)
+    raw = {
+        "width": drawn.normal(size=ROWS).astype(np.float32),
+        "colour": drawn.choice(np.array(["red", "blue", ""], object), ROWS),
+    }
+    features = {**fit_columns([numeric("width"), vocabulary("colour")], raw), "targets": NUMBER}
+    batch = {name: column.apply(raw) for name, spec in features.items() if (column := column_of(spec)) is not None}
+    batch["targets"] = drawn.normal(size=ROWS).astype(np.float32)
+    bundle = exported(BasicFc(BasicHParams.create({"hidden_size": 16}), features), directory, batch)
+    return raw, features, batch, bundle
+
+
 @pytest.mark.parametrize("name", ["transformer_encoder", "bag_of_embeddings", "basic_fc", "convolution"])
 def test_8_bits_are_near_to_float32_and_need_no_batch(name: str, tmp_path: Path) -> None:
     case = CASES[name]
@@ -105,15 +119,7 @@ def test_what_cannot_be_made_is_said(measured_bundle: tuple[Bundle, Labelled]) -
 
 
 def test_raw_columns_stay_in_front(tmp_path: Path) -> None:
-    drawn = np.random.default_rng(0)
-    raw = {
-        "width": drawn.normal(size=ROWS).astype(np.float32),
-        "colour": drawn.choice(np.array(["red", "blue", ""], object), ROWS),
-    }
-    features = {**fit_columns([numeric("width"), vocabulary("colour")], raw), "targets": NUMBER}
-    batch = {name: column.apply(raw) for name, spec in features.items() if (column := column_of(spec)) is not None}
-    batch["targets"] = drawn.normal(size=ROWS).astype(np.float32)
-    bundle = exported(BasicFc(BasicHParams.create({"hidden_size": 16}), features), tmp_path / "float", batch)
+    raw, features, batch, bundle = with_raw_columns(tmp_path / "float")
     graph = onnx.load(bundle.path())
     inputs = {name: spec for name, spec in features.items() if name != "targets"}
     inner = without_columns(graph, inputs)

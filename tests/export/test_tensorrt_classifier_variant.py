@@ -5,26 +5,20 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from t2tdeploy import tensorrt_engines
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.classifier import Classifier
-from t2tdeploy.columns.declare import numeric, vocabulary
-from t2tdeploy.columns.fit import fit_columns
-from t2tdeploy.columns.fitted import column_of
 from t2tdeploy.errors import InputError, OperationalError
 from t2tdeploy.export.class_agreement import ClassifierGate, ClassifierMeasured
 from t2tdeploy.export.optimize import Made, write_variants
 from t2tdeploy.export.optimize_classifier import Labelled, make_classifier_variants
 from t2tdeploy.export.tensorrt_variant import TensorRTOptions
-from t2tdeploy.hparams import BasicHParams
-from t2tdeploy.models.basic_fc import BasicFc
 from t2tdeploy.tensorrt_engines import gpu_name
 from tests.export.test_classifier import example
-from tests.export.test_optimize_classifier import LENIENT, ROWS, examples_of, exported
-from tests.models.labelled import CASES, NUMBER
+from tests.export.test_optimize_classifier import LENIENT, examples_of, exported, with_raw_columns
+from tests.models.labelled import CASES
 
 FLOAT32 = TensorRTOptions(precision="float32", usual_batch_size=4, max_batch_size=8)
 FLOAT16 = TensorRTOptions()
@@ -90,15 +84,7 @@ def test_an_engine_is_built_where_tensorrt_is_installed(options: TensorRTOptions
 
 
 def test_columns_of_strings_are_refused_before_anything_is_built(tmp_path: Path) -> None:
-    drawn = np.random.default_rng(0)
-    raw = {
-        "width": drawn.normal(size=ROWS).astype(np.float32),
-        "colour": drawn.choice(np.array(["red", "blue", ""], object), ROWS),
-    }
-    features = {**fit_columns([numeric("width"), vocabulary("colour")], raw), "targets": NUMBER}
-    batch = {name: column.apply(raw) for name, spec in features.items() if (column := column_of(spec)) is not None}
-    batch["targets"] = drawn.normal(size=ROWS).astype(np.float32)
-    bundle = exported(BasicFc(BasicHParams.create({"hidden_size": 16}), features), tmp_path / "float", batch)
+    _, _, batch, bundle = with_raw_columns(tmp_path / "float")
     data = Labelled([batch], "some")
     with pytest.raises(InputError, match="TensorRT"):
         make_classifier_variants(bundle, ["tensorrt"], calibration=data, dev=data, gate=LENIENT)
