@@ -200,8 +200,8 @@ class Classifier:
         logits, probabilities = outputs
         best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
         ids = best.tolist()
-        chances = np.take_along_axis(probabilities, best, axis=1).tolist()
-        scores = np.take_along_axis(logits, best, axis=1).tolist()
+        row_of = np.arange(len(best))[:, None]
+        chances, scores = probabilities[row_of, best].tolist(), logits[row_of, best].tolist()
         return [
             Classification(
                 tuple(map(Label, [self.classes[one] for one in ids[row]], ids[row], chances[row], scores[row])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.manifest import FeatureInput
 from t2tdeploy.sentences import pad_rows, require_unicode
 from t2tdeploy.tokenizer import Tokenizer, encode_with_eos
+
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 
 RawExample = str | bytes | np.ndarray | Mapping[str, Any]
 """Feature name -> value; where there is one feature, its value alone will do.
@@ -134,6 +137,9 @@ def stack(examples: Sequence[Example]) -> dict[str, npt.NDArray[Any]]:
 
 
 def _stacked(values: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    first = values[0]
+    if first.ndim == 0:
+        return np.array([value[()] for value in values], first.dtype)  # np.stack would give each an axis first
     if len({value.shape for value in values}) == 1:
         return np.stack(values)
     return pad_rows([value.tolist() for value in values])
@@ -194,9 +200,12 @@ def _number(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
         number = as_number(value.item() if isinstance(value, np.ndarray) and value.ndim == 0 else value)
     except ValueError as error:
         raise RequestError(field, str(error)) from None
-    with np.errstate(over="ignore"):
-        found = np.array(number).astype(feature.dtype)
-    if not feature.may_be_missing and not np.isfinite(found):
+    if abs(number) <= _LARGEST_FLOAT:
+        found = np.array(number, dtype=feature.dtype)
+    else:
+        with np.errstate(over="ignore"):
+            found = np.array(number).astype(feature.dtype)
+    if not feature.may_be_missing and not math.isfinite(found):
         raise RequestError(field, f"{value!r:.60} is not a finite number")
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,13 @@ class Translator:
         Raises:
             RequestError: naming the option that is out of range, or that the graph does not have, or has fixed.
         """
+        return self._default_key if options is BUNDLE_DEFAULTS else self._key_of(options)
+
+    @cached_property
+    def _default_key(self) -> SearchKey:
+        return self._key_of(BUNDLE_DEFAULTS)
+
+    def _key_of(self, options: TranslateOptions) -> SearchKey:
         defaults = self.defaults
         num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
         alpha = defaults.alpha if options.alpha is None else options.alpha

@@ -62,6 +62,8 @@ def as_number(value: Any) -> float:
     Raises:
         ValueError: it is none of these.
     """
+    if type(value) is float:
+        return value
     if value is None:
         return math.nan
     if isinstance(value, str):

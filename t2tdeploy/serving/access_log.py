@@ -31,7 +31,11 @@ def log_access(record: CallRecord) -> None:
     if not _access.isEnabledFor(logging.INFO):
         return
     fields = access_fields(record)
-    _access.info("%s", _Words(fields), extra={_FIELDS: fields})
+    # What Logger.info does, without looking through the stack for its caller, which is always this line.
+    line = _access.makeRecord(
+        ACCESS_LOGGER, logging.INFO, __file__, 0, "%s", (_Words(fields),), None, extra={_FIELDS: fields}
+    )
+    _access.handle(line)
 
 
 def access_fields(record: CallRecord) -> dict[str, Any]:

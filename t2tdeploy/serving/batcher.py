@@ -64,7 +64,7 @@ class BatchLimits:
     priority_seconds: float = 5.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Item(Generic[K, T]):
     """A waiting sentence; equal only to itself.
 
@@ -136,12 +136,13 @@ class BatchQueue(Generic[K, T]):
             self._waiting[item] = None
             self._lines.setdefault(item.priority, {})[item] = None
             self._groups.setdefault(item.key, _Group()).add(item)
-            if item.deadline is not None:
-                self._deadlines.add(item.deadline, item)
             if self.limits.max_queue_delay > 0:
                 self._changed[item.key] = None
                 if item.start_by is not None:
-                    self._hurried.add(item.start_by, item)
+                    self._hurried.add(item.start_by, [item])
+        for deadline, same in itertools.groupby(items, key=attrgetter("deadline")):
+            if deadline is not None:
+                self._deadlines.add(deadline, list(same))
 
     def discard(self, items: Iterable[Item[K, T]]) -> int:
         """Removes those of `items` that still wait: they were cancelled. Returns how many these are."""
@@ -165,7 +166,7 @@ class BatchQueue(Generic[K, T]):
         if len(hopeless) == len(self):
             for item in hopeless:
                 assert item.deadline is not None
-                self._deadlines.add(item.deadline, item)
+                self._deadlines.add(item.deadline, [item])
             return expired
         for item in hopeless:
             self._remove(item)
@@ -271,7 +272,11 @@ class _Group(Generic[K, T]):
         if item.length not in self._of_length:
             self._of_length[item.length] = []
             insort(self.lengths, item.length)
-        insort(self._of_length[item.length], item, key=_PLACE)
+        same = self._of_length[item.length]
+        if not same or same[-1].place < item.place:  # as good as always; a search through all would be felt
+            same.append(item)
+        else:
+            insort(same, item, key=_PLACE)
 
     def remove(self, item: Item[K, T]) -> None:
         same = self._of_length[item.length]
@@ -298,30 +303,45 @@ class _Group(Generic[K, T]):
 
 
 class _Timers(Generic[K, T]):
-    """The earliest of many times, each of a waiting item. Items that wait no longer fall out by themselves."""
+    """The earliest of many times, each of waiting items: those of a request share theirs, and so an entry. Items that
+    wait no longer fall out by themselves."""
 
     def __init__(self, waiting: dict[Item[K, T], None]) -> None:
         self._waiting = waiting
-        self._heap: list[tuple[float, int, Item[K, T]]] = []
+        self._heap: list[tuple[float, int, list[Item[K, T]]]] = []  # the last item of an entry is the next
+        self._count = itertools.count()  # entries with equal times keep their order
+        self._size = 0  # items
 
-    def add(self, time: float, item: Item[K, T]) -> None:
-        heapq.heappush(self._heap, (time, item.place[1], item))
-        if len(self._heap) > 2 * len(self._waiting) + 64:
-            self._heap = [entry for entry in self._heap if entry[2] in self._waiting]
-            heapq.heapify(self._heap)
+    def add(self, time: float, items: list[Item[K, T]]) -> None:
+        self._size += len(items)
+        heapq.heappush(self._heap, (time, next(self._count), items[::-1]))
+        if self._size > 2 * len(self._waiting) + 64:
+            self._forget()
 
     def until(self, time: float) -> list[Item[K, T]]:
         """Takes out those of which the time has come, the earliest first."""
         found = []
         while (first := self.first()) and first[0] <= time:
-            heapq.heappop(self._heap)
-            found.append(first[1])
+            found.append(self._pop(self._heap[0][2]))
         return found
 
     def first(self) -> tuple[float, Item[K, T]] | None:
         while self._heap:
-            time, _, item = self._heap[0]
-            if item in self._waiting:
-                return time, item
+            time, _, items = self._heap[0]
+            while items:
+                if items[-1] in self._waiting:
+                    return time, items[-1]
+                self._pop(items)
             heapq.heappop(self._heap)
         return None
+
+    def _pop(self, items: list[Item[K, T]]) -> Item[K, T]:
+        self._size -= 1
+        return items.pop()
+
+    def _forget(self) -> None:
+        """Drops the items that wait no longer, wherever they stand."""
+        still = [(time, count, [one for one in items if one in self._waiting]) for time, count, items in self._heap]
+        self._heap = [entry for entry in still if entry[2]]
+        heapq.heapify(self._heap)
+        self._size = sum(len(items) for _, _, items in self._heap)

@@ -55,8 +55,7 @@ def read_classify_request(request: pb.ClassifyRequest, deadline: float | None) -
         RequestError: the examples come in two forms, or a value is none; an option is not known to this version.
     """
     options = request.options
-    unknown = UnknownFieldSet(options)
-    if len(unknown):
+    if options.ByteSize() and len(unknown := UnknownFieldSet(options)):
         raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
     given = [name for name in ("texts", "images", "examples") if getattr(request, name)]
     if len(given) > 1:
@@ -117,23 +116,17 @@ def write_classify_request(
 
 def write_classify_response(found: Classified) -> pb.ClassifyResponse:
     """The response to a request."""
-    return pb.ClassifyResponse(
-        classifications=[
-            pb.Classification(
-                labels=[
-                    pb.Label(name=one.name, class_id=one.class_id, probability=one.probability, logit=one.logit)
-                    for one in answer.labels
-                ],
-                values=answer.values,
-                truncated=answer.truncated,
-            )
-            for answer in found.answer.results
-        ],
+    response = pb.ClassifyResponse(
         model=found.model.name,
         model_version=found.model.bundle.version,
         model_number=found.model.number,
         timing=write_timing(found.answer.queue, found.answer.compute),
     )
+    for answer in found.answer.results:  # added in place: built beforehand, each would be copied
+        message = response.classifications.add(values=answer.values, truncated=answer.truncated)
+        for one in answer.labels:
+            message.labels.add(name=one.name, class_id=one.class_id, probability=one.probability, logit=one.logit)
+    return response
 
 
 def read_classify_response(message: pb.ClassifyResponse) -> list[Classification]:
@@ -149,18 +142,19 @@ def read_classify_response(message: pb.ClassifyResponse) -> list[Classification]
 
 
 def _read_example(message: pb.Example, place: str) -> RawExample:
-    values = {name: _read_value(one, f"{place}.{name[:80]}") for name, one in message.features.items()}
+    features = message.features
+    values = {name: _read_value(features[name], place, name) for name in features}
     return values[ONLY_FEATURE] if [*values] == [ONLY_FEATURE] else values
 
 
-def _read_value(message: pb.Value, field: str) -> Any:
+def _read_value(message: pb.Value, place: str, name: str) -> Any:
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise RequestError(field, "no value, or one of a kind that this server does not know")
+        raise RequestError(f"{place}.{name[:80]}", "no value, or one of a kind that this server does not know")
     if kind == "texts":
         return list(message.texts.texts)
     if kind == "tensor":
-        return _read_tensor(message.tensor, field)
+        return _read_tensor(message.tensor, f"{place}.{name[:80]}")
     return getattr(message, kind)
 
 

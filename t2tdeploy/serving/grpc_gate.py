@@ -24,6 +24,11 @@ from t2tdeploy.serving.status import status_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_KINDS = {
+    (requests, responses): f"{'stream' if requests else 'unary'}_{'stream' if responses else 'unary'}"
+    for requests in (False, True)
+    for responses in (False, True)
+}
 _NAMES = {code.value[0]: code.name for code in grpc.StatusCode}
 
 
@@ -31,10 +36,13 @@ class GrpcGate(grpc.aio.ServerInterceptor):
     """Puts calls through a `Gate`, and sends their request ids back in the trailing metadata.
 
     A call without the right credentials is refused before its message is read.
+
+    Args:
+        certificates: whether clients may have some.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, gate: Gate, *, certificates: bool) -> None:
+        self._gate, self._certificates = gate, certificates
 
     async def intercept_service(
         self,
@@ -67,15 +75,15 @@ class GrpcGate(grpc.aio.ServerInterceptor):
 
     def _gated(self, handler: grpc.RpcMethodHandler[Any, Any], record: CallRecord) -> grpc.RpcMethodHandler[Any, Any]:
         """`handler`, within the gate."""
-        kind = "_".join("stream" if one else "unary" for one in (handler.request_streaming, handler.response_streaming))
+        kind = _KINDS[handler.request_streaming, handler.response_streaming]
         behavior = getattr(handler, kind)
 
         async def answer(request: Any, context: Context) -> Any:
-            async with _Passage(self._gate, record, context):
+            async with _Passage(self._gate, record, context, self._certificates):
                 return await behavior(request, context)
 
         async def answers(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with _Passage(self._gate, record, context):
+            async with _Passage(self._gate, record, context, self._certificates):
                 async for response in behavior(request, context):
                     yield response
 
@@ -90,14 +98,15 @@ class GrpcGate(grpc.aio.ServerInterceptor):
 class _Passage:
     """One call within the gate: from the first look at it to its end, however that comes."""
 
-    def __init__(self, gate: Gate, record: CallRecord, context: Context) -> None:
-        self._gate, self._record, self._context = gate, record, context
+    def __init__(self, gate: Gate, record: CallRecord, context: Context, certificates: bool) -> None:
+        self._gate, self._record, self._context, self._certificates = gate, record, context, certificates
         self._slot = gate.slot(record)
 
     async def __aenter__(self) -> None:
         record, context = self._record, self._context
         record.peer = _address(context.peer())
-        record.client = record.client or _certificate_name(context)
+        if self._certificates and not record.client:
+            record.client = _certificate_name(context)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         set_current(record)
         try:

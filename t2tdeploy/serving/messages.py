@@ -119,6 +119,8 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
     Raises:
         RequestError: it has an option that this version does not know; ignoring it could change the translation.
     """
+    if not message.ByteSize():  # as in most requests; looking for unknown fields takes a while
+        return BUNDLE_DEFAULTS
     unknown = UnknownFieldSet(message)
     if len(unknown):
         raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
@@ -320,6 +322,5 @@ def write_timing(queue: float, compute: float) -> pb.Timing:
 
 
 def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromNanoseconds(int(seconds * 1e9))
-    return duration
+    whole, nanos = divmod(int(seconds * 1e9), 10**9)
+    return Duration(seconds=whole, nanos=nanos)

@@ -78,7 +78,8 @@ class Operations:
     def make_server(self, arguments: list[tuple[str, Any]]) -> grpc.aio.Server:
         """A gRPC server whose calls pass the gate, and which keeps the limits that gRPC knows itself."""
         return grpc.aio.server(
-            interceptors=[GrpcGate(self.gate)], options=[*arguments, *self._options.channel_arguments()]
+            interceptors=[GrpcGate(self.gate, certificates=self.tls is not None)],
+            options=[*arguments, *self._options.channel_arguments()],
         )
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:

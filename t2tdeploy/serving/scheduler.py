@@ -24,6 +24,7 @@ from t2tdeploy.serving.observer import (
     SchedulerState,
 )
 from t2tdeploy.serving.pace import Pace
+from t2tdeploy.serving.waiting import WaitingRequest, WaitingRow
 from t2tdeploy.serving.work import Key, Result, Row, Work
 
 logger = logging.getLogger("t2tdeploy.serving")
@@ -61,16 +62,7 @@ class Answer(Generic[Result]):
     compute: float
 
 
-@dataclass(eq=False)
-class _Waiting(Generic[Row, Result]):
-    """A row of a request and where its result goes."""
-
-    row: Row
-    future: asyncio.Future[Result]
-    started: float | None = None
-
-
-_Item: TypeAlias = Item[Key, _Waiting[Row, Result]]
+_Item: TypeAlias = Item[Key, WaitingRow[Row, Result]]
 
 
 @dataclass(eq=False)
@@ -83,7 +75,7 @@ class _Run(Generic[Row, Key, Result]):
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def stop_if_unwanted(self) -> None:
-        if all(item.content.future.done() for item in self.batch):
+        if all(item.content.unwanted for item in self.batch):
             self.interrupt.stop()
 
 
@@ -110,7 +102,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self.statistics = BatchStatistics()
         self._observers: list[BatchObserver] = [self.statistics, *observers]
         self._work = work
-        self._queue: BatchQueue[Key, _Waiting[Row, Result]] = BatchQueue(limits)
+        self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
         self._slots = slots or ComputeSlots(workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
@@ -133,7 +125,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._tell_dropped(len(waiting), "stopped")
         stopped = UnavailableError("the server stopped before it could answer")
         for item in [*waiting, *(item for run in self._runs for item in run.batch)]:
-            _fail(item.content.future, stopped)
+            _fail(item.content.request.ended, stopped)
         for _, room in self._wanting_room:
             _fail(room, stopped)
         for run in self._runs:
@@ -187,8 +179,8 @@ class Scheduler(Generic[Row, Key, Result]):
         if deadline is not None and deadline <= accepted:
             self._tell_refused(len(rows), "deadline")
             raise TimeoutError
-        waiting = [_Waiting[Row, Result](row, loop.create_future()) for row in rows]
-        items = [self._item(one, key, deadline, priority) for one in waiting]
+        request = WaitingRequest[Result](len(rows), loop.create_future())
+        items = [self._item(WaitingRow(row, request, place), key, deadline, priority) for place, row in enumerate(rows)]
         why: Dropped = "cancelled"
         try:
             async with asyncio.timeout_at(deadline):
@@ -197,17 +189,17 @@ class Scheduler(Generic[Row, Key, Result]):
                 else:
                     self._require_time(items, deadline)
                     self._add(items)
-                results = await asyncio.gather(*(one.future for one in waiting))
+                results = await request.ended
         except TimeoutError:
             why = "deadline"
             raise
         finally:
-            self._withdraw(items, why)
-        started = min(one.started for one in waiting if one.started is not None)
-        return Answer(results, queue=started - accepted, compute=loop.time() - started)
+            self._withdraw(request, items, why)
+        assert request.started is not None
+        return Answer(results, queue=request.started - accepted, compute=loop.time() - request.started)
 
     def _item(
-        self, one: _Waiting[Row, Result], key: Key, deadline: float | None, priority: int
+        self, one: WaitingRow[Row, Result], key: Key, deadline: float | None, priority: int
     ) -> _Item[Key, Row, Result]:
         return Item(
             one,
@@ -272,11 +264,10 @@ class Scheduler(Generic[Row, Key, Result]):
     def _fits(self, items: list[_Item[Key, Row, Result]]) -> bool:
         return self._queue.has_room(len(items), sum(item.length for item in items))
 
-    def _withdraw(self, items: list[_Item[Key, Row, Result]], why: Dropped) -> None:
+    def _withdraw(self, request: WaitingRequest[Result], items: list[_Item[Key, Row, Result]], why: Dropped) -> None:
         """Drops what is not done of a request that ended, and stops batches that nobody waits for any more."""
         self._tell_dropped(self._queue.discard(items), why)
-        for item in items:
-            item.content.future.cancel()
+        request.ended.cancel()
         for run in self._runs:
             run.stop_if_unwanted()
         self._give_room()
@@ -305,7 +296,7 @@ class Scheduler(Generic[Row, Key, Result]):
         expired = self._queue.expire(now, self._pace.next_batch(self._queue.tokens))
         self._tell_dropped(len(expired), "deadline")
         for item in expired:
-            _fail(item.content.future, TimeoutError())
+            _fail(item.content.request.ended, TimeoutError())
         batch = self._queue.take(now)
         self._give_room()
         return batch
@@ -316,7 +307,7 @@ class Scheduler(Generic[Row, Key, Result]):
         started = loop.time()
         run = _Run(batch, started, others_waited)
         for item in batch:
-            item.content.started = started
+            item.content.request.start(started)
         self._runs.add(run)
         outcome: Outcome = "ok"
         try:
@@ -326,15 +317,14 @@ class Scheduler(Generic[Row, Key, Result]):
         except Exception as error:
             outcome = "split" if len(batch) > 1 else "failed"
             if outcome == "failed":
-                _fail(batch[0].content.future, error)
+                _fail(batch[0].content.request.ended, error)
         else:
             for item, result in zip(batch, results, strict=True):
-                if not item.content.future.done():
-                    item.content.future.set_result(result)
+                item.content.request.answer(item.content.place, result)
         self.batches += 1
         self._report(run, outcome)
         if outcome == "split":
-            wanted = [item for item in batch if not item.content.future.done()]
+            wanted = [item for item in batch if not item.content.unwanted]
             middle = (len(wanted) + 1) // 2
             for half in (wanted[:middle], wanted[middle:]):
                 if half:
