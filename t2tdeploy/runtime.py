@@ -374,6 +374,7 @@ class SearchSession(GraphSession):
     def __init__(
         self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None, spin_us: int = SPIN_US
     ) -> None:
+        self._bundle, self._variant, self._spin_us = bundle, variant, spin_us
         chosen = bundle.variant(variant)
         super().__init__(
             bundle.path(variant),
@@ -383,3 +384,7 @@ class SearchSession(GraphSession):
             profile=InputsProfile.read(chosen.profile),
             fixed=chosen.fixed,
         )
+
+    def with_threads(self, threads: int) -> SearchSession:
+        """The same graph in another session, whose runs use so many threads."""
+        return SearchSession(self._bundle, variant=self._variant, threads=threads, spin_us=self._spin_us)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,26 +12,18 @@ import numpy as np
 from t2tdeploy.bundle import MANIFEST, Bundle
 from t2tdeploy.decoding import (
     BUNDLE_DEFAULTS,
-    MAX_ALPHA,
     MAX_BEAM_SIZE,
     MAX_EXTRA_LENGTH,
-    MAX_SUPPRESSED,
-    MIN_TEMPERATURE,
-    NO_CONTROLS,
-    RANGES,
     LengthLimits,
-    SearchControls,
     SearchKey,
     TranslateOptions,
-    patience_of,
     require_list,
-    require_range,
 )
 from t2tdeploy.errors import CorruptFileError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult, SearchSession
-from t2tdeploy.search_inputs import OTHER_VARIANT, require_fixed
+from t2tdeploy.search_keys import SearchKeys
 from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 
@@ -84,16 +75,27 @@ class Translator:
         self._source = bundle.tokenizer("inputs")
         self._target = bundle.tokenizer("targets")
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens
-        self._widest_beam = self._target.vocab_size // 2
-        if self.defaults.beam_size > self._widest_beam:
+        if self.defaults.beam_size > self._target.vocab_size // 2:
             raise CorruptFileError(
                 bundle.directory / MANIFEST,
                 f"decode.beam_size = {self.defaults.beam_size} is more than half of the target vocabulary of "
                 f"{self._target.vocab_size}",
                 help="export the bundle again with a smaller beam_size",
             )
-        self.max_beam_size = min(max(max_beam_size, self.defaults.beam_size), self._widest_beam)
-        self.max_extra_length = max(max_extra_length, self.defaults.extra_length)
+        self._keys = SearchKeys(
+            self.session,
+            self._target,
+            self.defaults,
+            max_beam_size=max_beam_size,
+            max_extra_length=max_extra_length,
+        )
+        self.max_beam_size, self.max_extra_length = self._keys.max_beam_size, self._keys.max_extra_length
+
+    def with_threads(self, threads: int) -> Translator:
+        """The same with a session of its own, whose searches use so many threads. Each session holds the weights."""
+        other = copy.copy(self)
+        other.session = self.session.with_threads(threads)
+        return other
 
     def warm_up(self) -> None:
         """Runs the graph once."""
@@ -140,7 +142,7 @@ class Translator:
         require_list("targets", targets)
         if len(sources) != len(targets):
             raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
-        self._require_graph("scores", "prefix")
+        self._keys.require_graph("scores", "prefix")
         sentences = self.encode(sources)
         longest = self.defaults.max_source_length + self.max_extra_length
         wanted = [
@@ -164,124 +166,7 @@ class Translator:
         Raises:
             RequestError: naming the option that is out of range, or that the graph does not have, or has fixed.
         """
-        return self._default_key if options is BUNDLE_DEFAULTS else self._key_of(options)
-
-    @cached_property
-    def _default_key(self) -> SearchKey:
-        return self._key_of(BUNDLE_DEFAULTS)
-
-    def _key_of(self, options: TranslateOptions) -> SearchKey:
-        defaults = self.defaults
-        num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
-        alpha = defaults.alpha if options.alpha is None else options.alpha
-        extra_length = defaults.extra_length if options.extra_length is None else options.extra_length
-        require_range("alpha", alpha, 0, MAX_ALPHA)
-        require_range("num_hypotheses", num_hypotheses, 1, self.max_beam_size)
-        require_range("extra_length", extra_length, 1, self.max_extra_length)
-        for name, (low, high) in RANGES.items():
-            if (value := getattr(options, name)) is not None:
-                require_range(name, value, low, high)
-        if options.min_length and options.max_length and options.min_length > options.max_length:
-            raise RequestError(
-                "options.min_length", f"{options.min_length} is more than max_length = {options.max_length}"
-            )
-        controls = self._controls(options)
-        if options.alternatives and controls.temperature > 0:
-            raise RequestError(
-                "options.alternatives", "samples are no alternatives", help="leave it out, or the temperature"
-            )
-        beam_size = self._beam_size(options, num_hypotheses, sampling=controls.temperature > 0)
-        lengths = LengthLimits(
-            extra_length,
-            options.max_length,
-            options.max_ratio,
-            options.min_length or 0,
-            options.min_ratio or 0.0,
-        )
-        if lengths.min_length or lengths.min_ratio:
-            self._require_graph("options.min_length", "min_length")
-        for name in ("alternatives", "return_tokens", "return_attention", "replace_unknown"):
-            if getattr(options, name):
-                self._require_graph(f"options.{name}", "prefix" if name == "alternatives" else "token_scores")
-        if self.session.fixed is not None:
-            require_fixed(self.session.fixed, beam_size, float(alpha), num_hypotheses, controls, extra_length)
-        return SearchKey(
-            beam_size,
-            float(alpha),
-            num_hypotheses,
-            lengths,
-            controls,
-            alternatives=options.alternatives,
-            tokens=options.return_tokens or options.return_attention,
-            attention=options.return_attention,
-            replace_unknown=options.replace_unknown,
-        )
-
-    def _beam_size(self, options: TranslateOptions, num_hypotheses: int, *, sampling: bool) -> int:
-        if sampling and options.beam_size not in (None, num_hypotheses):
-            raise RequestError(
-                "options.beam_size",
-                f"{options.beam_size} with a temperature: each of {num_hypotheses} hypotheses is a sample of its own",
-                help="leave beam_size out, or the temperature",
-            )
-        beam_size = self.defaults.beam_size if options.beam_size is None else options.beam_size
-        beam_size = num_hypotheses if sampling else beam_size
-        why = f": half of the target vocabulary of {self._target.vocab_size}"
-        require_range(
-            "beam_size", beam_size, 1, self.max_beam_size, why if self.max_beam_size == self._widest_beam else ""
-        )
-        if num_hypotheses > beam_size:
-            raise RequestError(
-                "options.num_hypotheses",
-                f"{num_hypotheses} is more than beam_size = {beam_size}",
-                help="raise beam_size",
-            )
-        return beam_size
-
-    def _controls(self, options: TranslateOptions) -> SearchControls:
-        names = ("repetition_penalty", "no_repeat_ngram_size", "coverage_penalty", "temperature", "top_k", "top_p")
-        given = {name: value for name in names if (value := getattr(options, name)) is not None}
-        for name in names:
-            if given.get(name, default := getattr(NO_CONTROLS, name)) != default:
-                self._require_graph(f"options.{name}", name)
-        if 0 < given.get("temperature", 0) < MIN_TEMPERATURE:
-            raise RequestError(
-                "options.temperature", f"{options.temperature} is neither 0 nor at least {MIN_TEMPERATURE:g}"
-            )
-        require_list("options.suppress", options.suppress)
-        if len(options.suppress) > MAX_SUPPRESSED:
-            raise RequestError(
-                "options.suppress", f"{len(options.suppress)} pieces, at most {MAX_SUPPRESSED} are taken"
-            )
-        patience = patience_of(options, default=self.defaults.early_stopping)
-        if patience != NO_CONTROLS.patience and self.session.fixed is None:
-            self._require_graph("options.early_stopping", "patience")
-        suppressed = [UNK_ID] if options.suppress_unknown else []
-        for piece in options.suppress:
-            token = self._target.id_of(piece)
-            if token is None:
-                raise RequestError(
-                    "options.suppress",
-                    f"'{piece}' is no piece of the target vocabulary",
-                    help="return_tokens shows pieces; a word's first piece starts with '\u2581'",
-                )
-            suppressed.append(token)
-        if suppressed:
-            field = "options.suppress" if options.suppress else "options.suppress_unknown"
-            self._require_graph(field, "suppressed")
-        controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), patience=patience, **given)
-        if controls.temperature <= 0:
-            return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
-        seed = secrets.randbits(63) if options.seed is None else options.seed
-        return replace(controls, seed=seed, patience=NO_CONTROLS.patience)  # every sample has its own end
-
-    def _require_graph(self, field: str, control: str) -> None:
-        if control not in {*self.session.controls, *self.session.outputs}:
-            if self.session.fixed is not None:
-                raise RequestError(field, "the search of this variant was made without it", help=OTHER_VARIANT)
-            raise RequestError(
-                field, "the graph of this model cannot do it", help="export the run again with this t2tdeploy"
-            )
+        return self._keys.of(options)
 
     def encode(
         self, sources: Sequence[Source], *, truncate: bool = False, target_prefixes: Sequence[str] | None = None
@@ -298,7 +183,7 @@ class Translator:
         require_list("target_prefixes", target_prefixes)
         if len(target_prefixes) != len(sources):
             raise RequestError("target_prefixes", f"{len(target_prefixes)} for {len(sources)} sources")
-        self._require_graph("target_prefixes", "prefix")
+        self._keys.require_graph("target_prefixes", "prefix")
         prefixes = [
             encode_source(
                 self._target, prefix, field=f"target_prefixes[{index}]", max_length=limit, help="shorten the prefix"

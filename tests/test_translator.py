@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.errors import CorruptFileError, RequestError
-from t2tdeploy.translator import BLANK, Hypothesis, TranslateOptions, Translator
+from t2tdeploy.translator import BLANK, BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 from tests.serving.toy_bundle import small_tokenizer, write_toy_bundle
 
 
@@ -79,6 +79,14 @@ def test_options_that_cannot_share_a_batch_have_different_keys(translator: Trans
     ]
     assert len({translator.search_key(options) for options in asked}) == len(asked)
     assert translator.search_key(TranslateOptions(extra_length=50)) == translator.search_key(TranslateOptions())
+    assert translator.search_key(BUNDLE_DEFAULTS) == translator.search_key(TranslateOptions()), "the one is remembered"
+
+
+def test_another_number_of_threads_translates_the_same(translator: Translator) -> None:
+    sources = ["ab", "", "a longer one", "ba" * 15]
+    other = translator.with_threads(2)
+    assert (translator.session.threads, other.session.threads) == (1, 2)
+    assert other.translate(sources, num_hypotheses=2) == translator.translate(sources, num_hypotheses=2)
 
 
 def test_a_beam_is_at_most_half_the_target_vocabulary(tmp_path: Path) -> None:

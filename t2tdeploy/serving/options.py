@@ -7,12 +7,13 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
-from t2tdeploy.runtime import SPIN_US
+from t2tdeploy.runtime import SPIN_US, available_cpus
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.operation_options import OperationOptions
 from t2tdeploy.serving.version_policy import Alias, VersionPolicy
 
 UI_PORT = 8080
+DEFAULT_WORKERS = 2
 
 
 class ServerOptions(OperationOptions):
@@ -41,9 +42,15 @@ class ServerOptions(OperationOptions):
     variant: str | None = Field(
         None, min_length=1, description="form of the bundle's graph that runs; none: the bundle's default_variant"
     )
-    workers: int = Field(1, ge=1, description="batches that run at once, of all models; those of one share its memory")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="batches that run at once, of all models; none: 2 of a model that translates on CPUs, else 1",
+    )
     threads: int | None = Field(
-        None, ge=1, description="threads of the model, shared by the workers; none: the CPUs this process may use"
+        None,
+        ge=1,
+        description="threads of a batch; none: all CPUs for one that runs alone, else a share of them",
     )
     spin_us: int = Field(
         SPIN_US,
@@ -114,6 +121,11 @@ class ServerOptions(OperationOptions):
     def bound_http_port(self) -> int | None:
         """Where HTTP is answered; None: nowhere."""
         return UI_PORT if self.http_port is None and self.ui else self.http_port
+
+    @property
+    def batches_at_once(self) -> int:
+        """Of all models."""
+        return self.workers or (DEFAULT_WORKERS if self.threads is None and available_cpus() > 1 else 1)
 
     @property
     def version_policy(self) -> VersionPolicy:

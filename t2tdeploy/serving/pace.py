@@ -31,7 +31,7 @@ class Pace:
         """Seconds that the batches of late took; 0: there was none."""
         return self._batch or 0.0
 
-    def learn(self, seconds: float, tokens: int, *, others_waited: bool, complete: bool) -> None:
+    def learn(self, seconds: float, tokens: int, *, others_waited: bool, complete: bool, widened: bool = False) -> None:
         """A batch took so long.
 
         Args:
@@ -39,9 +39,10 @@ class Pace:
             others_waited: it was as large as it could be. Of other batches only those are learned from in which a
                 token was cheaper than known: a lone sentence's tokens cost many times as much.
             complete: False: it was stopped, and would have taken longer.
+            widened: it had the CPUs of all workers; of batches that run at once each would have taken longer.
         """
         self._batch = _learned(self._batch, seconds, complete)
-        token = seconds / tokens
+        token = seconds / tokens * (self._workers if widened else 1)
         if others_waited or (complete and self._token is not None and token < self._token):
             self._token = _learned(self._token, token, complete)
 

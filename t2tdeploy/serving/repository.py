@@ -21,8 +21,7 @@ from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import UnavailableError
-from t2tdeploy.serving.served_model import ServedModel, load_answerer
-from t2tdeploy.serving.work import Answerer
+from t2tdeploy.serving.served_model import LoadedModel, ServedModel, load_model
 from t2tdeploy.targets import require_runnable
 
 logger = logging.getLogger("t2tdeploy.serving")
@@ -82,7 +81,7 @@ class ModelRepository:
         self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
         self._retiring: dict[asyncio.Task[None], ServedModel] = {}
         self._batches_of_retired = 0
-        self._slots = ComputeSlots(options.workers)
+        self._slots = ComputeSlots(options.batches_at_once)
         self._lock = asyncio.Lock()
 
     @property
@@ -282,14 +281,14 @@ class ModelRepository:
         self._loading.add(key)
         started = time.monotonic()
         try:
-            answerer = await asyncio.to_thread(_load, found, self._options)
+            loaded = await asyncio.to_thread(_load, found, self._options)
         except Exception as error:
             self._report_broken(found, error)
             return served is not None
         finally:
             self._loading.discard(key)
         self._broken.pop(key, None)
-        model = ServedModel(found, answerer, self._options, self._slots)
+        model = ServedModel(found, loaded, self._options, self._slots)
         self._announce(model)
         self._served.setdefault(found.name, {})[found.number] = model
         self._report_loaded(model, time.monotonic() - started)
@@ -335,7 +334,7 @@ class ModelRepository:
         self._changed()
 
 
-def _load(found: Found, options: ServerOptions) -> Answerer:
+def _load(found: Found, options: ServerOptions) -> LoadedModel:
     bundle = load_bundle(found.directory)
     require_runnable(bundle, options.variant)
-    return load_answerer(bundle, options)
+    return load_model(bundle, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from t2tdeploy.serving.work import Key, Result, Row, Work
 logger = logging.getLogger("t2tdeploy.serving")
 
 _MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
+_CALM_BATCHES = 2
+"""Batches may have all CPUs once none has had company for as long as so many take."""
 
 
 class OverloadedError(Exception):
@@ -72,6 +75,7 @@ class _Run(Generic[Row, Key, Result]):
     batch: list[_Item[Key, Row, Result]]
     started: float
     others_waited: bool
+    alone: bool
     interrupt: Interrupt = field(default_factory=Interrupt)
 
     def stop_if_unwanted(self) -> None:
@@ -111,6 +115,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._arrived = asyncio.Event()
         self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
+        self._crowded = -math.inf  # when a batch last started while others ran or waited
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
@@ -305,7 +310,7 @@ class Scheduler(Generic[Row, Key, Result]):
         """Runs a batch. If it fails, its halves are run, and so on: only the rows that fail alone are lost."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        run = _Run(batch, started, others_waited)
+        run = _Run(batch, started, others_waited, alone=self._is_alone(started, others_waited))
         for item in batch:
             item.content.request.start(started)
         self._runs.add(run)
@@ -331,8 +336,15 @@ class Scheduler(Generic[Row, Key, Result]):
                     await self._run(half, others_waited=False)
         self._runs.discard(run)  # not when cancelled: `stop` still has to answer its rows
 
+    def _is_alone(self, now: float, others_waited: bool) -> bool:
+        """Whether a batch that starts now has the CPUs for itself, as it seems."""
+        if others_waited or self._slots.held > 1:
+            self._crowded = now
+        return now - self._crowded > _CALM_BATCHES * self._pace.batch
+
     def _compute(self, run: _Run[Row, Key, Result]) -> list[Result]:
-        return self._work.run([item.content.row for item in run.batch], run.batch[0].key, run.interrupt)
+        rows = [item.content.row for item in run.batch]
+        return self._work.run(rows, run.batch[0].key, run.interrupt, alone=run.alone)
 
     def _report(self, run: _Run[Row, Key, Result], outcome: Outcome) -> None:
         """Tells the observers of a batch that ended, and learns from it how fast batches are."""
@@ -353,6 +365,7 @@ class Scheduler(Generic[Row, Key, Result]):
                 report.tokens,
                 others_waited=run.others_waited,
                 complete=outcome == "ok",
+                widened=self._work.widens and run.alone,
             )
         self._tell(lambda observer: observer.batch_done(report))
 

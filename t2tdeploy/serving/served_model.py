@@ -5,20 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
+from t2tdeploy.runtime import available_cpus
 from t2tdeploy.serving.bundle_source import Found
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
-from t2tdeploy.serving.work import Answerer, work_of
+from t2tdeploy.serving.work import Answerer, ClassificationWork, TranslationWork
 from t2tdeploy.translator import Translator
 
 
-def load_answerer(bundle: Bundle, options: ServerOptions) -> Answerer:
+@dataclass(frozen=True)
+class LoadedModel:
+    """What a bundle became.
+
+    Args:
+        work: what is done with it.
+        workers: its batches that run at once.
+    """
+
+    answerer: Answerer
+    work: TranslationWork | ClassificationWork
+    workers: int
+
+
+def load_model(bundle: Bundle, options: ServerOptions) -> LoadedModel:
     """Loads a bundle's graph and runs it once. Takes seconds: call it in a thread.
 
     Raises:
@@ -26,20 +42,27 @@ def load_answerer(bundle: Bundle, options: ServerOptions) -> Answerer:
         CorruptFileError: the graph or a vocabulary cannot be loaded.
         OperationalError: onnxruntime cannot run it here.
     """
-    answerer: Answerer
-    if bundle.manifest.task == "translate":
-        answerer = Translator(
-            bundle,
-            variant=options.variant,
-            threads=options.threads,
-            spin_us=options.spin_us,
-            max_beam_size=options.max_beam_size,
-            max_extra_length=options.max_extra_length,
-        )
-    else:
-        answerer = Classifier(bundle, variant=options.variant, threads=options.threads, spin_us=options.spin_us)
-    answerer.warm_up()
-    return answerer
+    if bundle.manifest.task != "translate":
+        classifier = Classifier(bundle, variant=options.variant, threads=options.threads, spin_us=options.spin_us)
+        classifier.warm_up()
+        return LoadedModel(classifier, ClassificationWork(classifier), options.workers or 1)
+    translator = Translator(
+        bundle,
+        variant=options.variant,
+        threads=options.threads,
+        spin_us=options.spin_us,
+        max_beam_size=options.max_beam_size,
+        max_extra_length=options.max_extra_length,
+    )
+    translator.warm_up()
+    on_cpus = bundle.variant(options.variant).target == "cpu"
+    workers = options.batches_at_once if on_cpus else options.workers or 1
+    beside = None
+    if on_cpus and options.threads is None and workers > 1:
+        # The threads of a session are shared by its runs, which each bring one of their own.
+        beside = translator.with_threads(max(1, available_cpus() - workers + 1))
+        beside.warm_up()
+    return LoadedModel(translator, TranslationWork(translator, beside), workers)
 
 
 class ServedModel:
@@ -54,11 +77,11 @@ class ServedModel:
         slots: shared by all models of the process.
     """
 
-    def __init__(self, found: Found, answerer: Answerer, options: ServerOptions, slots: ComputeSlots) -> None:
+    def __init__(self, found: Found, loaded: LoadedModel, options: ServerOptions, slots: ComputeSlots) -> None:
         self.name, self.number, self.fingerprint = found.name, found.number, found.fingerprint
-        self.answerer = answerer
+        self.answerer = loaded.answerer
         self.scheduler: Scheduler[Any, Any, Any] = Scheduler(
-            work_of(answerer), options.batch_limits(), workers=options.workers, slots=slots
+            loaded.work, options.batch_limits(), workers=loaded.workers, slots=slots
         )
         self.scheduler.start()
         self._users = 0

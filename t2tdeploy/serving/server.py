@@ -130,7 +130,7 @@ class Server:
             http_port=self.http_port,
             metrics_port=self.operations.metrics_port,
             models=[model.label for model in self.repository.models()],
-            workers=self._options.workers,
+            workers=self._options.batches_at_once,
             **({"ui": self.ui_url} if self.ui_url else {}),
         )
         if self._options.poll_seconds:

@@ -22,7 +22,13 @@ Result = TypeVar("Result")
 
 
 class Work(ABC, Generic[Row, Key, Result]):
-    """Rows and how they are answered. Called from several threads."""
+    """Rows and how they are answered. Called from several threads.
+
+    Attributes:
+        widens: whether a batch that runs alone has the CPUs of all batches that may run at once.
+    """
+
+    widens = False
 
     @abstractmethod
     def length(self, row: Row) -> int:
@@ -33,8 +39,11 @@ class Work(ABC, Generic[Row, Key, Result]):
         """Of the memory that it takes while it runs, in tokens; grows with the length."""
 
     @abstractmethod
-    def run(self, rows: Sequence[Row], key: Key, interrupt: Interrupt) -> list[Result]:
+    def run(self, rows: Sequence[Row], key: Key, interrupt: Interrupt, *, alone: bool) -> list[Result]:
         """The answers of one batch, in the order of its rows.
+
+        Args:
+            alone: whether no other batch runs now, nor waits to.
 
         Raises:
             SearchStoppedError: the interrupt was used.
@@ -43,10 +52,18 @@ class Work(ABC, Generic[Row, Key, Result]):
 
 
 class TranslationWork(Work[Sentence, SearchKey, list[Hypothesis]]):
-    """Sentences and their hypotheses; those with equal options share batches."""
+    """Sentences and their hypotheses; those with equal options share batches.
 
-    def __init__(self, translator: Translator) -> None:
-        self.translator = translator
+    Args:
+        translator: of batches that run alone.
+        beside: of batches that run at once, with fewer threads. Each of the thousands of small operators of a search
+            ends with its threads waiting for each other; two searches of one thread do not wait, and do more than one
+            of two threads. None: `translator` does these too.
+    """
+
+    def __init__(self, translator: Translator, beside: Translator | None = None) -> None:
+        self.translator, self._beside = translator, beside or translator
+        self.widens = beside is not None
 
     def length(self, row: Sentence) -> int:
         """See Work."""
@@ -56,9 +73,12 @@ class TranslationWork(Work[Sentence, SearchKey, list[Hypothesis]]):
         """See Work."""
         return key.cost(len(row.ids), len(row.prefix))
 
-    def run(self, rows: Sequence[Sentence], key: SearchKey, interrupt: Interrupt) -> list[list[Hypothesis]]:
+    def run(
+        self, rows: Sequence[Sentence], key: SearchKey, interrupt: Interrupt, *, alone: bool
+    ) -> list[list[Hypothesis]]:
         """See Work."""
-        return self.translator.search(rows, key, interrupt=interrupt)
+        translator = self.translator if alone else self._beside
+        return translator.search(rows, key, interrupt=interrupt)
 
 
 class Asked(NamedTuple):
@@ -82,13 +102,8 @@ class ClassificationWork(Work[Asked, None, Classification]):
         """See Work."""
         return row.example.cost
 
-    def run(self, rows: Sequence[Asked], key: None, interrupt: Interrupt) -> list[Classification]:
+    def run(self, rows: Sequence[Asked], key: None, interrupt: Interrupt, *, alone: bool) -> list[Classification]:
         """See Work."""
         most = max(row.top_k for row in rows)
         found = self.classifier.run([row.example for row in rows], most, interrupt=interrupt)
         return [one.best(row.top_k) for one, row in zip(found, rows, strict=True)]
-
-
-def work_of(answerer: Answerer) -> TranslationWork | ClassificationWork:
-    """The work of what a bundle became."""
-    return TranslationWork(answerer) if isinstance(answerer, Translator) else ClassificationWork(answerer)

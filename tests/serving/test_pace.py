@@ -128,3 +128,10 @@ def test_several_workers_empty_a_queue_faster() -> None:
     for pace in (one, two):
         pace.learn(1.0, 100, others_waited=True, complete=True)
     assert two.wait(1000) == one.wait(1000) / 2
+
+
+def test_a_batch_on_all_cpus_tells_what_it_would_have_taken_on_a_share() -> None:
+    lone, beside = Pace(workers=2), Pace(workers=2)
+    lone.learn(0.5, 100, others_waited=True, complete=True, widened=True)
+    beside.learn(1.0, 100, others_waited=True, complete=True)
+    assert lone.wait(1000) == beside.wait(1000)

@@ -17,6 +17,7 @@ from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.observer import BatchReport, SilentObserver
+from t2tdeploy.serving.pace import Pace
 from t2tdeploy.serving.scheduler import Answer, OverloadedError, Scheduler, UnavailableError
 from t2tdeploy.serving.work import TranslationWork
 from t2tdeploy.translator import Hypothesis, Translator
@@ -252,6 +253,34 @@ def test_stopping_answers_everybody(bundle: Bundle) -> None:
         assert scheduler.statistics.dropped_sentences == {"stopped": 8}
 
     run(translator, test)
+
+
+def test_a_batch_has_all_cpus_while_it_is_alone(bundle: Bundle) -> None:
+    """A lone batch runs on the session of all CPUs, batches beside others on the other one; and after company a batch
+    is alone again only when none has come for a while."""
+    lone, beside = Held(bundle), Held(bundle)
+
+    async def everything() -> None:
+        scheduler = Scheduler(TranslationWork(lone, beside), LIMITS, workers=2)
+        scheduler.start()
+        async with asyncio.timeout(20):
+            first = ask(scheduler, "first")
+            await until(lambda: lone.batches == [["first"]])
+            second = ask(scheduler, "second")
+            await until(lambda: beside.batches == [["second"]])
+            for held in (lone, beside):
+                held.go.set()
+            await asyncio.gather(first, second)
+            await ask(scheduler, "soon after")
+            assert [lone.batches, beside.batches] == [[["first"]], [["second"], ["soon after"]]]
+            scheduler._pace = Pace(2)  # the batches that were held taught it a pace that one would wait long for
+            await ask(scheduler, "much later")
+            assert lone.batches == [["first"], ["much later"]]
+            await ask(scheduler, *"abcdefg")
+            assert len(lone.batches) == 2, "four ran while three waited"
+        await scheduler.stop()
+
+    asyncio.run(everything())
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -86,7 +86,7 @@ def model_config(frontend: Frontend, name: str, version: str) -> pb.ModelConfig:
     group = pb.ModelInstanceGroup(
         name=model.name,
         kind=pb.ModelInstanceGroup.KIND_GPU if gpu else pb.ModelInstanceGroup.KIND_CPU,
-        count=options.workers,
+        count=model.scheduler.state().workers,
     )
     parameters = {
         "variant": variant,
