@@ -1,4 +1,4 @@
-"""The same session behind four fronts: our server, the obvious gRPC server, LitServe, and a bare loop.
+"""The same session behind some fronts: our server, the obvious gRPC server, LitServe, and bare loops.
 
 All live at the same time and take turns, so that what else the machine does meets them alike; who has no turn stands
 still. A ratio is the median over the rounds of the ratio within a round. Each is asked the same sentences by so many
@@ -7,7 +7,8 @@ company.
 
 The bare loop is what a program would do that has as many sentences at hand as callers are waiting: it sorts them by
 length and translates them in batches of the size that turned out fastest. A server cannot know more. Beside it, the
-same in the order of arrival.
+same in the order of arrival; and what all CPUs can do: a loop of one thread for each, which share the callers. LitServe
+has one worker with all threads, or a worker of one thread for each CPU; the faster one counts.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import asyncio
 import json
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,9 @@ HERE = Path(__file__).parent
 CONCURRENCY = (1, 8, 64)
 BATCHES = {1: (1,), 8: (8, 4), 64: (64, 32, 16)}
 OURS, NAIVE, OTHER, BARE, ARRIVAL = "t2tdeploy", "grpcio alone", "litserve", "bare", "bare, in order of arrival"
-SERVERS = (OURS, NAIVE, OTHER)
+OTHER_EACH, BARE_EACH = "litserve, a worker per CPU", "bare, a loop per CPU"
+OTHERS = (OTHER, OTHER_EACH)
+SERVERS = (OURS, NAIVE, *OTHERS)
 FOREVER = 10**9
 ANSWERS_OF_A_CALLER = 4
 DEADLINE_SECONDS = 120.0
@@ -99,13 +104,19 @@ class Contestants:
         self.setting = setting
         sources = folder / "sources.txt"
         sources.write_text("\n".join(setting.sources), encoding="utf-8")
-        job = {"bundle": str(setting.bundle), "threads": setting.threads, "sources": str(sources)}
-        self.bare = stack.enter_context(WorkerProcess(HERE / "serving_bare.py", job))
-        self.bare.wait_until_ready()
+        job = {"bundle": str(setting.bundle), "sources": str(sources)}
+        jobs = [{**job, "threads": setting.threads}, *({**job, "threads": 1} for _ in range(setting.threads))]
+        self.bare, *self.loops = (
+            stack.enter_context(WorkerProcess(HERE / "serving_bare.py", one)) for one in jobs
+        )  # fmt: skip
+        for worker in (self.bare, *self.loops):
+            worker.wait_until_ready()
+        litserve = [HERE / "serving_litserve.py", setting.bundle]
         commands = {
             OURS: serve_command(setting.bundle, threads=setting.threads),
             NAIVE: [HERE / "serving_naive.py", setting.bundle, setting.threads, setting.workers],
-            OTHER: [HERE / "serving_litserve.py", setting.bundle, setting.threads, setting.batch_timeout],
+            OTHER: [*litserve, setting.threads, 1, setting.batch_timeout],
+            OTHER_EACH: [*litserve, 1, setting.threads, setting.batch_timeout],
         }
         self.servers = {name: stack.enter_context(ServerProcess(command)) for name, command in commands.items()}
         self._grpc = request_messages(setting.sources, 1)
@@ -116,14 +127,27 @@ class Contestants:
         with standing_still(self.servers.values()):
             return self.bare.ask("run", *map(str, (start, concurrency, batch, int(in_order), count, seconds)))
 
+    def run_loops(self, concurrency: int, batch: int, start: int, seconds: float) -> dict[str, Any]:
+        """A loop on each CPU, all at once, with a share of the callers each; their sums."""
+        window = max(1, concurrency // len(self.loops))
+        words = map(str, (start, window, min(batch, window), 1, FOREVER, seconds))
+        with standing_still(self.servers.values()), ThreadPoolExecutor(len(self.loops)) as pool:
+            found = list(pool.map(lambda loop, words: loop.ask("run", *words), self.loops, repeat([*words])))
+        sums = {name: sum(one[name] for one in found) for name in ("sentences", "cpu_seconds")}
+        return {
+            **sums,
+            "seconds": max(one["seconds"] for one in found),
+            "latencies": [latency for one in found for latency in one["latencies"]],
+        }
+
     async def run_server(self, name: str, concurrency: int, start: int, plan: Plan, cell: Cell) -> None:
         """One measurement of a server, added to `cell`."""
         server = self.servers[name]
-        messages = self._json if name == OTHER else self._grpc
+        messages = self._json if name in OTHERS else self._grpc
         messages = [*messages[start:], *messages[:start]]
         ended: list[float] = []
         async with AsyncExitStack() as stack:
-            if name == OTHER:
+            if name in OTHERS:
                 ask = await http_ask(f"http://{server.address}/predict", stack)
             else:
                 ask = (await stack.enter_async_context(Target(server.address, deadline=plan.deadline))).ask
@@ -180,7 +204,7 @@ def slope(moments: Sequence[float]) -> float:
 
 def compare(setting: Setting, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """All rounds; the record for the results."""
-    cells = {name: {count: Cell() for count in CONCURRENCY} for name in (*SERVERS, BARE, ARRIVAL)}
+    cells = {name: {count: Cell() for count in CONCURRENCY} for name in (*SERVERS, BARE, ARRIVAL, BARE_EACH)}
     with ExitStack() as stack:
         say("compare: starting the servers")
         contestants = Contestants(setting, folder, stack)
@@ -238,7 +262,7 @@ def one_round(
         warm_up=0.0 if concurrency == 1 else setting.warm_up,
         deadline=DEADLINE_SECONDS,
     )
-    names = [BARE, *SERVERS, *([ARRIVAL] if concurrency > 1 else [])]
+    names = [BARE, *SERVERS, *([ARRIVAL, BARE_EACH] if concurrency > 1 else [])]
     shift = number % len(names)
     for name in [*names[shift:], *names[:shift]]:
         cell = cells[name][concurrency]
@@ -247,7 +271,10 @@ def one_round(
                 asyncio.run(contestants.run_server(name, concurrency, start, plan, cell))
             continue
         limit = FOREVER if concurrency == 1 else seconds
-        found = contestants.run_bare(concurrency, bare.batch, name == BARE, start, count, limit)
+        if name == BARE_EACH:
+            found = contestants.run_loops(concurrency, bare.batch, start, limit)
+        else:
+            found = contestants.run_bare(concurrency, bare.batch, name == BARE, start, count, limit)
         cell.rates.append(found["sentences"] / found["seconds"])
         cell.p50_ms.append(1000 * statistics.median(found["latencies"]))
         cell.cpus.append((found["cpu_seconds"] / found["seconds"], 0.0))
@@ -274,6 +301,6 @@ def summary(cells: dict[str, dict[int, Cell]]) -> dict[str, float]:
     return {
         "throughput_over_bare": found[BARE],
         "throughput_over_naive": found[NAIVE],
-        "throughput_over_other": found[OTHER],
+        "throughput_over_other": min(found[name] for name in OTHERS),
         "p50_minus_bare_ms": round(statistics.median(ours - bare for ours, bare in alone), 2),
     }

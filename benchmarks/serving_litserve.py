@@ -1,6 +1,8 @@
 """LitServe around the same `Translator`, for comparison: JSON over HTTP, with its dynamic batching.
 
-    python benchmarks/serving_litserve.py BUNDLE THREADS BATCH_TIMEOUT
+    python benchmarks/serving_litserve.py BUNDLE THREADS WORKERS BATCH_TIMEOUT
+
+Each of the workers is a process with a model of so many threads.
 
 {"source": …} at /predict gives {"text": …, "tokens": …}. Writes {"event": "serving", "port": …} when it has the model.
 """
@@ -51,10 +53,12 @@ def free_port() -> int:
 
 
 def main() -> None:
-    bundle, threads, batch_timeout = sys.argv[1:]
+    bundle, threads, workers, batch_timeout = sys.argv[1:]
     port = free_port()
     api = Api(Path(bundle), int(threads), port, float(batch_timeout))
-    server = litserve.LitServer(api, accelerator="cpu", devices=1, workers_per_device=1, timeout=False, fast_queue=True)
+    server = litserve.LitServer(
+        api, accelerator="cpu", devices=1, workers_per_device=int(workers), timeout=False, fast_queue=True
+    )
     server.run(host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="error")
 
 

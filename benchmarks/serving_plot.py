@@ -7,6 +7,7 @@ from typing import Any
 
 COLOURS = {
     "t2tdeploy": "#1b6ca8", "bare": "#5c5c5c", "bare, in order of arrival": "#9a9a9a", "litserve": "#e0a458",
+    "litserve, a worker per CPU": "#c77b1e", "bare, a loop per CPU": "#2b2b2b",
     "grpcio alone": "#a23b72",
 }  # fmt: skip
 

@@ -18,6 +18,8 @@ from typing import Any, Self
 
 import psutil
 
+from t2tdeploy.runtime import available_cpus
+
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 
@@ -139,7 +141,10 @@ def standing_still(servers: Iterable[ServerProcess]) -> Iterator[None]:
             os.killpg(server.process.pid, signal.SIGCONT)
 
 
-def serve_command(bundle: Path, **options: Any) -> list[str | Path]:
-    """`t2tdeploy serve` on a free port; `options` are those of the server."""
+def serve_command(bundle: Path, *, threads: int | None = None, **options: Any) -> list[str | Path]:
+    """`t2tdeploy serve` on a free port; `options` are those of the server. As many threads as there are CPUs is what it
+    takes by itself, for lone batches."""
+    if threads not in (None, available_cpus()):
+        options["threads"] = threads
     settings = ",".join(f"{name}={value}" for name, value in options.items())
     return ["-m", "t2tdeploy", "serve", "--bundle", bundle, "--port", "0", "--options", settings, "--json"]

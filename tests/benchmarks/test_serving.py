@@ -79,7 +79,7 @@ def test_all_contestants_answer_as_the_translator_does(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "toy")
     expected = [one.text for one, *_ in Translator(bundle, threads=1).translate(SOURCES)]
     naive = [HERE / "serving_naive.py", bundle.directory, 1, 2]
-    other = [HERE / "serving_litserve.py", bundle.directory, 1, 0.001]
+    other = [HERE / "serving_litserve.py", bundle.directory, 1, 2, 0.001]
     for command in (naive, serve_command(bundle.directory, threads=1)):
         with ServerProcess(command) as server, Client(server.address) as client:
             assert [one.text for one, *_ in client.translate(SOURCES)] == expected
@@ -126,11 +126,14 @@ def test_ratios_compare_within_a_round() -> None:
         "bare": {1: cell(1, 1, p50=12), 64: cell(10, 200, 40)},
         "grpcio alone": {1: cell(1), 64: cell(5, 20, 10)},
         "litserve": {1: cell(1), 64: cell(10, 50, 10)},
+        "litserve, a worker per CPU": {1: cell(1), 64: cell(5, 80, 20)},
     }
-    assert ratios(cells, 64) == {"bare": 0.75, "grpcio alone": 3, "litserve": 2}
+    assert ratios(cells, 64) == {
+        "bare": 0.75, "grpcio alone": 3, "litserve": 2, "litserve, a worker per CPU": 1.5
+    }  # fmt: skip
     assert summary(cells) == {
         "throughput_over_bare": 0.75,
         "throughput_over_naive": 3,
-        "throughput_over_other": 2,
+        "throughput_over_other": 1.5,
         "p50_minus_bare_ms": 0.5,
     }
