@@ -12,6 +12,9 @@ Nothing here reads a clock.
 from __future__ import annotations
 
 _SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what was too high has refused for nothing
+_SLOW_BATCH = 1.5
+"""A batch that takes so many times the mean of late is still to be expected: half of all are slower than the mean, and
+under overload an answer waits for the event loop, too."""
 
 
 class Pace:
@@ -53,10 +56,10 @@ class Pace:
     def next_batch(self, tokens: int) -> float:
         """Seconds that a batch out of so many waiting tokens may take; 0 as long as that is not known.
 
-        Twice what its tokens cost in large batches, and never more than the batches of late: a short queue makes a
-        short batch, however long others were.
+        Twice what its tokens cost in large batches, and never more than a slow one of the batches of late: a short
+        queue makes a short batch, however long others were.
         """
-        return min(self.batch, 2 * tokens * (self._token or 0.0))
+        return min(_SLOW_BATCH * self.batch, 2 * tokens * (self._token or 0.0))
 
     def lateness(self, tokens: int, running: float | None, remaining: float) -> float:
         """Seconds by which a request would probably come too late; 0 or less: it has time.

@@ -146,15 +146,16 @@ class Scheduler(Generic[Row, Key, Result]):
         sentences = sum(len(run.batch) for run in self._runs)
         return SchedulerState(len(self._queue), self._queue.tokens, len(self._runs), sentences, self._workers)
 
-    def require_room(self, count: int) -> None:
+    def require_room(self, count: int, deadline: float | None) -> None:
         """Checks that `count` more rows may wait, before work is spent on them.
 
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, or too long for the deadline, whatever the length of the rows.
         """
         if not self._queue.has_room(count):
             self._tell_refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
+        self._require_time(count, count, deadline)
 
     async def answer(
         self,
@@ -192,7 +193,7 @@ class Scheduler(Generic[Row, Key, Result]):
                 if wait_for_room:
                     await self._wait_for_room(items)
                 else:
-                    self._require_time(items, deadline)
+                    self._require_time(len(items), sum(item.length for item in items), deadline)
                     self._add(items)
                 results = await request.ended
         except TimeoutError:
@@ -216,7 +217,7 @@ class Scheduler(Generic[Row, Key, Result]):
             priority=priority,
         )
 
-    def _require_time(self, items: list[_Item[Key, Row, Result]], deadline: float | None) -> None:
+    def _require_time(self, count: int, tokens: int, deadline: float | None) -> None:
         """
         Raises:
             OverloadedError: what waits and runs will probably take until after the deadline.
@@ -226,10 +227,9 @@ class Scheduler(Generic[Row, Key, Result]):
         now = asyncio.get_running_loop().time()
         busy = len(self._runs) >= self._workers
         running = now - min(run.started for run in self._runs) if busy else None
-        tokens = self._queue.tokens + sum(item.length for item in items)
-        late = self._pace.lateness(tokens, running, deadline - now)
+        late = self._pace.lateness(self._queue.tokens + tokens, running, deadline - now)
         if late > 0:
-            self._tell_refused(len(items), "queue_full")
+            self._tell_refused(count, "queue_full")
             raise OverloadedError(_clamped(late), "the queue is too long for the deadline")
 
     def _add(self, items: list[_Item[Key, Row, Result]]) -> None:
