@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ bench-allocator: $(INSTALLED) ## what keeping freed memory is worth to training 
 
 bench-spinning: $(INSTALLED) ## what threads that stay awake bring to a search, and cost on shared CPUs
 	@$(PY) benchmarks/spinning.py
+
+bench-batches: $(INSTALLED) ## what two searches at once do more than one (ARGS="--bundle … --input …")
+	@$(PY) benchmarks/batches_at_once.py $(ARGS)
 
 bench-embedded: $(INSTALLED) ## BLEU and minutes on the embedded data
 	@$(PY) benchmarks/embedded.py

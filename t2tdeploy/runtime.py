@@ -385,6 +385,11 @@ class SearchSession(GraphSession):
             fixed=chosen.fixed,
         )
 
+    @property
+    def shares_threads(self) -> bool:
+        """Whether there are threads that searches could share."""
+        return self.threads > 1 and self._bundle.variant(self._variant).target == "cpu"
+
     def with_threads(self, threads: int) -> SearchSession:
         """The same graph in another session, whose runs use so many threads."""
         return SearchSession(self._bundle, variant=self._variant, threads=threads, spin_us=self._spin_us)

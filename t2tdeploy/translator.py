@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,10 @@ __all__ = [
     "TranslateOptions",
     "Translator",
 ]
+
+
+MANY_BATCHES = 4
+"""From so many on, a second session is worth its loading."""
 
 
 class Translator:
@@ -94,6 +100,7 @@ class Translator:
     def with_threads(self, threads: int) -> Translator:
         """The same with a session of its own, whose searches use so many threads. Each session holds the weights."""
         other = copy.copy(self)
+        other.__dict__.pop("_beside", None)
         other.session = self.session.with_threads(threads)
         return other
 
@@ -126,8 +133,7 @@ class Translator:
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
         found: list[list[Hypothesis]] = [[]] * len(sentences)
-        for indices in self.batches(sentences, key):
-            hypotheses = self.search([sentences[index] for index in indices], key)
+        for indices, hypotheses in self.search_batches(sentences, key):
             for index, answer in zip(indices, hypotheses, strict=True):
                 found[index] = answer
         return found
@@ -217,6 +223,35 @@ class Translator:
         rows = [sentence for sentence in sentences if not sentence.blank]
         found = iter(self._search(rows, key, interrupt) if rows else [])
         return [BLANK if sentence.blank else next(found) for sentence in sentences]
+
+    def search_batches(
+        self, sentences: Sequence[Sentence], key: SearchKey
+    ) -> Iterator[tuple[list[int], list[list[Hypothesis]]]]:
+        """Translates `sentences` in batches within the limits: the indices of each batch, and what `search` finds.
+
+        Of many batches two run at once, on a share of the threads each: they do more than one on all of them, as the
+        threads of a search wait for each other at the end of each of its operators.
+
+        Raises:
+            OperationalError: onnxruntime failed.
+        """
+        batches = list(self.batches(sentences, key))
+        rows = [[sentences[index] for index in indices] for indices in batches]
+        if len(batches) < MANY_BATCHES or not self.session.shares_threads:
+            yield from zip(batches, (self.search(batch, key) for batch in rows), strict=True)
+            return
+        pool = ThreadPoolExecutor(2, thread_name_prefix="t2tdeploy-search")
+        try:
+            found = [pool.submit(self._beside.search, batch, key) for batch in rows]
+            for indices, one in zip(batches, found, strict=True):
+                yield indices, one.result()
+        finally:  # also when nobody wants the rest
+            pool.shutdown(cancel_futures=True)
+
+    @cached_property
+    def _beside(self) -> Translator:
+        # Two runs of a session share its threads, and each brings one of its own.
+        return self.with_threads(self.session.threads - 1)
 
     def _search(
         self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None

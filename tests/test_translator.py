@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -80,6 +81,30 @@ def test_options_that_cannot_share_a_batch_have_different_keys(translator: Trans
     assert len({translator.search_key(options) for options in asked}) == len(asked)
     assert translator.search_key(TranslateOptions(extra_length=50)) == translator.search_key(TranslateOptions())
     assert translator.search_key(BUNDLE_DEFAULTS) == translator.search_key(TranslateOptions()), "the one is remembered"
+
+
+def test_many_batches_translate_as_few_do(translator: Translator) -> None:
+    """With threads to share, many batches run two at once; what comes out, and in which order, is the same."""
+    sources = [chr(97 + place % 26) * (1 + place * 7 % 30) for place in range(40)]
+    two = Translator(translator.bundle, threads=2, max_batch_size=3, max_batch_tokens=600)
+    key, sentences = two.search_key(BUNDLE_DEFAULTS), two.encode(sources)
+    assert [indices for indices, _ in two.search_batches(sentences, key)] == list(two.batches(sentences, key))
+    assert two.translate(sources) == translator.translate(sources)
+    assert two._beside.session.threads == 1
+
+
+def test_batches_that_nobody_wants_are_not_searched(translator: Translator) -> None:
+    class Counted(Translator):
+        def search(self, *arguments: Any, **options: Any) -> list[list[Hypothesis]]:
+            searched.append(1)
+            return super().search(*arguments, **options)
+
+    searched: list[int] = []
+    two = Counted(translator.bundle, threads=2, max_batch_size=1)
+    batches = two.search_batches(two.encode(["a long enough source"] * 200), two.search_key(BUNDLE_DEFAULTS))
+    next(batches)
+    batches.close()
+    assert len(searched) < 200
 
 
 def test_another_number_of_threads_translates_the_same(translator: Translator) -> None:

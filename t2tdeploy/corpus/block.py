@@ -109,9 +109,9 @@ class BlockTranslator:
         counts = Counter(one.text for one in sentences)
         distinct = list({one.text: one for one in sentences}.values())
         found: dict[str, Hypothesis] = {}
-        for indices in self._translator.batches(distinct, self._key):
+        for indices, answers in self._translator.search_batches(distinct, self._key):
             batch = [distinct[index] for index in indices]
-            for one, hypotheses in zip(batch, self._translator.search(batch, self._key), strict=True):
+            for one, hypotheses in zip(batch, answers, strict=True):
                 found[one.text] = hypotheses[0]
             report(sum(counts[one.text] for one in batch))
         return found
