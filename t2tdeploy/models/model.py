@@ -54,6 +54,9 @@ class Model(nn.Module):
         hparams_class: of its hyperparameters.
         default_hparams_set: the named set that training starts from if none is asked for; none: the fields' defaults.
         accepts: feature -> what it may be; features that are not named may be anything.
+        independent_rows: the loss of an example does not depend on the other examples of its batch, so that an engine
+            may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not inherited:
+            what a subclass adds may change it.
         raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
 
     Raises:
@@ -63,6 +66,7 @@ class Model(nn.Module):
     hparams_class: ClassVar[type[HParams]] = BasicHParams
     default_hparams_set: ClassVar[str | None] = None
     accepts: ClassVar[Mapping[str, tuple[Modality, ...]]] = {}
+    independent_rows: ClassVar[bool] = False
     raw_numbers: ClassVar[bool] = False
     target = "targets"
 

@@ -88,6 +88,7 @@ class Transformer(Model):
 
     hparams_class = TransformerHParams
     default_hparams_set = "transformer_tiny"
+    independent_rows = True
     accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": (Modality.SYMBOL,)}
 
     def __init__(self, hparams: TransformerHParams, features: Mapping[str, FeatureSpec]) -> None:

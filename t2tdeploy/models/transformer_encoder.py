@@ -26,6 +26,7 @@ class TransformerEncoder(Model):
 
     hparams_class = TransformerHParams
     default_hparams_set = "transformer_encoder_tiny"
+    independent_rows = True
     accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": FIXED_OUTPUTS}
 
     def __init__(self, hparams: TransformerHParams, features: Mapping[str, FeatureSpec]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ClassVar
 
 import onnx
@@ -12,13 +13,13 @@ from torch import Tensor
 from t2tdeploy.errors import UserError
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
-from t2tdeploy.training.dropout_masks import DropoutMasks
 from t2tdeploy.training.engine import Batch, EvaluationSums
 from t2tdeploy.training.gradient_engine import GradientEngine, default_device, derived_seed, memory_errors, size_of
 from t2tdeploy.training.graph.environment import choose_provider
-from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOGITS, LOSS_SCALE, NUMERATOR, axes_of
+from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOGITS, NUMERATOR
 from t2tdeploy.training.graph.runner import GraphRunner
 from t2tdeploy.training.graph.training_graph import TrainingGraph
+from t2tdeploy.training.lanes import Lane, halves
 from t2tdeploy.training.parameters import tensors_from
 from t2tdeploy.training.processes import ALONE, Processes
 
@@ -45,8 +46,9 @@ def require_support(hparams: HParams, device: torch.device | None) -> None:
 class OrtEngine(GradientEngine):
     """An `Engine` on a `TrainingGraph`; the other arguments are those of `GradientEngine`.
 
-    Parameters, gradients and buffers are bound to the graph by address. Dropout masks come from a generator of the
-    engine's own, so that a resumed run goes on as the uninterrupted one would have.
+    Parameters, gradients and buffers are bound to the graph by address. Dropout masks come from generators of the
+    engine's own, so that a resumed run goes on as the uninterrupted one would have. On a CPU, halves of a batch are
+    computed at once if the model's `independent_rows` says that it may be, see lanes.py.
 
     Args:
         graph: of this model.
@@ -66,18 +68,21 @@ class OrtEngine(GradientEngine):
         super().__init__(model, hparams, device=device, processes=processes)
         manifest = graph.manifest
         tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self._features = manifest.features
-        self._masks = DropoutMasks(manifest.masks, device=self.device)
         self._scale = torch.ones((), device=self.device)
-        self._sums = {name: torch.zeros((), device=self.device) for name in (NUMERATOR, DENOMINATOR)}
         self._gradients = {spec.name: _gradient(tensors[spec.name]) for spec in manifest.parameters}
-        self._more_gradients: dict[str, Tensor] | None = None  # of the second and later batches of a step
+        self._spare: dict[int, dict[str, Tensor]] = {}  # lane -> gradients that are added to the others
         self._changed = {name: tensors[name] for name in manifest.changed}
         self._new = {name: torch.empty_like(tensor) for name, tensor in self._changed.items()}
-        self._training = self._runner(graph.training, tensors)
-        self._training.bind_inputs({LOSS_SCALE: self._scale})
-        self._training.bind_outputs({**self._sums, **{f"{name}.new": tensor for name, tensor in self._new.items()}})
-        self._evaluation = self._runner(graph.evaluation, tensors)
+        threads = torch.get_num_threads()
+        divides = vars(type(model)).get("independent_rows", False) and not self._changed
+        count = 2 if divides and threads > 1 and self.device.type == "cpu" else 1
+        self._lanes = [
+            Lane(self._runner(graph.training, tensors, threads // count), manifest, self._scale, self.device)
+            for _ in range(count)
+        ]
+        self._lanes[0].bind_outputs({f"{name}.new": tensor for name, tensor in self._new.items()})
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="t2tdeploy-lane")
+        self._evaluation = self._runner(graph.evaluation, tensors, threads)
         self._found = {
             NUMERATOR: torch.zeros((), device=self.device),
             DENOMINATOR: torch.zeros((), device=self.device),
@@ -106,47 +111,60 @@ class OrtEngine(GradientEngine):
         self._scale.fill_(loss_scale / labels)
         summed = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
-            into = self._gradients if number == 0 else self._spare_gradients()
-            summed += self._run(batch, into)
-            if number > 0:
-                torch._foreach_add_(list(self._gradients.values()), list(into.values()))
+            parts = [batch] if len(self._lanes) == 1 else halves(batch)
+            into = [
+                self._gradients if number == lane == 0 else self._spare_gradients(lane) for lane in range(len(parts))
+            ]
+            summed += self._run(parts, into)
+            for gradients in into:
+                if gradients is not self._gradients:
+                    torch._foreach_add_(list(self._gradients.values()), list(gradients.values()))
         return summed
 
-    def _run(self, batch: Batch, into: Mapping[str, Tensor]) -> Tensor:
-        """The gradients of one batch, written over `into`; returns its summed loss."""
-        tensors = tensors_from(batch, self.device)
-        axes = axes_of(self._features, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        self._training.bind_inputs({**tensors, **self._masks.draw(axes)})
-        self._training.bind_outputs({f"{name}.grad": gradient for name, gradient in into.items()})
-        self._training.run()
+    def _run(self, parts: Sequence[Batch], into: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """The gradients of each part of a batch, written over its own of `into`; returns the summed loss of all."""
+        jobs = zip(self._lanes[1:], parts[1:], into[1:], strict=False)
+        others = [self._pool.submit(lane.run, part, gradients) for lane, part, gradients in jobs]
+        try:
+            summed = self._lanes[0].run(parts[0], into[0]).clone()
+        finally:
+            wait(others)  # whatever happens, nobody writes any more when this returns
+        for other in others:
+            summed += other.result()
         for name, buffer in self._changed.items():
             buffer.copy_(self._new[name])
-        return self._sums[NUMERATOR]
+        return summed
 
-    def _spare_gradients(self) -> dict[str, Tensor]:
-        if self._more_gradients is None:
-            self._more_gradients = {name: torch.empty_like(tensor) for name, tensor in self._gradients.items()}
-        return self._more_gradients
+    def _spare_gradients(self, lane: int) -> dict[str, Tensor]:
+        if lane not in self._spare:
+            self._spare[lane] = {name: torch.empty_like(tensor) for name, tensor in self._gradients.items()}
+        return self._spare[lane]
 
     def _clear_gradients(self) -> None:
         """Nothing: the first batch of a step writes over them."""
 
     def _random_states(self) -> dict[str, Tensor]:
-        return {**super()._random_states(), _MASKS: self._masks.state()}
+        return {**super()._random_states(), **{name: lane.masks.state() for name, lane in self._named_lanes()}}
 
     def _set_random_states(self, states: dict[str, Tensor]) -> None:
         super()._set_random_states(states)
-        if _MASKS in states:
-            self._masks.set_state(states[_MASKS])
-        else:  # of another engine
-            self._masks.seed(derived_seed(states["cpu"].numpy().tobytes(), 0))
+        for number, (name, lane) in enumerate(self._named_lanes()):
+            if name in states:
+                lane.masks.set_state(states[name])
+            else:  # of another engine, or of one with fewer threads
+                known = states.get(_MASKS, states["cpu"])
+                lane.masks.seed(derived_seed(known.numpy().tobytes(), number))
 
     def _draw_random_states(self, first: dict[str, Tensor]) -> None:
         super()._draw_random_states(first)
-        self._masks.seed(torch.initial_seed())
+        for number, (_, lane) in enumerate(self._named_lanes()):
+            lane.masks.seed(torch.initial_seed() + number)
 
-    def _runner(self, model: onnx.ModelProto, tensors: Mapping[str, Tensor]) -> GraphRunner:
-        runner = GraphRunner(model, device=self.device, threads=torch.get_num_threads())
+    def _named_lanes(self) -> list[tuple[str, Lane]]:
+        return [(f"{_MASKS}{number or ''}", lane) for number, lane in enumerate(self._lanes)]
+
+    def _runner(self, model: onnx.ModelProto, tensors: Mapping[str, Tensor], threads: int) -> GraphRunner:
+        runner = GraphRunner(model, device=self.device, threads=threads)
         runner.bind_inputs({name: tensors[name].detach() for name in runner.inputs if name in tensors})
         return runner
 
