@@ -55,8 +55,8 @@ class Model(nn.Module):
         default_hparams_set: the named set that training starts from if none is asked for; none: the fields' defaults.
         accepts: feature -> what it may be; features that are not named may be anything.
         independent_rows: the loss of an example does not depend on the other examples of its batch, so that an engine
-            may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not inherited:
-            what a subclass adds may change it.
+            may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not
+            inherited: what a subclass adds may change it.
         raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
 
     Raises:
