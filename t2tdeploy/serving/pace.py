@@ -11,14 +11,20 @@ Nothing here reads a clock.
 
 from __future__ import annotations
 
+import math
+
 _SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what was too high has refused for nothing
 _SLOW_BATCH = 1.5
 """A batch that takes so many times the mean of late is still to be expected: half of all are slower than the mean, and
 under overload an answer waits for the event loop, too."""
 
 
+_CALM_BATCHES = 2
+_LONGEST_PAUSE, _PAUSE_SHARE = 0.003, 0.05  # seconds; of a batch
+
+
 class Pace:
-    """The speed of the batches of one model.
+    """The speed of the batches of one model, and whether they have company: others that run or wait.
 
     Args:
         workers: batches that run at once.
@@ -28,6 +34,7 @@ class Pace:
         self._workers = workers
         self._batch: float | None = None
         self._token: float | None = None
+        self._company = -math.inf  # when a batch last had some
 
     @property
     def batch(self) -> float:
@@ -48,6 +55,19 @@ class Pace:
         token = seconds / tokens * (self._workers if widened else 1)
         if others_waited or (complete and self._token is not None and token < self._token):
             self._token = _learned(self._token, token, complete)
+
+    def met_company(self, now: float) -> None:
+        """A batch starts while others run or wait."""
+        self._company = now
+
+    def is_calm(self, now: float) -> bool:
+        """Whether no batch has had company for as long as two take."""
+        return now - self._company > _CALM_BATCHES * self.batch
+
+    def pause(self, now: float) -> float:
+        """Seconds that a free worker may wait for those who were just answered. While batches have company, these are
+        about to ask again, and the first of them would else run before the others, in a batch of its own."""
+        return 0.0 if self.is_calm(now) else min(_LONGEST_PAUSE, _PAUSE_SHARE * self.batch)
 
     def wait(self, tokens: int) -> float:
         """Seconds until so many waiting tokens are computed; 0 as long as no batch has left others waiting."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,8 +30,6 @@ from t2tdeploy.serving.work import Key, Result, Row, Work
 logger = logging.getLogger("t2tdeploy.serving")
 
 _MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
-_CALM_BATCHES = 2
-"""Batches may have all CPUs once none has had company for as long as so many take."""
 
 
 class OverloadedError(Exception):
@@ -115,7 +112,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._arrived = asyncio.Event()
         self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
-        self._crowded = -math.inf  # when a batch last started while others ran or waited
+        self._answered = 0  # rows of the last batch
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
@@ -283,6 +280,8 @@ class Scheduler(Generic[Row, Key, Result]):
     async def _run_batches(self) -> None:
         while True:
             await self._ready()
+            if len(self._queue) < self._answered:
+                await asyncio.sleep(self._pace.pause(asyncio.get_running_loop().time()))
             async with self._slots.slot(self):
                 if batch := self._take():
                     await self._run(batch, others_waited=len(self._queue) > 0)
@@ -326,7 +325,7 @@ class Scheduler(Generic[Row, Key, Result]):
         else:
             for item, result in zip(batch, results, strict=True):
                 item.content.request.answer(item.content.place, result)
-        self.batches += 1
+        self.batches, self._answered = self.batches + 1, len(batch)
         self._report(run, outcome)
         if outcome == "split":
             wanted = [item for item in batch if not item.content.unwanted]
@@ -339,8 +338,8 @@ class Scheduler(Generic[Row, Key, Result]):
     def _is_alone(self, now: float, others_waited: bool) -> bool:
         """Whether a batch that starts now has the CPUs for itself, as it seems."""
         if others_waited or self._slots.held > 1:
-            self._crowded = now
-        return now - self._crowded > _CALM_BATCHES * self._pace.batch
+            self._pace.met_company(now)
+        return self._pace.is_calm(now)
 
     def _compute(self, run: _Run[Row, Key, Result]) -> list[Result]:
         rows = [item.content.row for item in run.batch]

@@ -135,3 +135,17 @@ def test_a_batch_on_all_cpus_tells_what_it_would_have_taken_on_a_share() -> None
     lone.learn(0.5, 100, others_waited=True, complete=True, widened=True)
     beside.learn(1.0, 100, others_waited=True, complete=True)
     assert lone.wait(1000) == beside.wait(1000)
+
+
+def test_it_is_calm_when_batches_have_had_no_company_for_a_while() -> None:
+    pace = Pace(workers=2)
+    assert pace.is_calm(0.0)
+    pace.learn(0.04, 10, others_waited=False, complete=True)
+    assert pace.pause(1.0) == 0
+    pace.met_company(1.0)
+    assert not pace.is_calm(1.07)
+    assert pace.pause(1.07) == pytest.approx(0.002)
+    assert pace.is_calm(1.09)
+    assert pace.pause(1.09) == 0
+    pace.learn(30.0, 10, others_waited=False, complete=True)
+    assert pace.pause(1.09) < 0.01

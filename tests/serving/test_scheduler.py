@@ -271,9 +271,10 @@ def test_a_batch_has_all_cpus_while_it_is_alone(bundle: Bundle) -> None:
             for held in (lone, beside):
                 held.go.set()
             await asyncio.gather(first, second)
+            scheduler._pace.learn(600.0, 10, others_waited=False, complete=True)  # minutes are soon, then
             await ask(scheduler, "soon after")
             assert [lone.batches, beside.batches] == [[["first"]], [["second"], ["soon after"]]]
-            scheduler._pace = Pace(2)  # the batches that were held taught it a pace that one would wait long for
+            scheduler._pace = Pace(2)
             await ask(scheduler, "much later")
             assert lone.batches == [["first"], ["much later"]]
             await ask(scheduler, *"abcdefg")
