@@ -19,10 +19,10 @@ import grpc
 import psutil
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving_fuzz import INFERENCE, Method, cases, http_methods, inference_methods, own_methods
-from serving_gates import MEGABYTE, Gates, is_well
+from serving_gates import CAPACITY_CALLERS, MEGABYTE, Gates, is_well, put
 from serving_process import ServerProcess
 
-from t2tdeploy.load_testing.plan import request_messages
+from t2tdeploy.load_testing.plan import ClosedLoop, request_messages
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.v1 import translation_pb2 as pb
@@ -230,7 +230,8 @@ def kills(gates: Gates, count: int, seed: int = 0) -> dict[str, Any]:
     file = gates.folder / "victims.txt"
     file.write_text("\n".join(message.hex() for message in messages))
     with gates.server() as server:
-        is_well(server, gates)
+        # Full batches, two at once, so that what they need is not taken for a leak.
+        put(server, gates, ClosedLoop(CAPACITY_CALLERS), duration=None, requests=10 * CAPACITY_CALLERS)
         before = server.resident_bytes()
         command = [sys.executable, HERE / "serving_victims.py", server.address, file, count, seed]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
