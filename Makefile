@@ -64,7 +64,7 @@ bench-leaving-rows: $(INSTALLED) ## what it gives that decided sentences leave t
 bench-shortlist: $(INSTALLED) ## what a shortlist gives, beside CTranslate2 with the same one (ARGS="--run RUN")
 	@$(PY) benchmarks/shortlist.py $(ARGS)
 
-bench-serve: $(INSTALLED) ## the server beside others, and all its gates: 25 minutes (ARGS=--quick: 3 minutes)
+bench-serve: $(INSTALLED) ## the server beside others, and all its gates: half an hour (ARGS=--quick: 3 minutes)
 	@$(PY) benchmarks/serving.py $(ARGS)
 
 bench-classify: $(INSTALLED) ## Iris, digits and SST-2 from nothing to a server's answers (ARGS="--sst2 FOLDER"): 4 minutes

@@ -1,6 +1,6 @@
 """The server's gates, and the server beside others: every number from a real `t2tdeploy serve`, asked by this process.
 
-    python benchmarks/serving.py --bundle BUNDLE --input SENTENCES    # all; results/serving.{json,png}: 25 minutes
+    python benchmarks/serving.py --bundle BUNDLE --input SENTENCES    # all; results/serving.{json,png}: half an hour
     python benchmarks/serving.py --quick                              # the comparison in short, no results: 3 minutes
     python benchmarks/serving.py --only soak --soak 3600              # a long form; other results stay as they are
     python benchmarks/serving.py --only fuzz,kills --fuzz 100000 --kill 1000

@@ -13,19 +13,20 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 
 class ComputeSlots:
-    """At most `count` holders at a time; owners that wait get a slot in turn, each one's own waiters in order.
+    """At most `count` slots held at a time; owners that wait get theirs in turn, each one's own waiters in order.
 
     So an owner waits for no more than one batch of every other owner (with one slot), however much these have to do.
-    Lives on one event loop.
+    Who needs several slots waits for all of them, and nobody passes meanwhile. Lives on one event loop.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = count
-        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}  # whose turn is next comes first
+        self._waiting: dict[object, deque[_Turn]] = {}  # whose turn is next comes first
 
     @property
     def held(self) -> int:
@@ -33,39 +34,50 @@ class ComputeSlots:
         return self.count - self._free
 
     @contextlib.asynccontextmanager
-    async def slot(self, owner: object) -> AsyncIterator[None]:
-        """Waits for a slot and holds it.
+    async def slot(self, owner: object, size: int = 1) -> AsyncIterator[None]:
+        """Waits for `size` slots and holds them.
 
         Args:
             owner: whose turn it is; the scheduler of a model.
         """
-        await self._acquire(owner)
+        await self._acquire(owner, size)
         try:
             yield
         finally:
-            self._release()
+            self._release(size)
 
-    async def _acquire(self, owner: object) -> None:
-        if self._free:
-            self._free -= 1
+    async def _acquire(self, owner: object, size: int) -> None:
+        if not self._waiting and self._free >= size:
+            self._free -= size
             return
-        turn = asyncio.get_running_loop().create_future()
+        turn = _Turn(asyncio.get_running_loop().create_future(), size)
         self._waiting.setdefault(owner, deque()).append(turn)
         try:
-            await turn
+            await turn.come
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it came in the same moment
-                self._release()
+            # It came in the same moment; or the one that did not come kept others waiting.
+            self._release(0 if turn.come.cancelled() else size)
             raise
 
-    def _release(self) -> None:
+    def _release(self, size: int) -> None:
+        self._free += size
         while self._waiting:
             owner = next(iter(self._waiting))
-            line = self._waiting.pop(owner)
-            turn = line.popleft()
+            line = self._waiting[owner]
+            turn = line[0]
+            if not turn.come.done():
+                if turn.size > self._free:
+                    return
+                self._free -= turn.size
+                turn.come.set_result(None)
+            line.popleft()
+            del self._waiting[owner]
             if line:
                 self._waiting[owner] = line  # behind all others
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+
+
+class _Turn(NamedTuple):
+    """A wait for so many slots."""
+
+    come: asyncio.Future[None]
+    size: int

@@ -17,8 +17,6 @@ _SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what
 _SLOW_BATCH = 1.5
 """A batch that takes so many times the mean of late is still to be expected: half of all are slower than the mean, and
 under overload an answer waits for the event loop, too."""
-
-
 _CALM_BATCHES = 2
 _LONGEST_PAUSE, _PAUSE_SHARE = 0.003, 0.05  # seconds; of a batch
 

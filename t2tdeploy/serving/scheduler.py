@@ -106,6 +106,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
         self._slots = slots or ComputeSlots(workers)
+        self._share = max(1, self._slots.count // workers)  # of one batch: with one worker, all CPUs
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
         self._runs: set[_Run[Row, Key, Result]] = set()
@@ -282,7 +283,7 @@ class Scheduler(Generic[Row, Key, Result]):
             await self._ready()
             if len(self._queue) < self._answered:
                 await asyncio.sleep(self._pace.pause(asyncio.get_running_loop().time()))
-            async with self._slots.slot(self):
+            async with self._slots.slot(self, self._share):
                 if batch := self._take():
                     await self._run(batch, others_waited=len(self._queue) > 0)
 
@@ -337,7 +338,7 @@ class Scheduler(Generic[Row, Key, Result]):
 
     def _is_alone(self, now: float, others_waited: bool) -> bool:
         """Whether a batch that starts now has the CPUs for itself, as it seems."""
-        if others_waited or self._slots.held > 1:
+        if others_waited or self._slots.held > self._share:
             self._pace.met_company(now)
         return self._pace.is_calm(now)
 

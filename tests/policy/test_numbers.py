@@ -232,3 +232,11 @@ def test_the_page_on_decoding_quotes_what_stopping_early_costs() -> None:
         assert f"| {shown} | {of['steps']:.2f} | {of['bleu']:.2f} | {of['identical']} |" in page
     longest = rules["until nothing open can win"]["longest_translation"]
     assert f"by the exact rule {longest:.2f}." in page
+
+
+def test_pages_quote_what_two_batches_at_once_bring() -> None:
+    serve, decoding = ((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("serve", "decoding"))
+    over_bare = result("serving")["compare"]["summary"]["throughput_over_bare"]
+    assert f"64 callers get {over_bare:.2f} times as many" in serve
+    small, large = (f"{one['ratio']:.2f}" for one in result("batches_at_once")["batches"].values())
+    assert f"{small} times as many sentences in batches of 16, {large} times in batches of 64" in decoding

@@ -284,6 +284,37 @@ def test_a_batch_has_all_cpus_while_it_is_alone(bundle: Bundle) -> None:
     asyncio.run(everything())
 
 
+def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
+    """Its batch has the threads of all CPUs; so none of another model runs beside it, whatever the slots."""
+    counter = Counter()
+    models = [Held(bundle, counter) for _ in range(3)]
+
+    async def everything() -> None:
+        shared = ComputeSlots(2)
+        schedulers = [
+            Scheduler(TranslationWork(model), LIMITS, workers=workers, slots=shared)
+            for model, workers in zip(models, (1, 1, 2), strict=True)
+        ]
+        for scheduler in schedulers:
+            scheduler.start()
+        async with asyncio.timeout(20):
+            first = ask(schedulers[0], "a")
+            await until(lambda: counter.now == 1)
+            others = [ask(scheduler, text) for scheduler in schedulers[1:] for text in "bc"]
+            await asyncio.sleep(0.05)
+            assert counter.most == 1
+            models[0].go.set()
+            await first
+            models[1].go.set()
+            await until(lambda: len(models[2].batches) == 2 or counter.now == 1)
+            models[2].go.set()
+            await asyncio.gather(*others)
+        for scheduler in schedulers:
+            await scheduler.stop()
+
+    asyncio.run(everything())
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_models_share_the_slots_and_none_starves(bundle: Bundle, slots: int) -> None:
     """However long one model's queue is, another waits for one of its batches, and never do more than `slots` run."""

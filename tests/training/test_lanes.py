@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.models.transformer_encoder import TransformerEncoder
 from t2tdeploy.problems.dataset import ProblemData
+from t2tdeploy.registry import hparams_sets
 from t2tdeploy.training.engine import EngineState
+from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import GradientEngine
 from t2tdeploy.training.lanes import MIN_ROWS, halves
 from t2tdeploy.training.ort_engine import OrtEngine
@@ -74,6 +78,29 @@ def test_a_run_continues_with_other_threads(data: ProblemData, threads: int) -> 
     other.load(state)
     assert lanes(other) == 3 - threads
     assert other.step(rows, learning_rate=0.1).loss == pytest.approx(expected[0].loss, rel=0.2)
+
+
+def test_two_lanes_of_an_encoder_train_as_one_does() -> None:
+    features = {
+        "inputs": FeatureSpec("inputs", Modality.SYMBOL, "inputs", 50),
+        "targets": FeatureSpec("targets", Modality.CLASS_LABEL, classes=("a", "b", "c")),
+    }
+    hparams = hparams_sets.get("transformer_encoder_tiny")().replace(hidden_size=16, filter_size=32, **NO_DROPOUT)
+    draw = np.random.default_rng(0)
+    ids = np.where(np.arange(7) < draw.integers(1, 8, (9, 1)), draw.integers(2, 50, (9, 7)), 0)
+    rows = {"inputs": ids, "targets": draw.integers(0, 3, 9)}
+    found = {}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        torch.manual_seed(0)
+        model = TransformerEncoder(hparams, features)
+        engine = make_engine("ort", model, hparams, device=torch.device("cpu"))
+        assert lanes(engine) == count
+        losses = [engine.step([rows], learning_rate=0.01).loss for _ in range(3)]
+        found[count] = losses, parameters(engine)
+    assert found[2][0] == pytest.approx(found[1][0], rel=1e-5)
+    for name, value in found[1][1].items():
+        torch.testing.assert_close(found[2][1][name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_only_models_that_say_so_are_divided(data: ProblemData, monkeypatch: pytest.MonkeyPatch) -> None:
