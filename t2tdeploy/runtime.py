@@ -14,6 +14,7 @@ import numpy.typing as npt
 from t2tdeploy.bundle import Bundle, DecodeDefaults
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.machine import release_freed_memory
 from t2tdeploy.providers import NEEDED, PROVIDERS, providers_of
 from t2tdeploy.search_inputs import IntArray, control_feeds, require_fixed, sample_chances
 from t2tdeploy.tensorrt_engines import InputsProfile, is_installed
@@ -221,6 +222,7 @@ class Session:
             if target == "tensorrt":
                 raise OperationalError(f"TensorRT did not build an engine of {path}: {error}") from error
             raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
+        release_freed_memory()  # the parsed graph, and weights as they were before onnxruntime packed them
         got = self._session.get_providers()
         if PROVIDERS[target] not in got:  # onnxruntime goes on without
             raise OperationalError(
