@@ -13,7 +13,8 @@ trained    a trained run (--run): BLEU on test; whether float32 hypotheses and s
            its own rule, which goes on until nothing can become better, and with CTranslate2's (early stopping).
 
 Each decoder has a process of its own; all live at the same time and translate in turns. A ratio of speeds is the median
-over the rounds of the ratio within a round. The last line is one JSON object: precision -> batch size -> tokens per
+over the rounds of the ratio within a round. Loading is the median of further processes, which find the files in the
+page cache. The last line is one JSON object: precision -> batch size -> tokens per
 second of ours over CTranslate2's in the same precision, with all threads; and BLEU.
 """
 
@@ -53,6 +54,7 @@ WORKER = Path(__file__).parent / "decode_worker.py"
 OURS, THEIRS = "t2tdeploy", "ctranslate2"
 OURS_EARLY = f"{OURS}, early stopping"
 PRECISIONS = ("float32", "int8")
+LOADS = 5
 PACKAGES = ("torch", "onnx", "onnxruntime", "ctranslate2")
 
 
@@ -75,9 +77,9 @@ class Job:
 
 @dataclass
 class Measured:
-    """One decoder: seconds and tokens of each batch of each round, by group."""
+    """One decoder: seconds and tokens of each batch of each round, by group; seconds of each load."""
 
-    started: dict[str, Any] = field(default_factory=dict)
+    loads: list[float] = field(default_factory=list)
     rounds: dict[str, list[dict[str, list[float]]]] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
@@ -91,7 +93,7 @@ class Measured:
         if self.failed is not None:
             return {"failed": self.failed}
         return {
-            "load_s": round(self.started["load_s"], 3),
+            "load_s": round(float(np.median(self.loads)), 3),
             "peak_mib": round(self.memory["peak_bytes"] / 2**20),
             "groups": {group: self._speed(group) for group in self.rounds},
         }
@@ -115,10 +117,9 @@ def measure(jobs: dict[str, Job], groups: Sequence[str], rounds: int) -> dict[st
         workers: dict[str, WorkerProcess] = {}
         for name, job in jobs.items():
             say(f"{name}: start")
-            environment = {"OMP_NUM_THREADS": str(job.threads)}
-            worker = stack.enter_context(WorkerProcess(WORKER, asdict(job), environment=environment))
+            worker = stack.enter_context(started(job))
             with caught(measured[name], name):
-                measured[name].started = worker.wait_until_ready()
+                worker.wait_until_ready()
                 worker.ask("run", groups[0])  # warms up
                 workers[name] = worker
         for number in range(rounds):
@@ -134,7 +135,22 @@ def measure(jobs: dict[str, Job], groups: Sequence[str], rounds: int) -> dict[st
             if measured[name].failed is None:
                 with caught(measured[name], name):
                     measured[name].memory = worker.ask("memory")
+    measure_loads(jobs, measured)
     return measured
+
+
+def measure_loads(jobs: dict[str, Job], measured: dict[str, Measured]) -> None:
+    """Loads each some times more, in turns, with nothing else there."""
+    for _ in range(LOADS):
+        for name, job in jobs.items():
+            if measured[name].failed is None:
+                with started(job) as worker, caught(measured[name], name):
+                    measured[name].loads.append(worker.wait_until_ready()["load_s"])
+
+
+def started(job: Job) -> WorkerProcess:
+    """A process that loads the decoder."""
+    return WorkerProcess(WORKER, asdict(job), environment={"OMP_NUM_THREADS": str(job.threads)})
 
 
 @contextmanager
@@ -265,7 +281,7 @@ def answers_of(jobs: dict[str, Job]) -> dict[str, list[dict[str, Any]]]:
     """What each decoder answers to group "test"."""
     found = {}
     for name, job in jobs.items():
-        with WorkerProcess(WORKER, asdict(job), environment={"OMP_NUM_THREADS": str(job.threads)}) as worker:
+        with started(job) as worker:
             worker.wait_until_ready()
             found[name] = worker.ask("answers", "test")["answers"]
     return found

@@ -69,7 +69,7 @@ def test_both_choose_from_the_same_shortlist(tmp_path: Path) -> None:
 
 def measured(*seconds: float) -> Measured:
     rounds = [{"seconds": [one / 2, one / 2], "tokens": [10.0, 10.0]} for one in seconds]
-    return Measured({"load_s": 0.1}, {"16": rounds}, {"peak_bytes": 2**20})
+    return Measured([0.1], {"16": rounds}, {"peak_bytes": 2**20})
 
 
 def test_ratios_compare_within_a_round() -> None:
