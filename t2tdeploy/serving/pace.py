@@ -17,6 +17,9 @@ _SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what
 _SLOW_BATCH = 1.5
 """A batch that takes so many times the mean of late is still to be expected: half of all are slower than the mean, and
 under overload an answer waits for the event loop, too."""
+_RARE_LENGTH = 1.4
+"""A batch takes sentences of about one length from the whole queue, so that who has a rare length waits longer than its
+place in line says; so many times as long goes by before one that was accepted is out of time."""
 _CALM_BATCHES = 2
 _LONGEST_PAUSE, _PAUSE_SHARE = 0.003, 0.05  # seconds; of a batch
 
@@ -88,7 +91,7 @@ class Pace:
             remaining: seconds until its deadline.
         """
         under_way = 0.0 if running is None or not self._token else max(0.0, self.batch - running)
-        return under_way + self.wait(tokens) + self.next_batch(tokens) - remaining
+        return under_way + _RARE_LENGTH * self.wait(tokens) + self.next_batch(tokens) - remaining
 
 
 def _learned(known: float | None, newest: float, complete: bool) -> float:

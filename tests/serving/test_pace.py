@@ -91,7 +91,7 @@ def test_overload_leaves_the_goodput(deadline: float, overload: int) -> None:
     server = Simulated()
     server.run(overload * CAPACITY, deadline, seconds=40)
     assert server.in_time / 40 >= 0.9 * best
-    assert server.refused > 0
+    assert server.in_time >= 0.8 * (server.came - server.refused)  # of those that were accepted
 
 
 def test_with_time_enough_nothing_is_refused() -> None:
