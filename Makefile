@@ -67,7 +67,7 @@ bench-shortlist: $(INSTALLED) ## what a shortlist gives, beside CTranslate2 with
 bench-serve: $(INSTALLED) ## the server beside others, and all its gates: half an hour (ARGS=--quick: 3 minutes)
 	@$(PY) benchmarks/serving.py $(ARGS)
 
-bench-classify: $(INSTALLED) ## Iris, digits and SST-2 from nothing to a server's answers (ARGS="--sst2 FOLDER"): 4 minutes
+bench-classify: $(INSTALLED) ## Iris, digits and SST-2 from nothing to a server's answers (ARGS="--sst2 FOLDER"): 6 minutes
 	@$(PY) benchmarks/classify.py $(ARGS)
 
 bench-gpu: $(INSTALLED) ## what wants a CUDA GPU: tests, engines, Multi30k (see benchmarks/gpu/README.md)

@@ -6,8 +6,10 @@
 Each is trained by the commands of the documentation, scored on its test split, exported, made an 8-bit variant of, and
 served; then every test example is sent to the server. `served` is the accuracy of those answers. `served_over_bare`:
 examples per second of 64 callers with one example in each request, and with 64, over those of the same session in a
-loop, in batches of 64 (classify_worker.py). Iris is trained through the Estimator as well (docs/estimator.md). Every
-training builds its graph: no cache has it. The last line is one JSON object of the accuracies.
+loop, in batches of 64 (classify_worker.py). These models are so small that most of that time is the server's; `large`
+has the same, of one example a request, for SST-2 and an encoder as large as transformer_base's that is hardly trained.
+Iris is trained through the Estimator as well (docs/estimator.md). Every training builds its graph: no cache has it. The
+last line is one JSON object of the accuracies.
 """
 
 from __future__ import annotations
@@ -38,8 +40,11 @@ from t2tdeploy.runtime import available_cpus
 CALLERS = 64
 SIZES = (1, 64)  # examples of a request
 SECONDS, ROUNDS = 4.0, 3
+ROOM = {"max_queue_sentences": 2 * CALLERS * max(SIZES), "max_queue_tokens": 2**20}  # for all callers at once
 WORKER = Path(__file__).parent / "classify_worker.py"
 VARIANT = "cpu-int8"
+LARGE = "num_encoder_layers=6,hidden_size=512,filter_size=2048,num_heads=8"
+LARGE_STEPS, LARGE_SECONDS = 5, 12.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,25 @@ def travel(road: Road, folder: Path, sources: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def large(folder: Path, sources: Sequence[str]) -> dict[str, Any]:
+    """What a server costs where an example takes milliseconds. The model need not know anything for that."""
+    problem, data, run, bundle = "sentiment_sst2", folder / "data", folder / "run", folder / "bundle"
+    t2tdeploy("datagen", "--problem", problem, "--data-dir", data, *sources)
+    t2tdeploy(
+        "train", "--problem", problem, "--model", "transformer_encoder", "--hparams-set", "transformer_encoder_small",
+        "--hparams", LARGE, "--train-steps", str(LARGE_STEPS), "--data-dir", data, "--output-dir", run,
+    )  # fmt: skip
+    t2tdeploy("export", "--output-dir", run, "--bundle", bundle)
+    t2tdeploy(
+        "optimize", "--bundle", bundle, "--output", bundle, "--overwrite", "--force",
+        "--variant", VARIANT, "--default", VARIANT,
+    )  # fmt: skip
+    examples, _ = test_examples(problem, data, bundle)
+    with ServerProcess(serve_command(bundle, max_batch_size=CALLERS, **ROOM)) as server:
+        speeds = throughput(bundle, server, examples, sizes=(1,), seconds=LARGE_SECONDS)
+    return {"model": "transformer_encoder", "hparams": LARGE, **speeds}
+
+
 def test_examples(problem: str, data_dir: Path, bundle: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """What a client would send of every test example, and the names of their classes."""
     from t2tdeploy.bundle import load_bundle
@@ -129,8 +153,7 @@ def serve(bundle: Path, examples: Sequence[Any], labels: Sequence[str]) -> dict[
     """Accuracy of a server's answers, and how fast they come beside the bare session."""
     from t2tdeploy.serving.classification_client import ClassificationClient
 
-    room = {"max_queue_sentences": 2 * CALLERS * max(SIZES), "max_queue_tokens": 2**20}  # for all callers at once
-    with ServerProcess(serve_command(bundle, max_batch_size=CALLERS, **room)) as server:
+    with ServerProcess(serve_command(bundle, max_batch_size=CALLERS, **ROOM)) as server:
         with ClassificationClient(server.address) as client, ThreadPoolExecutor(CALLERS) as callers:
             answers = list(callers.map(lambda one: client.classify([one])[0].labels[0].name, examples))
         right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
@@ -138,7 +161,9 @@ def serve(bundle: Path, examples: Sequence[Any], labels: Sequence[str]) -> dict[
     return {"served": right / len(labels), "served_variant": VARIANT, **speeds}
 
 
-def throughput(bundle: Path, server: ServerProcess, examples: list[Any]) -> dict[str, Any]:
+def throughput(
+    bundle: Path, server: ServerProcess, examples: list[Any], *, sizes: Sequence[int] = SIZES, seconds: float = SECONDS
+) -> dict[str, Any]:
     """Examples per second of a server under load from another process, and of the bare session, in turns.
 
     The callers share the CPUs with the server, the bare session has them to itself.
@@ -150,7 +175,7 @@ def throughput(bundle: Path, server: ServerProcess, examples: list[Any]) -> dict
         shared = {"examples": str(file)}
         bare = {"kind": "bare", "bundle": str(bundle), "threads": available_cpus(), "size": CALLERS, **shared}
         jobs = {"bare": bare}
-        for size in SIZES:
+        for size in sizes:
             jobs[f"{size} per request"] = {
                 "kind": "callers", "server": server.address, "callers": CALLERS, "size": size, **shared
             }  # fmt: skip
@@ -161,7 +186,7 @@ def throughput(bundle: Path, server: ServerProcess, examples: list[Any]) -> dict
         for _ in range(ROUNDS):
             for name, worker in workers.items():
                 with standing_still([server] if name == "bare" else []):
-                    rates[name].append(worker.ask("run", str(SECONDS))["rate"])
+                    rates[name].append(worker.ask("run", str(seconds))["rate"])
     over = {
         name: round(statistics.median(one / other for one, other in zip(of, rates["bare"], strict=True)), 3)
         for name, of in rates.items()
@@ -193,19 +218,21 @@ def iris_by_estimator(folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(ROADS), help=f"of: {','.join(ROADS)}")
+    parser.add_argument("--only", default=",".join((*ROADS, "large")), help="a part [%(default)s]")
     parser.add_argument("--sst2", type=Path, help="folder with SST-2's files [download them]")
     arguments = parser.parse_args()
-    sources = {"sst2": ["--source-dir", str(arguments.sst2)] if arguments.sst2 else []}
+    sst2 = ["--source-dir", str(arguments.sst2)] if arguments.sst2 else []
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["T2TDEPLOY_CACHE"] = f"{folder}/cache"  # every training graph is built, as on the first day
-        for name in arguments.only.split(","):
-            result[name] = travel(ROADS[name], Path(folder), sources.get(name, []))
+        for name in [name for name in arguments.only.split(",") if name in ROADS]:
+            result[name] = travel(ROADS[name], Path(folder), sst2 if name == "sst2" else [])
         if "iris" in result:
             result["iris"]["estimator"] = iris_by_estimator(Path(folder))
-    last = {name: one["test_accuracy"] for name, one in result.items()}
-    served = {name: one["served"] for name, one in result.items()}
+        if "large" in arguments.only.split(","):
+            result["large"] = large(Path(folder) / "large", sst2)
+    last = {name: one["test_accuracy"] for name, one in result.items() if name in ROADS}
+    served = {name: result[name]["served"] for name in last}
     publish("classify", result, packages=("torch", "onnxruntime", "scikit-learn"), last_line={**last, "served": served})
 
 

@@ -4,6 +4,7 @@
     python benchmarks/serving.py --quick                              # the comparison in short, no results: 3 minutes
     python benchmarks/serving.py --only soak --soak 3600              # a long form; other results stay as they are
     python benchmarks/serving.py --only fuzz,kills --fuzz 100000 --kill 1000
+    python benchmarks/serving.py --only overload --bundle LARGE --apart large   # kept as overload_large
 
 Without --bundle: demo/bundle, which `make demo` makes; without that one, a model of the same kind is trained for a
 minute. Without --input: the dev split of the data that the bundle was trained on.
@@ -114,7 +115,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if name in options.only:
             say(f"{name} …")
             found = measure()
-            result[name] = {**of, **found, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+            key = f"{name}_{options.apart}" if options.apart else name
+            result[key] = {**of, **found, "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
             say(f"{name}: {'passed' if found['passed'] else 'FAILED'}")
     return result
 
@@ -125,6 +127,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="what export wrote [demo/bundle, or one that is trained now]")
     parser.add_argument("--input", type=Path, help="source sentences, one a line [the bundle's dev split]")
     parser.add_argument("--only", default=",".join(NAMES), help="of: %(default)s")
+    parser.add_argument("--apart", metavar="LABEL", help="keep the results of gates beside those of another bundle")
     parser.add_argument("--threads", type=int, default=available_cpus(), help="of the session [%(default)s]")
     parser.add_argument("--seconds", type=float, help="of a measurement of the comparison [10; --quick: 2]")
     parser.add_argument("--rounds", type=int, help="of the comparison [5; --quick: 2]")
