@@ -148,6 +148,7 @@ class Scheduler(Generic[Row, Key, Result]):
         """Checks that `count` more rows may wait, before work is spent on them.
 
         Raises:
+            TimeoutError: the deadline passed.
             OverloadedError: the queue is full, or too long for the deadline, whatever the length of the rows.
         """
         if not self._queue.has_room(count):
@@ -180,9 +181,6 @@ class Scheduler(Generic[Row, Key, Result]):
         """
         loop = asyncio.get_running_loop()
         accepted = loop.time()
-        if deadline is not None and deadline <= accepted:
-            self._tell_refused(len(rows), "deadline")
-            raise TimeoutError
         request = WaitingRequest[Result](len(rows), loop.create_future())
         items = [self._item(WaitingRow(row, request, place), key, deadline, priority) for place, row in enumerate(rows)]
         why: Dropped = "cancelled"
@@ -218,11 +216,17 @@ class Scheduler(Generic[Row, Key, Result]):
     def _require_time(self, count: int, tokens: int, deadline: float | None) -> None:
         """
         Raises:
+            TimeoutError: the deadline passed.
             OverloadedError: what waits and runs will probably take until after the deadline.
         """
-        if deadline is None or not len(self._queue):  # one may always wait: else a wrong estimate would never mend
+        if deadline is None:
             return
         now = asyncio.get_running_loop().time()
+        if deadline <= now:
+            self._tell_refused(count, "deadline")
+            raise TimeoutError
+        if not len(self._queue):  # one may always wait: else a wrong estimate would never mend
+            return
         busy = len(self._runs) >= self._workers
         running = now - min(run.started for run in self._runs) if busy else None
         late = self._pace.lateness(self._queue.tokens + tokens, running, deadline - now)

@@ -18,6 +18,7 @@ from t2tdeploy.export import optimize
 from t2tdeploy.export.agreement import Gate
 from t2tdeploy.export.optimize import Corpus, Made, Parallel, check_request, make_variants, write_variants
 from t2tdeploy.export.variants import RECIPES, Form, Material, Recipe
+from t2tdeploy.progress import SilentReporter
 from t2tdeploy.targets import runnable
 from t2tdeploy.tokenizer import ByteTokenizer
 from t2tdeploy.translator import Translator
@@ -90,11 +91,21 @@ def test_only_what_ran_on_its_own_kind_of_machine_has_a_speed(made: dict[str, Ma
 
 
 def test_without_a_gpu_a_variant_for_it_is_compared_on_the_cpu(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although this onnxruntime says that it was built for one."""
+    """Although this onnxruntime says that it was built for one; and it is said why."""
     monkeypatch.setattr(optimize, "available_targets", lambda: ["cpu", "cuda"])
-    graph = base.path().read_bytes()
+    graph, reporter = base.path().read_bytes(), _Messages()
     forms = [Form(target, "float32", "growing") for target in ("cpu", "cuda")]
-    assert [optimize.place(graph, form)[1] for form in forms] == ["cpu", "cpu"]
+    assert [optimize.place(graph, form, reporter)[1] for form in forms] == ["cpu", "cpu"]
+    (said,) = reporter.heard
+    assert said.startswith("run on the CPU instead: onnxruntime cannot use CUDAExecutionProvider")
+
+
+class _Messages(SilentReporter):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.heard.append(text)
 
 
 def test_the_same_graph_agrees_with_itself(base: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
