@@ -21,7 +21,8 @@ from common import publish
 from t2tdeploy.bundle import DecodeDefaults, load_bundle
 from t2tdeploy.decoding import SearchControls
 from t2tdeploy.problems.metrics import translation_scores
-from t2tdeploy.runtime import GraphSession, SearchSession
+from t2tdeploy.runtime import GraphSession
+from t2tdeploy.search_session import SearchSession
 from t2tdeploy.sentences import pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 

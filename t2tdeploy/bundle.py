@@ -140,6 +140,16 @@ class Bundle:
         """
         return self.directory / self.variant(variant).file
 
+    def require_unchanged(self, variant: str | None = None) -> None:
+        """Checks the files of a variant's graph (None: of the default one) again, which were checked when it was read.
+
+        Raises:
+            CorruptFileError: one is gone, or another one is in its place.
+        """
+        chosen = self.variant(variant)
+        for file in filter(None, (chosen.file, chosen.weights)):
+            _verify_file(self.directory, file, self.manifest.checksums[file])
+
 
 def write_bundle(
     directory: Path, manifest: Manifest, files: Mapping[str, bytes | Path], *, overwrite: bool = False
@@ -263,20 +273,24 @@ def _require_readable_version(path: Path, record: Any) -> None:
 
 
 def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None:
-    def refuse(file: str, reason: str) -> NoReturn:
-        raise CorruptFileError(directory / file, reason, help=_REPAIR)
-
     if manifest.checksums.get(MANIFEST) != _manifest_digest(record):
-        refuse(MANIFEST, "its checksum does not match")
+        _refuse(directory / MANIFEST, "its checksum does not match")
     for file in sorted(manifest.files() - set(manifest.checksums)):
-        refuse(file, "the manifest has no checksum for it")
+        _refuse(directory / file, "the manifest has no checksum for it")
     for file, checksum in manifest.checksums.items():
-        if file == MANIFEST:
-            continue
-        if not (directory / file).is_file():
-            refuse(file, "the file is missing")
-        if sha256_of(directory / file) != checksum:
-            refuse(file, "its checksum does not match")
+        if file != MANIFEST:
+            _verify_file(directory, file, checksum)
+
+
+def _verify_file(directory: Path, file: str, checksum: str) -> None:
+    if not (directory / file).is_file():
+        _refuse(directory / file, "the file is missing")
+    if sha256_of(directory / file) != checksum:
+        _refuse(directory / file, "its checksum does not match")
+
+
+def _refuse(path: Path, reason: str) -> NoReturn:
+    raise CorruptFileError(path, reason, help=_REPAIR)
 
 
 def _manifest_digest(record: dict[str, Any]) -> str:

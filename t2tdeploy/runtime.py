@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.bundle import Bundle, DecodeDefaults
+from t2tdeploy.bundle import DecodeDefaults
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import CorruptFileError, OperationalError
 from t2tdeploy.machine import release_freed_memory
@@ -368,30 +368,3 @@ class GraphSession(Session):
             **(wishes or {}),
         }
         return self.call(outputs, feeds, interrupt)
-
-
-class SearchSession(GraphSession):
-    """The graph of a bundle's variant (None: its default)."""
-
-    def __init__(
-        self, bundle: Bundle, *, variant: str | None = None, threads: int | None = None, spin_us: int = SPIN_US
-    ) -> None:
-        self._bundle, self._variant, self._spin_us = bundle, variant, spin_us
-        chosen = bundle.variant(variant)
-        super().__init__(
-            bundle.path(variant),
-            threads=threads,
-            spin_us=spin_us,
-            target=chosen.target,
-            profile=InputsProfile.read(chosen.profile),
-            fixed=chosen.fixed,
-        )
-
-    @property
-    def shares_threads(self) -> bool:
-        """Whether there are threads that searches could share."""
-        return self.threads > 1 and self._bundle.variant(self._variant).target == "cpu"
-
-    def with_threads(self, threads: int) -> SearchSession:
-        """The same graph in another session, whose runs use so many threads."""
-        return SearchSession(self._bundle, variant=self._variant, threads=threads, spin_us=self._spin_us)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,12 @@ from t2tdeploy.decoding import (
     TranslateOptions,
     require_list,
 )
-from t2tdeploy.errors import CorruptFileError, RequestError
+from t2tdeploy.errors import CorruptFileError, OperationalError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
-from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult, SearchSession
+from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult
 from t2tdeploy.search_keys import SearchKeys
+from t2tdeploy.search_session import SearchSession
 from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 
@@ -43,6 +46,7 @@ __all__ = [
 
 MANY_BATCHES = 4
 """From so many on, a second session is worth its loading."""
+_AHEAD = 4  # batches that run or wait while the first of them is waited for
 
 
 class Translator:
@@ -96,13 +100,23 @@ class Translator:
             max_extra_length=max_extra_length,
         )
         self.max_beam_size, self.max_extra_length = self._keys.max_beam_size, self._keys.max_extra_length
+        self._forget_beside()
 
     def with_threads(self, threads: int) -> Translator:
-        """The same with a session of its own, whose searches use so many threads. Each session holds the weights."""
+        """The same with a session of its own, whose searches use so many threads. Each session holds the weights.
+
+        Raises:
+            CorruptFileError: the bundle's graph is gone, or another one is in its place.
+        """
         other = copy.copy(self)
-        other.__dict__.pop("_beside", None)
         other.session = self.session.with_threads(threads)
+        other._forget_beside()
         return other
+
+    def _forget_beside(self) -> None:
+        self._opening = threading.Lock()
+        self._beside: Translator | None = None
+        self._may_open = True
 
     def warm_up(self) -> None:
         """Runs the graph once."""
@@ -237,21 +251,31 @@ class Translator:
         """
         batches = list(self.batches(sentences, key))
         rows = [[sentences[index] for index in indices] for indices in batches]
-        if len(batches) < MANY_BATCHES or not self.session.shares_threads:
+        beside = self._opened_beside() if len(batches) >= MANY_BATCHES and self.session.shares_threads else None
+        if beside is None:
             yield from zip(batches, (self.search(batch, key) for batch in rows), strict=True)
             return
-        pool = ThreadPoolExecutor(2, thread_name_prefix="t2tdeploy-search")
+        pool, running = ThreadPoolExecutor(2, thread_name_prefix="t2tdeploy-search"), deque[Any]()
         try:
-            found = [pool.submit(self._beside.search, batch, key) for batch in rows]
-            for indices, one in zip(batches, found, strict=True):
-                yield indices, one.result()
+            for indices, batch in zip(batches, rows, strict=True):
+                running.append((indices, pool.submit(beside.search, batch, key)))
+                if len(running) == _AHEAD:
+                    first, found = running.popleft()
+                    yield first, found.result()
+            for first, found in running:
+                yield first, found.result()
         finally:  # also when nobody wants the rest
             pool.shutdown(cancel_futures=True)
 
-    @cached_property
-    def _beside(self) -> Translator:
-        # Two runs of a session share its threads, and each brings one of its own.
-        return self.with_threads(self.session.threads - 1)
+    def _opened_beside(self) -> Translator | None:
+        """What two searches at once run in; None if it cannot be opened: the bundle may be gone, or be another one."""
+        with self._opening:
+            if self._may_open:
+                self._may_open = False
+                # Two runs of a session share its threads, and each brings one of its own.
+                with suppress(OperationalError):
+                    self._beside = self.with_threads(self.session.threads - 1)
+            return self._beside
 
     def _search(
         self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None

@@ -11,12 +11,12 @@ from t2tdeploy.errors import CorruptFileError, OperationalError
 from t2tdeploy.runtime import (
     GraphSession,
     Interrupt,
-    SearchSession,
     SearchStoppedError,
     available_cpus,
     available_targets,
     session_options,
 )
+from t2tdeploy.search_session import SearchSession
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
 SOURCE = np.array([[5, 6, 1], [7, 1, 0]], dtype=np.int64)

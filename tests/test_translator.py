@@ -1,3 +1,5 @@
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,40 @@ def test_many_batches_translate_as_few_do(translator: Translator) -> None:
     key, sentences = two.search_key(BUNDLE_DEFAULTS), two.encode(sources)
     assert [indices for indices, _ in two.search_batches(sentences, key)] == list(two.batches(sentences, key))
     assert two.translate(sources) == translator.translate(sources)
+    assert two._beside is not None
     assert two._beside.session.threads == 1
+
+
+@pytest.mark.parametrize("what", ["gone", "another"])
+def test_many_batches_are_translated_by_what_was_loaded(translator: Translator, tmp_path: Path, what: str) -> None:
+    """Even if a second session would read another graph by then, or none."""
+    sources = [chr(97 + place % 26) * (1 + place * 7 % 30) for place in range(40)]
+    place = tmp_path / "bundle"
+    two = Translator(write_toy_bundle(place, max_source_length=40), threads=2, max_batch_size=3)
+    shutil.rmtree(place)
+    if what == "another":
+        write_toy_bundle(place, max_source_length=40, steps=3)
+    assert two.translate(sources) == translator.translate(sources)
+    assert two._beside is None
+    assert two.translate(sources) == translator.translate(sources)
+
+
+def test_batches_are_not_searched_far_ahead(translator: Translator) -> None:
+    """Of whoever takes the answers slowly, few are kept."""
+    searched: list[int] = []
+
+    class Counted(Translator):
+        def search(self, *arguments: Any, **options: Any) -> list[list[Hypothesis]]:
+            searched.append(1)
+            return super().search(*arguments, **options)
+
+    two = Counted(translator.bundle, threads=2, max_batch_size=1)
+    found = two.search_batches(two.encode(["a source"] * 40), two.search_key(BUNDLE_DEFAULTS))
+    for taken in range(1, 20):
+        next(found)
+        time.sleep(0.01)
+        assert len(searched) <= taken + 3
+    assert len([*found]) == 21
 
 
 def test_batches_that_nobody_wants_are_not_searched(translator: Translator) -> None:

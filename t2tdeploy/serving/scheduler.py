@@ -8,10 +8,11 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
 
-from t2tdeploy.runtime import Interrupt, SearchStoppedError
+from t2tdeploy.runtime import SearchStoppedError
+from t2tdeploy.serving.batch_run import BatchRun
 from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item, QueueFullError
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.observer import (
@@ -65,21 +66,6 @@ class Answer(Generic[Result]):
 _Item: TypeAlias = Item[Key, WaitingRow[Row, Result]]
 
 
-@dataclass(eq=False)
-class _Run(Generic[Row, Key, Result]):
-    """A batch under way."""
-
-    batch: list[_Item[Key, Row, Result]]
-    started: float
-    others_waited: bool
-    alone: bool
-    interrupt: Interrupt = field(default_factory=Interrupt)
-
-    def stop_if_unwanted(self) -> None:
-        if all(item.content.unwanted for item in self.batch):
-            self.interrupt.stop()
-
-
 class Scheduler(Generic[Row, Key, Result]):
     """The queue of one model and the workers that empty it.
 
@@ -109,7 +95,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._share = max(1, self._slots.count // workers)  # of one batch: with one worker, all CPUs
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
-        self._runs: set[_Run[Row, Key, Result]] = set()
+        self._runs: set[BatchRun[Row, Key, Result]] = set()
         self._arrived = asyncio.Event()
         self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
@@ -141,8 +127,12 @@ class Scheduler(Generic[Row, Key, Result]):
 
     def state(self) -> SchedulerState:
         """What waits and runs now."""
-        sentences = sum(len(run.batch) for run in self._runs)
-        return SchedulerState(len(self._queue), self._queue.tokens, len(self._runs), sentences, self._workers)
+        computing = self._computing()
+        sentences = sum(len(run.batch) for run in computing)
+        return SchedulerState(len(self._queue), self._queue.tokens, len(computing), sentences, self._workers)
+
+    def _computing(self) -> list[BatchRun[Row, Key, Result]]:
+        return [run for run in self._runs if not run.divided]
 
     def require_room(self, count: int, deadline: float | None) -> None:
         """Checks that `count` more rows may wait, before work is spent on them.
@@ -227,8 +217,9 @@ class Scheduler(Generic[Row, Key, Result]):
             raise TimeoutError
         if not len(self._queue):  # one may always wait: else a wrong estimate would never mend
             return
-        busy = len(self._runs) >= self._workers
-        running = now - min(run.started for run in self._runs) if busy else None
+        computing = self._computing()
+        busy = len(computing) >= self._workers
+        running = now - min(run.started for run in computing) if busy else None
         late = self._pace.lateness(self._queue.tokens + tokens, running, deadline - now)
         if late > 0:
             self._tell_refused(count, "queue_full")
@@ -314,7 +305,7 @@ class Scheduler(Generic[Row, Key, Result]):
         """Runs a batch. If it fails, its halves are run, and so on: only the rows that fail alone are lost."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        run = _Run(batch, started, others_waited, alone=self._is_alone(started, others_waited))
+        run = BatchRun(batch, started, others_waited, alone=self._is_alone(started, others_waited))
         for item in batch:
             item.content.request.start(started)
         self._runs.add(run)
@@ -333,6 +324,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self.batches, self._answered = self.batches + 1, len(batch)
         self._report(run, outcome)
         if outcome == "split":
+            run.divided = True
             wanted = [item for item in batch if not item.content.unwanted]
             middle = (len(wanted) + 1) // 2
             for half in (wanted[:middle], wanted[middle:]):
@@ -346,11 +338,11 @@ class Scheduler(Generic[Row, Key, Result]):
             self._pace.met_company(now)
         return self._pace.is_calm(now)
 
-    def _compute(self, run: _Run[Row, Key, Result]) -> list[Result]:
+    def _compute(self, run: BatchRun[Row, Key, Result]) -> list[Result]:
         rows = [item.content.row for item in run.batch]
         return self._work.run(rows, run.batch[0].key, run.interrupt, alone=run.alone)
 
-    def _report(self, run: _Run[Row, Key, Result], outcome: Outcome) -> None:
+    def _report(self, run: BatchRun[Row, Key, Result], outcome: Outcome) -> None:
         """Tells the observers of a batch that ended, and learns from it how fast batches are."""
         batch, finished = run.batch, asyncio.get_running_loop().time()
         report = BatchReport(
