@@ -12,13 +12,13 @@ came at most (levels between them) x `priority_seconds` after it, and whatever a
    longer and towards shorter ones it ends at the first that does not fit: a batch keeps within `max_batch_size`
    sentences and `max_batch_tokens`, and is at least half real tokens. Every sentence of a batch costs as much as the
    dearest, because all are padded to the longest.
-4. With `max_queue_delay` = 0, the default, a free worker takes at once: batches form by themselves while workers are
-   busy, and a lone sentence never waits. With a longer delay a free worker waits until the batch around the first in
-   line of some key is full, somebody has waited that long, or a deadline is near (`Item.start_by`). That one leads
-   then, if the first in line still has time.
+4. With `max_queue_delay` = 0, the default, a batch may be taken at once: batches form by themselves while workers are
+   busy (the scheduler may pause for milliseconds while batches have company, see `Pace.pause`). With a longer delay a
+   free worker waits until the batch around the first in line of some key is full, somebody has waited that long, or a
+   deadline is near (`Item.start_by`). That one leads then, if the first in line still has time.
 
-**Deadlines.** `expire` drops what nobody can use any more, before it runs. Nothing is refused on the guess that it will
-be late: how long the queue will take is not known well enough.
+**Deadlines.** `expire` drops what nobody can use any more, before it runs, and what the next batch could hardly finish.
+What a request has to expect of the queue is for pace.py to guess.
 
 Nothing here locks, sleeps or reads a clock: the caller passes the time, which never goes back, and calls from one
 thread. With n sentences waiting, adding or removing one costs O(log n), and `take` O(the batch), however many wait.

@@ -45,7 +45,8 @@ class ServerOptions(OperationOptions):
     workers: int | None = Field(
         None,
         ge=1,
-        description="batches that run at once, of all models; none: 2 of a model that translates on CPUs, else 1",
+        description="batches that run at once, of all models; none: 2 of a model that translates on more than one CPU, "
+        "unless `threads` is set, else 1",
     )
     threads: int | None = Field(
         None,

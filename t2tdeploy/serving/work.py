@@ -43,7 +43,8 @@ class Work(ABC, Generic[Row, Key, Result]):
         """The answers of one batch, in the order of its rows.
 
         Args:
-            alone: whether no other batch runs now, nor waits to.
+            alone: whether it has the CPUs for itself, as it seemed when it started: no batch runs beside it or waits,
+                nor has done so of late.
 
         Raises:
             SearchStoppedError: the interrupt was used.

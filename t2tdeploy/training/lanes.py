@@ -1,12 +1,12 @@
-"""Halves of a batch whose gradients are computed at once, each on a share of the threads.
+"""Two parts of a batch whose gradients are computed at once, each on its share of the threads.
 
 A training graph is thousands of operators. At the end of each its threads wait for each other, and some have work for
-one thread only. Two runs on half of a batch each need not wait.
+one thread only. Two runs on a part of the batch each need not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,9 +51,15 @@ class Lane:
         return self._sums[NUMERATOR]
 
 
-def halves(batch: Batch) -> list[Batch]:
-    """The first and the second half of the rows of a batch; the batch alone if it is small."""
-    rows = len(next(iter(batch.values())))
+def shares_of(threads: int) -> list[int]:
+    """The threads of two lanes."""
+    return [threads - threads // 2, threads // 2]
+
+
+def divided(batch: Batch, shares: Sequence[int]) -> list[Batch]:
+    """A batch in two, as many rows each as it has of the threads; the batch alone if it is small."""
+    rows, first = len(next(iter(batch.values()))), shares[0]
     if rows < MIN_ROWS:
         return [batch]
-    return [{name: array[part] for name, array in batch.items()} for part in (slice(rows // 2), slice(rows // 2, None))]
+    middle = rows * first // sum(shares)
+    return [{name: array[part] for name, array in batch.items()} for part in (slice(middle), slice(middle, None))]

@@ -19,7 +19,7 @@ from t2tdeploy.training.graph.environment import choose_provider
 from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOGITS, NUMERATOR
 from t2tdeploy.training.graph.runner import GraphRunner
 from t2tdeploy.training.graph.training_graph import TrainingGraph
-from t2tdeploy.training.lanes import Lane, halves
+from t2tdeploy.training.lanes import Lane, divided, shares_of
 from t2tdeploy.training.parameters import tensors_from
 from t2tdeploy.training.processes import ALONE, Processes
 
@@ -47,7 +47,7 @@ class OrtEngine(GradientEngine):
     """An `Engine` on a `TrainingGraph`; the other arguments are those of `GradientEngine`.
 
     Parameters, gradients and buffers are bound to the graph by address. Dropout masks come from generators of the
-    engine's own, so that a resumed run goes on as the uninterrupted one would have. On a CPU, halves of a batch are
+    engine's own, so that a resumed run goes on as the uninterrupted one would have. On a CPU, two parts of a batch are
     computed at once if the model's `independent_rows` says that it may be, see lanes.py.
 
     Args:
@@ -75,10 +75,10 @@ class OrtEngine(GradientEngine):
         self._new = {name: torch.empty_like(tensor) for name, tensor in self._changed.items()}
         threads = torch.get_num_threads()
         divides = vars(type(model)).get("independent_rows", False) and not self._changed
-        count = 2 if divides and threads > 1 and self.device.type == "cpu" else 1
+        self._shares = shares_of(threads) if divides and threads > 1 and self.device.type == "cpu" else [threads]
         self._lanes = [
-            Lane(self._runner(graph.training, tensors, threads // count), manifest, self._scale, self.device)
-            for _ in range(count)
+            Lane(self._runner(graph.training, tensors, share), manifest, self._scale, self.device)
+            for share in self._shares
         ]
         self._lanes[0].bind_outputs({f"{name}.new": tensor for name, tensor in self._new.items()})
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="t2tdeploy-lane")
@@ -111,7 +111,7 @@ class OrtEngine(GradientEngine):
         self._scale.fill_(loss_scale / labels)
         summed = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches):
-            parts = [batch] if len(self._lanes) == 1 else halves(batch)
+            parts = [batch] if len(self._lanes) == 1 else divided(batch, self._shares)
             into = [
                 self._gradients if number == lane == 0 else self._spare_gradients(lane) for lane in range(len(parts))
             ]

@@ -29,7 +29,7 @@ from .conftest import DROPOUT, NO_DROPOUT, batch, new_engine, parameters
 # The rows of each batch of each step: unlike numbers of labels, accumulation, and a last step with a batch for one
 # process only.
 STEPS = [
-    [[0], [1, 2, 3], [4, 5], [6]],
+    [[0], [1, 2, 3, 22, 23, 24], [4, 5], [6]],
     [[7, 8], [9], [10, 11, 12], [13], [14], [15, 16], [17], [18, 19]],
     [[20, 21]],
 ]

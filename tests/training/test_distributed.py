@@ -32,7 +32,7 @@ def written(request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: py
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "tests.training.ranks", str(data_dir), str(folder)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("OMP_NUM_THREADS", "2" if request.param == 2 else "1")  # two: parts of a batch at once, lanes.py
         assert launch(command, processes=request.param) == 0
     return folder
 

@@ -1,4 +1,4 @@
-"""A batch in two halves is the same batch: its rows, its loss, its gradients."""
+"""A batch in two parts is the same batch: its rows, its loss, its gradients."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.errors import OperationalError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
@@ -16,7 +17,7 @@ from t2tdeploy.registry import hparams_sets
 from t2tdeploy.training.engine import EngineState
 from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import GradientEngine
-from t2tdeploy.training.lanes import MIN_ROWS, halves
+from t2tdeploy.training.lanes import MIN_ROWS, Lane, divided, shares_of
 from t2tdeploy.training.ort_engine import OrtEngine
 
 from .conftest import DROPOUT, NO_DROPOUT, batch, new_engine, parameters
@@ -30,19 +31,33 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 4, 9])
-def test_halves_have_the_rows_of_the_batch(rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 3, 4, 9, 64])
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_parts_have_the_rows_of_the_batch(rows: int, threads: int) -> None:
+    """Each about as many as it has of the threads, of which none is left over."""
     whole = {"inputs": np.arange(rows * 3).reshape(rows, 3), "label": np.arange(rows)}
-    parts = halves(whole)
-    assert [len(part["label"]) for part in parts] == ([rows] if rows < MIN_ROWS else [rows // 2, rows - rows // 2])
+    shares = shares_of(threads)
+    assert sum(shares) == threads
+    parts = divided(whole, shares)
+    counts = [len(part["label"]) for part in parts]
+    if rows < MIN_ROWS:
+        assert counts == [rows]
+    else:
+        assert sum(counts) == rows
+        for count, share in zip(counts, shares, strict=True):
+            assert count == pytest.approx(rows * share / threads, abs=1)
     for name, array in whole.items():
         assert np.array_equal(np.concatenate([part[name] for part in parts]), array)
         assert all(part[name].flags.c_contiguous for part in parts)
 
 
-def lanes(engine: GradientEngine) -> int:
+def lanes_of(engine: GradientEngine) -> list[Lane]:
     assert isinstance(engine, OrtEngine)
-    return len(engine._lanes)
+    return engine._lanes
+
+
+def lanes(engine: GradientEngine) -> int:
+    return len(lanes_of(engine))
 
 
 def test_two_lanes_train_as_one_does(data: ProblemData) -> None:
@@ -108,3 +123,56 @@ def test_only_models_that_say_so_are_divided(data: ProblemData, monkeypatch: pyt
     assert lanes(new_engine("ort", data, **NO_DROPOUT)) == 2
     monkeypatch.delattr(Transformer, "independent_rows")
     assert lanes(new_engine("ort", data, **NO_DROPOUT)) == 1
+
+
+@pytest.mark.parametrize("without", [slice(None, 3), slice(3, None)])
+def test_a_part_without_labels_counts_for_nothing(data: ProblemData, without: slice) -> None:
+    found = {}
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        rows = {name: array.copy() for name, array in batch(data, *range(6)).items()}
+        rows["targets"][without] = 0
+        engine = new_engine("ort", data, **NO_DROPOUT)
+        assert lanes(engine) == count
+        stats = engine.step([rows], learning_rate=0.01)
+        found[count] = stats.loss, stats.gradient_norm
+    assert found[2] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_an_error_of_the_second_part_is_told_and_the_next_step_is_whole(
+    data: ProblemData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(2)
+    rows = [batch(data, *range(6))]
+    expected = new_engine("ort", data, **NO_DROPOUT).step(rows, learning_rate=0.01)
+    engine = new_engine("ort", data, **NO_DROPOUT)
+
+    def fail(*_: object) -> torch.Tensor:
+        raise OperationalError("the second lane broke")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lanes_of(engine)[1], "run", fail)
+        with pytest.raises(OperationalError, match="the second lane broke"):
+            engine.step(rows, learning_rate=0.01)
+    assert engine.step(rows, learning_rate=0.01).loss == expected.loss
+
+
+def test_lanes_draw_masks_of_their_own(data: ProblemData) -> None:
+    """From the start, and however a state was loaded."""
+
+    def differ(engine: GradientEngine) -> bool:
+        first, second = (lane.masks.state() for lane in lanes_of(engine))
+        return not torch.equal(first, second)
+
+    torch.set_num_threads(1)
+    single = new_engine("ort", data, **DROPOUT)
+    single.step([batch(data, *range(6))], learning_rate=0.01)
+    torch.set_num_threads(2)
+    engine = new_engine("ort", data, **DROPOUT)
+    assert differ(engine)
+    engine.step([batch(data, *range(6))], learning_rate=0.01)
+    assert differ(engine)
+    for of in (engine, single):
+        other = new_engine("ort", data, **DROPOUT)
+        other.load(of.state())
+        assert differ(other)
