@@ -17,6 +17,9 @@ came at most (levels between them) x `priority_seconds` after it, and whatever a
    free worker waits until the batch around the first in line of some key is full, somebody has waited that long, or a
    deadline is near (`Item.start_by`). That one leads then, if the first in line still has time.
 
+5. Where it is known how long tokens take, a batch ends with what is done well before the deadline of its leader: full
+   batches of a slow model could take longer than anybody waits.
+
 **Deadlines.** `expire` drops what nobody can use any more, before it runs, and what the next batch could hardly finish.
 What a request has to expect of the queue is for pace.py to guess.
 
@@ -28,6 +31,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +45,9 @@ MIN_PRIORITY, MAX_PRIORITY = -2, 2
 
 _MIN_REAL_SHARE = 0.5
 """Of the tokens of a batch, padding included: a long sentence does not drag many short ones to its length."""
+_IN_TIME = 0.6
+"""Of the time that a batch's leader has left, so much at most is what the batch is expected to take; the rest is for
+batches that are slower than expected, and for those who wait meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -182,10 +189,19 @@ class BatchQueue(Generic[K, T]):
         """Whether `take` has a batch for a free worker."""
         return self._leader(now) is not None or self._full_batch() is not None
 
-    def take(self, now: float) -> list[Item[K, T]]:
-        """Removes and returns the next batch for a free worker; empty if none is due yet. Call `expire` first."""
+    def take(self, now: float, token_seconds: float = 0.0) -> list[Item[K, T]]:
+        """Removes and returns the next batch for a free worker; empty if none is due yet. Call `expire` first.
+
+        Args:
+            token_seconds: that a token of a batch takes; 0: not known.
+        """
         leader = self._leader(now)
-        batch = self._select(leader)[0] if leader else self._full_batch() or []
+        if leader is None:
+            batch = self._full_batch() or []
+        elif leader.deadline is None or not token_seconds:
+            batch = self._select(leader)[0]
+        else:
+            batch = self._select(leader, _IN_TIME * (leader.deadline - now) / token_seconds)[0]
         self.discard(batch)
         return batch
 
@@ -219,7 +235,7 @@ class BatchQueue(Generic[K, T]):
             del self._changed[key]
         return None
 
-    def _select(self, leader: Item[K, T]) -> tuple[list[Item[K, T]], bool]:
+    def _select(self, leader: Item[K, T], most_tokens: float = math.inf) -> tuple[list[Item[K, T]], bool]:
         """The batch around `leader`, and whether it has no room for more."""
         most, budget = self.limits.max_batch_size, self.limits.max_batch_tokens
         batch, longest, dearest, real = [leader], leader.length, leader.cost, leader.length
@@ -228,10 +244,11 @@ class BatchQueue(Generic[K, T]):
         down, up = next(shorter, None), next(longer, None)
         while len(batch) < most and (item := _closer(leader.length, down, up)):
             count, longest_then, dearest_then = len(batch) + 1, max(longest, item.length), max(dearest, item.cost)
-            fits = count * dearest_then <= budget and real + item.length >= _MIN_REAL_SHARE * count * longest_then
+            tokens = real + item.length
+            fits = count * dearest_then <= budget and _MIN_REAL_SHARE * count * longest_then <= tokens <= most_tokens
             if fits:
                 batch.append(item)
-                longest, dearest, real = longest_then, dearest_then, real + item.length
+                longest, dearest, real = longest_then, dearest_then, tokens
             if item is down:
                 down = next(shorter, None) if fits else None
             else:

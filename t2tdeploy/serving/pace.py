@@ -42,6 +42,11 @@ class Pace:
         """Seconds that the batches of late took; 0: there was none."""
         return self._batch or 0.0
 
+    @property
+    def token(self) -> float:
+        """Seconds that a token of large batches took of late; 0: that is not known."""
+        return self._token or 0.0
+
     def learn(self, seconds: float, tokens: int, *, others_waited: bool, complete: bool, widened: bool = False) -> None:
         """A batch took so long.
 
@@ -72,7 +77,7 @@ class Pace:
 
     def wait(self, tokens: int) -> float:
         """Seconds until so many waiting tokens are computed; 0 as long as no batch has left others waiting."""
-        return tokens * (self._token or 0.0) / self._workers
+        return tokens * self.token / self._workers
 
     def next_batch(self, tokens: int) -> float:
         """Seconds that a batch out of so many waiting tokens may take; 0 as long as that is not known.
@@ -80,7 +85,7 @@ class Pace:
         Twice what its tokens cost in large batches, and never more than a slow one of the batches of late: a short
         queue makes a short batch, however long others were.
         """
-        return min(_SLOW_BATCH * self.batch, 2 * tokens * (self._token or 0.0))
+        return min(_SLOW_BATCH * self.batch, 2 * tokens * self.token)
 
     def lateness(self, tokens: int, running: float | None, remaining: float) -> float:
         """Seconds by which a request would probably come too late; 0 or less: it has time.

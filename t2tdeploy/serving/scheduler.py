@@ -297,7 +297,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._tell_dropped(len(expired), "deadline")
         for item in expired:
             _fail(item.content.request.ended, TimeoutError())
-        batch = self._queue.take(now)
+        batch = self._queue.take(now, self._pace.token)
         self._give_room()
         return batch
 

@@ -53,6 +53,14 @@ def test_a_long_sentence_does_not_drag_many_short_ones() -> None:
     assert lengths(queue.take(now=0)) == [1, 1, 1]
 
 
+@pytest.mark.parametrize(("deadline", "count"), [(None, 4), (100.0, 4), (10.0, 3), (7.0, 2), (0.5, 1)])
+def test_a_batch_is_done_well_before_its_leader_is_out_of_time(deadline: float | None, count: int) -> None:
+    """At two seconds a sentence, three take 0.6 of ten seconds. The leader goes in any case."""
+    queue = BatchQueue[str, None](LIMITS)
+    queue.add([item(4, deadline=deadline) for _ in range(6)], now=0)
+    assert len(queue.take(now=0, token_seconds=0.5)) == count
+
+
 def test_a_sentence_beyond_the_token_budget_runs_alone() -> None:
     queue = BatchQueue[str, None](LIMITS)
     queue.add([item(70), item(70)], now=0)

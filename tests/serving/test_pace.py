@@ -65,7 +65,7 @@ class Simulated:
 
     def take(self) -> None:
         self.queue.expire(self.now, self.pace.next_batch(self.queue.tokens))
-        batch = self.queue.take(self.now)
+        batch = self.queue.take(self.now, self.pace.token)
         if not batch:
             return
         end = self.now + seconds_of(batch, self.chance)
@@ -92,6 +92,13 @@ def test_overload_leaves_the_goodput(deadline: float, overload: int) -> None:
     server.run(overload * CAPACITY, deadline, seconds=40)
     assert server.in_time / 40 >= 0.9 * best
     assert server.in_time >= 0.8 * (server.came - server.refused)  # of those that were accepted
+
+
+def test_batches_are_not_so_large_that_they_come_too_late() -> None:
+    """Full ones take 1 s of the 3 s that sentences may wait for theirs, and for the one before it."""
+    server = Simulated()
+    server.run(2 * CAPACITY, 3.0, seconds=40)
+    assert server.in_time / 40 >= 0.95 * CAPACITY
 
 
 def test_with_time_enough_nothing_is_refused() -> None:
