@@ -56,7 +56,11 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, data order and dropout."
 )
-@click.option("--engine", type=click.Choice(["ort", "torch"]), help="onnxruntime, or torch alone [ort].")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "ort", "torch"]),
+    help="onnxruntime, or torch alone [auto: ort, but torch for convolutions of images, where it is faster].",
+)
 @click.option(
     "--gradient-builder",
     type=click.Choice(["auto", "portable", "onnxruntime-training"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from t2tdeploy.errors import UnknownNameError
 from t2tdeploy.hparams import HParams
@@ -15,6 +16,7 @@ from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.torch_engine import TorchEngine
 
 ENGINES = ("ort", "torch")
+AUTO = "auto"
 
 
 def make_engine(
@@ -31,6 +33,7 @@ def make_engine(
     """The engine `name` for a model on the CPU; collective.
 
     Args:
+        name: one of `ENGINES`, or `AUTO`: see `faster_engine`.
         device, processes: see `GradientEngine`.
         gradient_builder: of the training graph; only "ort" has one.
         graph_directory: where the first process writes the training graph, for people to look at and use.
@@ -41,8 +44,12 @@ def make_engine(
         UserError: the model or its precision is not for this engine.
         OperationalError: onnxruntime is missing or does not work on the device.
     """
-    if name not in ENGINES:
-        raise UnknownNameError("engine", name, ENGINES)
+    if name not in (AUTO, *ENGINES):
+        raise UnknownNameError("engine", name, (AUTO, *ENGINES))
+    if name == AUTO:
+        name = faster_engine(model)
+        if reporter is not None and name == "torch":
+            reporter.message("engine torch, which is faster for convolutions of images (--engine ort trains them too)")
     if name == "torch":
         return TorchEngine(model, hparams, device=device, processes=processes)
     from t2tdeploy.training.graph.obtain import obtain_training_graph
@@ -59,3 +66,12 @@ def make_engine(
     if graph_directory is not None and processes.first:
         graph.save(graph_directory)
     return OrtEngine(model, hparams, graph, device=device, processes=processes)
+
+
+def faster_engine(model: Model) -> str:
+    """torch for models that convolve images, onnxruntime for all others.
+
+    On CPUs torch's convolutions and their gradients are three times as fast as what a training graph can be made of
+    (benchmarks/class_engines.py).
+    """
+    return "torch" if any(isinstance(module, nn.Conv2d) for module in model.modules()) else "ort"

@@ -22,7 +22,9 @@ class RunConfig(Settings):
     """How an Estimator runs. None of it but the seed changes what a step computes."""
 
     seed: int = Field(0, ge=0, description="of parameters, dropout and the order of examples")
-    engine: Literal["ort", "torch"] = Field("ort", description="what trains: onnxruntime, or torch alone")
+    engine: Literal["auto", "ort", "torch"] = Field(
+        "auto", description="what trains: onnxruntime, or torch alone; auto: ort, but torch for convolutions of images"
+    )
     save_checkpoints_steps: int | None = Field(
         None, ge=1, description="save after so many steps; none: by the clock alone, and at the end"
     )

@@ -23,7 +23,10 @@ LOWER_IS_BETTER = ("loss", "rmse")
 class TrainOptions(Settings):
     """How often things happen, and when to stop. None of it changes what a step computes."""
 
-    engine: Literal["ort", "torch"] = Field("ort", description="what computes: onnxruntime, or torch alone")
+    engine: Literal["auto", "ort", "torch"] = Field(
+        "auto",
+        description="what computes: onnxruntime, or torch alone; auto: ort, but torch for convolutions of images",
+    )
     gradient_builder: Literal["auto", "portable", "onnxruntime-training"] = Field(
         "auto", description="what differentiates for engine ort; auto: what this environment has"
     )

@@ -156,6 +156,16 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
     assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
 
 
+def test_the_page_on_images_quotes_both_engines() -> None:
+    page = " ".join((ROOT / "docs" / "images.md").read_text(encoding="utf-8").split())
+    cases = result("class_engines")["cases"]
+    ratios = {name: f"{cases[name]['ort_over_torch']:.2f}" for name in ("resnet_digits", "resnet", "encoder")}
+    assert f"`resnet_digits` through onnxruntime has {ratios['resnet_digits']} of its speed" in page
+    assert f"`resnet_cifar_32` {ratios['resnet']}, while an encoder of texts has {ratios['encoder']}." in page
+    memory = cases["revnet"]
+    assert f"took {memory['reversible']['mib']} MiB, and {memory['ordinary']['mib']} MiB with" in page
+
+
 @pytest.mark.parametrize("index", range(39))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README

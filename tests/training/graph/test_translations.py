@@ -197,6 +197,9 @@ def test_convolutions_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
     images: dict[str, Callable[..., Tensor]] = {
         "plain": nn.Conv2d(8, 5, 3),
+        "same": nn.Conv2d(8, 5, (3, 5), padding=(1, 2)),
+        "spread": nn.Conv2d(8, 3, 3, dilation=(2, 1), padding=(1, 0)),
+        "wide": nn.Conv2d(8, 4, 2, padding=2),
         "strided": nn.Conv2d(8, 6, 3, stride=2, padding=1),
         "uneven": nn.Conv2d(8, 4, (3, 2), stride=(1, 3), padding=(0, 1)),
         "dilated": nn.Conv2d(8, 3, 3, dilation=2, padding=2, stride=2, bias=False),
