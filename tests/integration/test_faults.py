@@ -208,7 +208,7 @@ def test_a_gradient_builder_that_is_not_here(road: Road, tmp_path: Path, fails: 
 
 def test_engines_and_what_they_cannot_do(road: Road, tmp_path: Path, fails: Fails) -> None:
     words = small(road, tmp_path / "run", hparams=HPARAMS)
-    fails(2, [*words, "--engine", "foo"], "'foo' is not one of 'ort', 'torch'", "help: ")
+    fails(2, [*words, "--engine", "foo"], "'foo' is not one of 'auto', 'ort', 'torch'", "help: ")
     fails(2, [*words, "--engine", "tensorflow"], "'tensorflow' is not one of", "help: ")
     choices = "'auto', 'portable', 'onnxruntime-training'"
     fails(2, [*words, "--gradient-builder", "foo"], f"'foo' is not one of {choices}", "help: ")
