@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.classifier import Classification, Label, RawExample
@@ -16,6 +15,7 @@ from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import require_unicode
 from t2tdeploy.serving.frontend import Classified, ClassifyCall
 from t2tdeploy.serving.messages import field_of_invalid_text, int32, write_timing
+from t2tdeploy.serving.unreadable import UNREADABLE
 from t2tdeploy.serving.v1 import classification_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ClassificationService"].full_name
@@ -36,7 +36,7 @@ def parse_classify_request(content: bytes) -> pb.ClassifyRequest:
     """
     try:
         return pb.ClassifyRequest.FromString(content)
-    except DecodeError:
+    except UNREADABLE:
         message = pb.ClassifyRequest
         single = {message.MODEL_FIELD_NUMBER: "model", message.MODEL_VERSION_FIELD_NUMBER: "model_version"}
         field = field_of_invalid_text(content, single, {message.TEXTS_FIELD_NUMBER: "texts"})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from google.protobuf.message import DecodeError
-
 from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.documents import Part, TranslatedPart
 from t2tdeploy.errors import RequestError
@@ -17,6 +15,7 @@ from t2tdeploy.serving.messages import (
     write_translation,
 )
 from t2tdeploy.serving.served_model import ServedModel
+from t2tdeploy.serving.unreadable import UNREADABLE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 
@@ -28,7 +27,7 @@ def parse_document_request(content: bytes) -> pb.TranslateDocumentRequest:
     """
     try:
         return pb.TranslateDocumentRequest.FromString(content)
-    except DecodeError:
+    except UNREADABLE:
         message = pb.TranslateDocumentRequest
         names = {
             message.MODEL_FIELD_NUMBER: "model",

@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.classifier import Classifier
@@ -18,6 +17,7 @@ from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.served_model import ServedModel
+from t2tdeploy.serving.unreadable import UNREADABLE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, Token, TranslateOptions
 
@@ -76,7 +76,7 @@ def parse_request(content: bytes) -> pb.TranslateRequest:
     """
     try:
         return pb.TranslateRequest.FromString(content)
-    except DecodeError:
+    except UNREADABLE:
         message = pb.TranslateRequest
         single = {message.MODEL_FIELD_NUMBER: "model", message.MODEL_VERSION_FIELD_NUMBER: "model_version"}
         repeated = {message.SOURCES_FIELD_NUMBER: "sources", message.TARGET_PREFIXES_FIELD_NUMBER: "target_prefixes"}
@@ -96,7 +96,7 @@ def field_of_invalid_text(
     """
     try:
         fields = UnknownFieldSet(Empty.FromString(content))
-    except DecodeError:
+    except UNREADABLE:
         return None
     seen = Counter[int]()
     for field in (fields[index] for index in range(len(fields))):

@@ -17,7 +17,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2
 from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext
@@ -34,6 +33,7 @@ from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.service import TranslationService
 from t2tdeploy.serving.status import status_of
+from t2tdeploy.serving.unreadable import UNREADABLE
 
 METHODS: dict[str, dict[str, Callable[..., Any]]] = {
     SERVICE: {
@@ -148,7 +148,7 @@ class Replica:
     async def _check(self, content: bytes, context: Any) -> bytes:
         try:
             request = health_pb2.HealthCheckRequest.FromString(content)
-        except DecodeError:
+        except UNREADABLE:
             raise RequestError("request", "the bytes are not a HealthCheckRequest message") from None
         if request.service not in ("", SERVICE, CLASSIFICATION):
             self._repository.find(*request.service.split(":", 1))

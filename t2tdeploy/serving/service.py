@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.answering import Context, deadline_of, server_stream, unary
@@ -15,6 +14,7 @@ from t2tdeploy.serving.document_messages import DocumentWriter, parse_document_r
 from t2tdeploy.serving.document_stream import DOCUMENT_PRIORITY, DocumentCall, stream_document
 from t2tdeploy.serving.frontend import Frontend, TranslateCall
 from t2tdeploy.serving.messages import SERVICE, parse_request, read_options, write_model, write_response
+from t2tdeploy.serving.unreadable import UNREADABLE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 
@@ -86,6 +86,6 @@ class TranslationService:
         with self._frontend.accepting(len(content)):
             try:
                 pb.ListModelsRequest.FromString(content)
-            except DecodeError:
+            except UNREADABLE:
                 raise RequestError("request", "the bytes are not a ListModelsRequest message") from None
             return self.models().SerializeToString()

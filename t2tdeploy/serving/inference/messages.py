@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.errors import RequestError
@@ -17,6 +17,7 @@ from t2tdeploy.serving.inference.calls import (
 )
 from t2tdeploy.serving.inference.tensors import InferInput, shown
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
+from t2tdeploy.serving.unreadable import UNREADABLE
 
 M = TypeVar("M", bound=Message)
 
@@ -42,7 +43,7 @@ def parse(message: type[M], content: bytes) -> M:
     """
     try:
         found = message.FromString(content)
-    except DecodeError:
+    except UNREADABLE:
         name = message.DESCRIPTOR.name
         raise RequestError("request", f"the bytes are not a {name} message whose texts are UTF-8") from None
     _require_known("request", found)
