@@ -156,6 +156,15 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
     assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
 
 
+def test_hostile_clients_left_nothing() -> None:
+    fuzz, kills = result("serving")["fuzz"], result("serving")["kills"]
+    sent = sum(of["requests"] for of in fuzz["services"].values())
+    assert (fuzz["passed"], fuzz["not_of_the_table"], fuzz["tracebacks_in_log"]) == (True, {}, 0)
+    assert (kills["passed"], kills["connections_left"], kills["unfinished"]) == (True, 0, 0)
+    assert f"| {sent:,} malformed requests".replace(",", " ") in README
+    assert f"{kills['killed_mid_request']} clients killed amid theirs" in README
+
+
 def test_the_page_on_images_quotes_both_engines() -> None:
     page = " ".join((ROOT / "docs" / "images.md").read_text(encoding="utf-8").split())
     cases = result("class_engines")["cases"]
