@@ -14,8 +14,8 @@ trained    a trained run (--run): BLEU on test; whether float32 hypotheses and s
 
 Each decoder has a process of its own; all live at the same time and translate in turns. A ratio of speeds is the median
 over the rounds of the ratio within a round. Loading is the median of further processes, which find the files in the
-page cache. The last line is one JSON object: precision -> batch size -> tokens per
-second of ours over CTranslate2's in the same precision, with all threads; and BLEU.
+page cache. The last line is one JSON object: precision -> batch size -> tokens per second of ours over CTranslate2's in
+the same precision, with all threads; and BLEU.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ minute. Without --input: the dev split of the data that the bundle was trained o
 
 compare     our server, a gRPC server that runs each request alone, LitServe, and the bare session: sentences per
             second and latencies with 1, 8 and 64 callers (serving_compare.py)
-overload    2, 3 and 5 times what it can do: how much is answered in time (serving_gates.py)
+overload    2, 3 and 5 times what it can do: how much is answered in time (serving_gates.py). overload_large is of
+            Multi30k by transformer_multi30k with the sizes of transformer_base (num_encoder_layers=6,
+            num_decoder_layers=6,hidden_size=512,filter_size=2048,num_heads=8), exported after 250 steps
 sigterm     SIGTERM under load: is anything accepted lost?
 reload      new versions under load: is there an error?
 soak        memory over time, with deadlines and cancelled calls

@@ -129,8 +129,7 @@ class Bundle:
         Raises:
             UnknownNameError: the bundle has no such variant.
         """
-        chosen = self.variant(variant)
-        return sum((self.directory / file).stat().st_size for file in (chosen.file, chosen.weights) if file)
+        return sum((self.directory / file).stat().st_size for file in self.variant(variant).files)
 
     def path(self, variant: str | None = None) -> Path:
         """The graph of `variant` (None: the default one).
@@ -146,8 +145,7 @@ class Bundle:
         Raises:
             CorruptFileError: one is gone, or another one is in its place.
         """
-        chosen = self.variant(variant)
-        for file in filter(None, (chosen.file, chosen.weights)):
+        for file in self.variant(variant).files:
             _verify_file(self.directory, file, self.manifest.checksums[file])
 
 

@@ -118,6 +118,11 @@ class Variant(_Record):
             raise ValueError("`profile` is there if the target is tensorrt, and only then")
         return self
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Its graph, and its weights if they lie apart."""
+        return (self.file, self.weights) if self.weights else (self.file,)
+
 
 class TextGraph(_Record):
     """The graph with tokenizers inside (export/text_graph.py), around the variant that was the default one then.
@@ -220,5 +225,5 @@ class Manifest(_Record):
     def files(self) -> set[str]:
         """The files that the bundle cannot do without."""
         text = {self.text_graph.file} if self.text_graph else set()
-        weights = {variant.weights for variant in self.variants.values() if variant.weights}
-        return {*self.tokenizers.values(), *(variant.file for variant in self.variants.values()), *weights, *text}
+        graphs = {file for variant in self.variants.values() for file in variant.files}
+        return {*self.tokenizers.values(), *graphs, *text}

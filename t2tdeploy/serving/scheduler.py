@@ -141,6 +141,7 @@ class Scheduler(Generic[Row, Key, Result]):
             TimeoutError: the deadline passed.
             OverloadedError: the queue is full, or too long for the deadline, whatever the length of the rows.
         """
+        self._require_unexpired(count, deadline)
         if not self._queue.has_room(count):
             self._tell_refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
@@ -171,6 +172,7 @@ class Scheduler(Generic[Row, Key, Result]):
         """
         loop = asyncio.get_running_loop()
         accepted = loop.time()
+        self._require_unexpired(len(rows), deadline)
         request = WaitingRequest[Result](len(rows), loop.create_future())
         items = [self._item(WaitingRow(row, request, place), key, deadline, priority) for place, row in enumerate(rows)]
         why: Dropped = "cancelled"
@@ -203,20 +205,23 @@ class Scheduler(Generic[Row, Key, Result]):
             priority=priority,
         )
 
-    def _require_time(self, count: int, tokens: int, deadline: float | None) -> None:
+    def _require_unexpired(self, count: int, deadline: float | None) -> None:
         """
         Raises:
             TimeoutError: the deadline passed.
-            OverloadedError: what waits and runs will probably take until after the deadline.
         """
-        if deadline is None:
-            return
-        now = asyncio.get_running_loop().time()
-        if deadline <= now:
+        if deadline is not None and deadline <= asyncio.get_running_loop().time():
             self._tell_refused(count, "deadline")
             raise TimeoutError
-        if not len(self._queue):  # one may always wait: else a wrong estimate would never mend
+
+    def _require_time(self, count: int, tokens: int, deadline: float | None) -> None:
+        """
+        Raises:
+            OverloadedError: what waits and runs will probably take until after the deadline.
+        """
+        if deadline is None or not len(self._queue):  # one may always wait: else a wrong estimate would never mend
             return
+        now = asyncio.get_running_loop().time()
         computing = self._computing()
         busy = len(computing) >= self._workers
         running = now - min(run.started for run in computing) if busy else None

@@ -84,7 +84,7 @@ def quoted() -> list[str]:
         "two CPUs: what it answers in time over that | {:.2f} / {:.2f} / {:.2f} | 0.9 | |".format(
             *(load["goodput_over_peak"] for load in overload["loads"])
         ),
-        f"size, {large['capacity']:.0f} sentences per second | {{:.2f}} / {{:.2f}} / {{:.2f}} | 0.9 | |".format(
+        f"short, {large['capacity']:.0f} sentences per second | {{:.2f}} / {{:.2f}} / {{:.2f}} | 0.9 | |".format(
             *(load["goodput_over_peak"] for load in large["loads"])
         ),
         "| {} / {} times as fast | | `make bench-batches` |".format(

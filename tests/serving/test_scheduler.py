@@ -145,6 +145,8 @@ def test_what_is_told_adds_up(bundle: Bundle) -> None:
             await ask(scheduler, *"0123456789")
         with pytest.raises(TimeoutError):
             await ask(scheduler, "late", after=-1)
+        with pytest.raises(TimeoutError):  # although it would wait for room
+            await ask(scheduler, "late", after=-1, wait_for_room=True)
         with pytest.raises(TimeoutError):  # before it is tokenized, however long the queue is
             scheduler.require_room(1, asyncio.get_running_loop().time() - 1)
         with pytest.raises(TimeoutError):
@@ -156,7 +158,7 @@ def test_what_is_told_adds_up(bundle: Bundle) -> None:
         assert scheduler.state().waiting_sentences == scheduler.state().waiting_tokens == 0
         assert told.events == late.events
         statistics = scheduler.statistics
-        assert statistics.refused_sentences == {"queue_full": 10, "deadline": 2}
+        assert statistics.refused_sentences == {"queue_full": 10, "deadline": 3}
         assert statistics.dropped_sentences == {"cancelled": 1, "deadline": 2}
         assert {size: of.count for size, of in statistics.sizes.items()} == {1: 1, 2: 1}
 

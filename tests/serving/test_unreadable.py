@@ -6,7 +6,6 @@ import sys
 import pytest
 
 READ = """
-
 from google.protobuf.internal import api_implementation
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.classification_messages import parse_classify_request
