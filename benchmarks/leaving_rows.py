@@ -31,13 +31,14 @@ FEWEST = 64  # sentences of a measurement
 
 
 def kept_whole(model: ModelProto) -> ModelProto:
-    """A copy whose segments end when no row is open any more: one segment."""
+    """A copy with one segment, which ends when no row is open any more."""
     copy = ModelProto()
     copy.CopyFrom(model)
     body = _segments(copy)
     share = next(node.input[1] for node in body.node if node.op_type == "Mul" and node.input[0] == "segment_rows")
     tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == share)
     tensor.CopyFrom(numpy_helper.from_array(np.array([0]), share))
+    next(node for node in body.node if node.name == "search").input[0] = "longest"
     return copy
 
 

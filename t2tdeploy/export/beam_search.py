@@ -76,21 +76,24 @@ OUTPUTS: Signature = {
 }
 
 
-def export_beam_search(model: Model) -> ModelProto:
+def export_beam_search(model: Model, *, apart: bool | None = None) -> ModelProto:
     """The whole search of `model` as one checked ONNX model.
+
+    Args:
+        apart: see `export_pieces`.
 
     Raises:
         torch.onnx.OnnxExporterError: the model has an operator that ONNX cannot express.
         OperationalError: the graph is too large for one file, or a state has an axis that the search does not know.
         onnx.checker.ValidationError: the assembled graph is not valid.
     """
-    return assemble(export_pieces(model), export_backtrace())
+    return assemble(export_pieces(model, apart=apart), export_backtrace())
 
 
 def assemble(pieces: SearchPieces, backtrace: BacktracePieces) -> ModelProto:
     """Joins the pieces. See the head of this file for the inputs and outputs."""
     body = LoopBody(pieces)
-    start_nodes = _initial_values(pieces.carried, body.types)
+    start_nodes = _initial_values(pieces.handed_on(), body.types)
     search = Segments(pieces, body)
     before = [prefixed(pieces.encoder, "encoder"), prefixed(pieces.prelude, "prelude")]
     after = backtrace_graph(backtrace)
@@ -133,7 +136,7 @@ _FILL: dict[str, float | int] = {
 }
 
 
-def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> list[NodeProto]:
+def _initial_values(handed_on: dict[str, Axes], types: dict[str, int]) -> list[NodeProto]:
     """Nodes that make NAME_start, the state before the first step (models/search.py: initial_state)."""
     node = helper.make_node
     nodes = [
@@ -151,6 +154,10 @@ def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> list[Nod
         node("Where", ["starts_alive", "certain", "never"], ["first_scores"]),
         node("Concat", ["batch_size", "beam_count"], ["batch_beam"], axis=0),
         node("Expand", ["first_scores", "batch_beam"], ["beam_alive_scores_start"]),
+        node("Unsqueeze", ["beam_index", "one"], ["beam_index_column"]),
+        node("Equal", ["beam_index_column", "beam_index"], ["one_itself"]),
+        node("Concat", ["batch_beam", "beam_count"], ["batch_beam_beam"], axis=0),
+        node("Expand", ["one_itself", "batch_beam_beam"], ["itself"]),
         node("Expand", ["min_length", "batch_size"], ["row_min_length"]),
         node("Concat", ["batch_size", "one"], ["batch_one"], axis=0),
         node("Expand", ["prefix", "batch_one"], ["row_prefix"]),
@@ -164,8 +171,9 @@ def _initial_values(carried: dict[str, Axes], types: dict[str, int]) -> list[Nod
         "source_length": "source_size",
         "target_length": "zero",
         "history": "zero",
+        "past": "one",
     }
-    for name, axes in carried.items():
+    for name, axes in handed_on.items():
         if name == "beam_alive_scores":
             continue
         value = helper.make_tensor("value", types[name], [1], [_FILL.get(name, 0)])
@@ -180,7 +188,7 @@ def _size_of(axis: str | int, sizes: dict[str, str], nodes: list[NodeProto]) -> 
     """Name of the tensor [1] that holds the size of `axis`; a fixed size becomes a constant when first met."""
     if isinstance(axis, str):
         if axis not in sizes:
-            known = ", ".join(name for name in sizes if not name.startswith("size_"))
+            known = ", ".join(name for name in sizes if name != "past" and not name.startswith("size_"))
             raise OperationalError(
                 f"the decoding state has an axis '{axis}' of unknown size",
                 help=f"in state_axes, use numbers or the axes {known}",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import onnx
@@ -25,8 +26,10 @@ from t2tdeploy.models.search import (
     banned_ids,
     best_ids,
     controlled,
+    each_itself,
     initial_state,
     look,
+    past_of,
     reordered,
     rows_of,
     sampled_ids,
@@ -37,7 +40,11 @@ OPSET_VERSION = 18
 IR_VERSION = 10  # the newest that onnxruntime 1.19 reads
 
 # Example sizes, all different and above 1, so that tracing keeps every axis symbolic.
-BATCH, BEAM, SOURCE_LENGTH, STEPS, VOCAB = 3, 5, 11, 7, 23
+BATCH, BEAM, SOURCE_LENGTH, STEPS, PAST, VOCAB = 3, 5, 11, 7, 4, 23
+
+LEAST_APART = 4096
+"""So many numbers must a step add to the caches of a beam, for the past to be kept apart. transformer_base adds 6144,
+and is as fast or faster so; with 1536 the operators for it cost more than the copies, 5 % for a single sentence."""
 
 Axes = tuple[str | int, ...]
 
@@ -94,8 +101,8 @@ class SearchPieces:
     Args:
         encoder: source_ids -> memory.
         prelude: controls, beam_size -> `LIMITS`.
-        look: beam_STATE, `LIMITS`, memory, the model's state -> constrained, log_probs, `GROWN`, NAME_next of the
-            model's state or, where it is to be reordered, NAME_grown.
+        look: beam_STATE, `LIMITS`, itself, memory and past, the model's state -> constrained, log_probs, `GROWN`,
+            NAME_next of the model's state or, where it is to be reordered, NAME_grown.
         best: log_probs -> `CHOSEN`.
         banned: log_probs, beam_ancestors_grown, beam_history_tokens_next, no_repeat_ngram_size -> banned.
         controlled: log_probs, banned, state with `GROWN`, source_ids, controls -> allowed, penalties.
@@ -104,6 +111,7 @@ class SearchPieces:
             beam_STATE_next, NAME_next of what was NAME_grown.
         memory: names of the encoder's outputs, with their axes.
         carried: what steps hand on, with its axes; `target_length` and `history` start at 0.
+        past: part of the model's state -> name of what was decoded of it before, see models/model.py: takes_past.
     """
 
     encoder: onnx.ModelProto
@@ -116,6 +124,14 @@ class SearchPieces:
     update: onnx.ModelProto
     memory: dict[str, Axes]
     carried: dict[str, Axes]
+    past: dict[str, str]
+
+    def handed_on(self) -> dict[str, Axes]:
+        """What segments hand on, with its axes: of what has a past, that."""
+        return {
+            self.past.get(name, name): _of_past(axes) if name in self.past else axes
+            for name, axes in self.carried.items()
+        }
 
 
 class Example(NamedTuple):
@@ -126,8 +142,11 @@ class Example(NamedTuple):
     axes: Axes
 
 
-def export_pieces(model: Model) -> SearchPieces:
+def export_pieces(model: Model, *, apart: bool | None = None) -> SearchPieces:
     """Traces the model's `encode` and `decode_step`, and the search around them.
+
+    Args:
+        apart: whether the past of caches is kept apart, if the model can take it; None: where that pays.
 
     Raises:
         torch.onnx.OnnxExporterError: the model has an operator that ONNX cannot express.
@@ -144,16 +163,18 @@ def export_pieces(model: Model) -> SearchPieces:
     beam = _scalar("beam_size", BEAM)
     found = limits(Controls(*(example.tensor for example in controls)), beam.tensor)
     bounds = [Example(*item) for item in zip(LIMITS, found, ((), (), ("batch",), (), ()), strict=True)]
+    past = past_of(model) if (is_worth_keeping_apart(model) if apart is None else apart) else {}
+    itself = Example("itself", each_itself(BATCH, BEAM, torch.device("cpu")).clone(), ("batch", "beam", "beam"))
     now, grown = _state(STEPS), _state(STEPS + 1, GROWN)
     scores = Example("log_probs", torch.zeros(BATCH, BEAM, VOCAB).log_softmax(2), ("batch", "beam", "vocab"))
     grown_names = [f"{name}_{'grown' if name in rows else 'next'}" for name in state_axes]
-    moving = [e._replace(name=f"{e.name}_grown") for e in _model_state(model, STEPS + 1) if e.name in rows]
+    moving = [e._replace(name=f"{e.name}_grown") for e in _model_state(model, STEPS + 1, past) if e.name in rows]
     return SearchPieces(
         encoder=trace(model.encode, [source], [*memory_axes], model),
         prelude=trace(lambda controls, beam: limits(Controls(*controls), beam), [raw_controls, beam], LIMITS),
         look=trace(
             _look(model),
-            [now, bounds, memory, _model_state(model, STEPS)],
+            [now, bounds, itself, [*memory, *_past(model, past)], _model_state(model, STEPS, past)],
             ["constrained", "log_probs", *GROWN.values(), *grown_names],
             model,
         ),
@@ -168,15 +189,16 @@ def export_pieces(model: Model) -> SearchPieces:
         ),
         memory=dict(memory_axes),
         carried={**{f"beam_{name}": axes for name, axes in STATE_AXES.items()}, **state_axes},
+        past=past,
     )  # fmt: skip
 
 
 def _look(model: Model) -> Callable[..., tuple[Tensor, ...]]:
     def function(
-        state: list[Tensor], bounds: list[Tensor], memory: list[Tensor], model_state: list[Tensor]
+        state: list[Tensor], bounds: list[Tensor], itself: Tensor, memory: list[Tensor], model_state: list[Tensor]
     ) -> tuple[Tensor, ...]:
         now = BeamState(*state)
-        log_probs, grown, model_state_after = look(model, now, memory, model_state)
+        log_probs, grown, model_state_after = look(model, now, itself, memory, model_state)
         found = Limits(*bounds)
         constrained = found.always | (now.step < found.before)
         return (constrained, log_probs, *(getattr(grown, name) for name in GROWN), *model_state_after)
@@ -230,15 +252,40 @@ def _state(steps: int, names: dict[str, str] | None = None) -> list[Example]:
     ]
 
 
-def _model_state(model: Model, steps: int) -> list[Example]:
-    """The model's state some steps after the start."""
-    start = model.initial_state(BATCH, BEAM, torch.device("cpu"))
-    grown: dict[str | int, int] = {"target_length": steps, "history": steps * BEAM}
-    examples = []
-    for (name, axes), tensor in zip(model.state_axes().items(), start, strict=True):
-        shape = [grown.get(axis, size) for axis, size in zip(axes, tensor.shape, strict=True)]
-        examples.append(Example(name, torch.ones(shape, dtype=tensor.dtype), axes))
-    return examples  # fmt: skip
+def is_worth_keeping_apart(model: Model) -> bool:
+    """See `LEAST_APART`."""
+    axes = model.state_axes()
+    return sum(prod(size for size in axes[name] if isinstance(size, int)) for name in past_of(model)) >= LEAST_APART
+
+
+def _model_state(model: Model, steps: int, past: Mapping[str, str]) -> list[Example]:
+    """The model's state some steps after the start, without its past."""
+    grown: dict[str | int, int] = {"target_length": steps, "history": (steps - PAST if past else steps) * BEAM}
+    return [_ones(name, tensor, axes, grown) for name, (tensor, axes) in _start(model).items()]
+
+
+def _past(model: Model, past: Mapping[str, str]) -> list[Example]:
+    """What `decode_step` may be given behind the memory."""
+    start = _start(model)
+    grown: dict[str | int, int] = {"history": 1 + PAST * BEAM}
+    found = [_ones(of_past, *start[name], grown) for name, of_past in past.items()]
+    return [one._replace(axes=_of_past(one.axes)) for one in found]
+
+
+def _of_past(axes: Axes) -> Axes:
+    return tuple("past" if axis == "history" else axis for axis in axes)
+
+
+def _start(model: Model) -> dict[str, tuple[Tensor, Axes]]:
+    """The parts of the model's first state by name, with their axes."""
+    start, axes = model.initial_state(BATCH, BEAM, torch.device("cpu")), model.state_axes()
+    return {name: (tensor, axes[name]) for name, tensor in zip(axes, start, strict=True)}
+
+
+def _ones(name: str, start: Tensor, axes: Axes, sizes: Mapping[str | int, int]) -> Example:
+    """An example as long as `sizes` says where it grows."""
+    shape = [sizes.get(axis, size) for axis, size in zip(axes, start.shape, strict=True)]
+    return Example(name, torch.ones(shape, dtype=start.dtype), axes)
 
 
 def _controls() -> list[Example]:

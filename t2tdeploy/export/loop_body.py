@@ -18,7 +18,10 @@ _CHOICE = dict(zip((*CHOSEN, "penalties"), (TensorProto.FLOAT, TensorProto.INT64
 
 _BAN = [TensorProto.BOOL]
 
-SIZES: dict[str | int, str | None] = {"batch": "open", "rows": None, "target_length": None, "history": None}
+SIZES: dict[str | int, str | None] = {
+    "batch": "open",
+    **dict.fromkeys(("rows", "target_length", "history", "past")),
+}
 """Of the axes of what is carried: the rows are those still open."""
 
 

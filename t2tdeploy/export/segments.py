@@ -6,8 +6,14 @@ them is, though nothing of them changes any more: with Multi30k in batches of 16
 have come to is put in its place, and the next segment goes on with the others alone. Caches are copied when rows leave,
 about as much as a step's Concat does anyway.
 
+A step copies what it hands on, longer by a position. Of caches it hands on only those of its segment, if the model can
+read what is before them apart (models/model.py: takes_past). So a segment also ends after a number of steps, and its
+caches are put behind those before.
+
     rows [open]     which rows of the batch are still open, in their order
     NAME            what steps hand on of the open rows
+    past_NAME       of caches, what earlier segments handed on, behind a blank; NAME is empty when a segment begins.
+                    The blank is for onnxruntime 1.19, whose products over nothing are not zero
     found_NAME      what all rows of the batch have come to
 """
 
@@ -30,9 +36,12 @@ _OF_A_ROW: dict[str, Axes] = {
     "source_ids": ("batch", "source_length"),
     "max_length": ("batch",),
     "limit_longest_penalty": ("batch",),
+    "itself": ("batch", "beam", "beam"),
     **dict.fromkeys(BY_ROW.values(), ("batch",)),
 }
 _STAYING = (7, 8)  # a segment goes on while more than this share of its rows is open
+# Steps of a segment that has a past, and how many more for one row of beams, which has little to copy.
+_STEPS, _MORE_STEPS = 8, 64
 
 
 class Segments:
@@ -45,7 +54,8 @@ class Segments:
     """
 
     def __init__(self, pieces: SearchPieces, body: LoopBody) -> None:
-        self._carried, self._types = pieces.carried, body.types
+        self._carried, self._types, self._past = pieces.carried, body.types, pieces.past
+        self._handed_on = pieces.handed_on()
         self._of_a_row = {**_OF_A_ROW, **{name: axes for name, axes in pieces.memory.items() if "batch" in axes}}
         self._outside, self._inside = Nodes("segments"), Nodes("segment")
         self._record_types = body.record_types
@@ -55,15 +65,15 @@ class Segments:
 
     def _loop(self, steps: GraphProto) -> NodeProto:
         start = [self._outside.op("Range", "zero_scalar", "batch_scalar", "one_scalar")]
-        start += [f"{name}_start" for name in self._carried]
-        start += [f"{name}_start" for name in FOUND]
+        start += [f"{name}_start" for name in (*self._handed_on, *FOUND)]
         nothing = self._outside.op("Concat", "zero", "batch_size", "beam_count", axis=0)
         start += [self._outside.op("ConstantOfShape", nothing, value=self._no_record(name)) for name in RECORDS]
-        ends = ["rows_final", *(f"{name}_left" for name in self._carried)]
+        ends = ["rows_final", *(f"{name}_left" for name in self._handed_on)]
         ends += [*(f"{name}_final" for name in FOUND), *(f"all_{name}" for name in RECORDS)]
-        return helper.make_node(
-            "Loop", ["batch_scalar", "always", *start], ends, name="segments", body=self._body(steps)
-        )
+        more = self._outside.op("Div", _MORE_STEPS, "row_count")
+        count = self._outside.op("Add", more, _STEPS) if self._past else "longest"
+        self._outside.op("Reshape", count, "scalar_shape", output="segment_steps")
+        return helper.make_node("Loop", ["longest", "always", *start], ends, name="segments", body=self._body(steps))
 
     def _body(self, steps: GraphProto) -> GraphProto:
         """(iteration, condition, rows, NAME of the open rows, found_NAME, records) -> (go_on, the same)"""
@@ -73,13 +83,13 @@ class Segments:
         staying, of = _STAYING
         share = op("Div", op("Mul", "segment_rows", [staying]), [of])
         op("Reshape", share, "scalar_shape", output="enough_open")
+        for name, past in self._past.items():
+            op("Slice", f"{past}_now", [0], [0], [self._carried[name].index("history")], output=f"{name}_now")
         reached = [*(f"{name}_reached" for name in self._carried), *(f"segment_{name}" for name in RECORDS)]
+        carried = [f"{name}_now" for name in self._carried]
         self._inside.nodes.append(
-            helper.make_node(
-                "Loop", ["longest", "always", *(f"{name}_now" for name in self._carried)], reached, name="search",
-                body=steps,
-            )
-        )  # fmt: skip
+            helper.make_node("Loop", ["segment_steps", "always", *carried], reached, name="search", body=steps)
+        )
         self._keep_results()
         self._let_go()
         return helper.make_graph(self._inside.nodes, "segment", *self._signature())
@@ -89,6 +99,7 @@ class Segments:
         for name, axes in self._of_a_row.items():
             self._inside.op("Gather", name, "rows", axis=axes.index("batch"), output=f"open_{name}")
         rename_tensors(steps, {name: f"open_{name}" for name in self._of_a_row})
+        rename_tensors(steps, {past: f"{past}_now" for past in self._past.values()})
 
     def _keep_results(self) -> None:
         op = self._inside.op
@@ -120,7 +131,11 @@ class Segments:
         index = {"batch": kept, "rows": op("Reshape", beams, [-1])}
         op("Gather", "rows", kept, output="rows_next")
         for name, axes in self._carried.items():
-            if axes and axes[0] in index:
+            if name in self._past:
+                past = self._past[name]
+                both = [op("Gather", part, kept, axis=0) for part in (f"{past}_now", f"{name}_reached")]
+                op("Concat", *both, axis=axes.index("history"), output=f"{past}_kept")
+            elif axes and axes[0] in index:
                 op("Gather", f"{name}_reached", index[str(axes[0])], axis=0, output=f"{name}_kept")
             else:
                 op("Identity", f"{name}_reached", output=f"{name}_kept")
@@ -131,7 +146,7 @@ class Segments:
         inputs = [info("segment_number", TensorProto.INT64, []), info("any_open", TensorProto.BOOL, [])]
         inputs.append(info("rows", TensorProto.INT64, ["open"]))
         outputs = [info("some_open", TensorProto.BOOL, []), info("rows_next", TensorProto.INT64, [None])]
-        for name, axes in self._carried.items():
+        for name, axes in self._handed_on.items():
             inputs.append(info(f"{name}_now", self._types[name], [SIZES.get(axis, axis) for axis in axes]))
             left = [None if axis == "batch" else SIZES.get(axis, axis) for axis in axes]
             outputs.append(info(f"{name}_kept", self._types[name], left))

@@ -58,6 +58,18 @@ class _Attention(nn.Module):
         weights = self.weights(query, key, bias)
         return self.output(_merge_heads(self.dropout(weights) @ value)), weights
 
+    def attend_in_two(
+        self, query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], bias: Tensor
+    ) -> Tensor:
+        """As `attend` to what is keys and values [a, heads, m, head_dim] of `first`, and then of `second`."""
+        query = query * self.scale
+        logits = torch.cat([query @ key.transpose(-1, -2) for key, _ in (first, second)], dim=-1)
+        weights = self.dropout(torch.softmax(logits + bias, dim=-1))
+        shares = weights.split([first[0].size(2), second[0].size(2)], dim=-1)
+        found = shares[0] @ first[1] + shares[1] @ second[1]
+        result: Tensor = self.output(_merge_heads(found))
+        return result
+
 
 class SelfAttention(_Attention):
     """Attention of a sequence over itself."""
@@ -71,7 +83,9 @@ class SelfAttention(_Attention):
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         return self.attend(query, key, value, bias)[0]
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One more position of all beams.
 
         The caches hold every beam of every position, and the bias hides those that a beam does not come from: nothing
@@ -80,14 +94,18 @@ class SelfAttention(_Attention):
         Args:
             x: [batch, beam, hidden]
             keys, values: [batch, heads, history, head_dim] of the positions so far.
-            bias: see `ancestor_bias`; of the history with this position.
+            bias: see `ancestor_bias`; of the history with this position, and of what is before it.
+            past: keys and values before those of the caches, at least one. They are only read, so a step copies less
+                the shorter the caches are.
 
         Returns:
             output [batch, beam, hidden] and the caches, one position longer.
         """
         query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        return self.attend(query, keys, values, bias)[0], keys, values
+        if past is None:
+            return self.attend(query, keys, values, bias)[0], keys, values
+        return self.attend_in_two(query, past, (keys, values), bias), keys, values
 
 
 class CrossAttention(_Attention):

@@ -15,6 +15,7 @@ from t2tdeploy.models.search import (
     BeamState,
     StepRecord,
     choose,
+    each_itself,
     follow,
     initial_state,
     look,
@@ -80,9 +81,10 @@ def _run(model: Model, source_ids: Tensor, controls: Controls, beam: int) -> tup
     state = initial_state(batch, beam, source_length, source_ids.device, sampling=sampling)
     model_state = model.initial_state(batch, beam, source_ids.device)
     found = limits(controls, torch.tensor(beam, device=source_ids.device))
+    itself = each_itself(batch, beam, source_ids.device)
     records: list[StepRecord] = []
     while True:
-        log_probs, state, model_state = look(model, state, memory, model_state)
+        log_probs, state, model_state = look(model, state, itself, memory, model_state)
         choice = choose(log_probs, state, source_ids, controls, found.always | (state.step < found.before))
         all_decided, record, state = update(state, choice, controls.max_length, controls.alpha, found)
         records.append(record)

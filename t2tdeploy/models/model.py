@@ -58,6 +58,11 @@ class Model(nn.Module):
             may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not
             inherited: what a subclass adds may change it.
         raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
+        takes_past: `decode_step` may be given what was decoded long ago apart, so that an exported search copies less.
+            Behind what `encode` returned, `memory` then has the parts of the state with the axis `history`, in their
+            order, as they were at some step, and the state has what came after. Their axis is `past`; its first entry
+            is a blank, of which `ancestors` says nothing, and which is to be hidden. This counts in the class that
+            defines `decode_step`.
 
     Raises:
         UserError: a feature that this model cannot treat.
@@ -68,6 +73,7 @@ class Model(nn.Module):
     accepts: ClassVar[Mapping[str, tuple[Modality, ...]]] = {}
     independent_rows: ClassVar[bool] = False
     raw_numbers: ClassVar[bool] = False
+    takes_past: ClassVar[bool] = False
     target = "targets"
 
     def __init__(self, hparams: HParams, features: Mapping[str, FeatureSpec], *, body_size: int | None = None) -> None:
@@ -253,7 +259,7 @@ class Model(nn.Module):
         Args:
             tokens: [batch, beam] int64, the ids chosen last; PAD before the first step.
             step: [] int64, how many positions lie behind.
-            memory: what `encode` returned.
+            memory: what `encode` returned; see `takes_past`.
             state: what the step before returned; what has `rows` is reordered to the beams that `tokens` extend.
             ancestors: [batch, beam, history] bool, what of the history each beam consists of, with the position that
                 this step adds: `beam` more entries, of which each beam has its own.

@@ -190,19 +190,25 @@ def rows_decided(
     return beaten | (ended >= limits.enough) | (step >= max_length)
 
 
-def with_themselves(ancestors: Tensor) -> Tensor:
-    """[batch, beam, history] -> [batch, beam, history + beam]: each sequence has its own newest position."""
-    batch, beam, _ = ancestors.shape
-    index = torch.arange(beam, device=ancestors.device)
-    return torch.cat([ancestors, (index.unsqueeze(1) == index).expand(batch, beam, beam)], dim=2)
+def each_itself(batch: int, beam: int, device: torch.device) -> Tensor:
+    """[batch, beam, beam] bool: of the positions that a step adds, each sequence has its own."""
+    index = torch.arange(beam, device=device)
+    return (index.unsqueeze(1) == index).expand(batch, beam, beam)
 
 
 def look(
-    model: Model, state: BeamState, memory: Sequence[Tensor], model_state: Sequence[Tensor]
+    model: Model, state: BeamState, itself: Tensor, memory: Sequence[Tensor], model_state: Sequence[Tensor]
 ) -> tuple[Tensor, BeamState, tuple[Tensor, ...]]:
-    """The model's step: log-probabilities [batch, beam, vocab], the state with this step in its ancestors and history,
-    the model's next state, its rows not yet reordered."""
-    ancestors = with_themselves(state.ancestors)
+    """The model's step.
+
+    Args:
+        itself: see `each_itself`; the same at every step.
+
+    Returns:
+        log-probabilities [batch, beam, vocab], the state with this step in its ancestors and history, the model's next
+        state, its rows not yet reordered.
+    """
+    ancestors = torch.cat([state.ancestors, itself], dim=2)
     logits, attention, model_state = model.decode_step(state.tokens, state.step, memory, model_state, ancestors)
     grown = state._replace(
         ancestors=ancestors,
@@ -272,6 +278,14 @@ def reordered(rows: Sequence[Tensor], parents: Tensor) -> tuple[Tensor, ...]:
     batch, beam = parents.shape
     index = (parents + torch.arange(batch, device=parents.device).unsqueeze(1) * beam).flatten()
     return tuple(torch.index_select(tensor, 0, index) for tensor in rows)
+
+
+def past_of(model: Model) -> dict[str, str]:
+    """The parts of the model's state of which `decode_step` may be given the past apart: name -> name of the past."""
+    owner = next(one for one in type(model).__mro__ if "decode_step" in vars(one))
+    if not vars(owner).get("takes_past", False):
+        return {}
+    return {name: f"past_{name}" for name, axes in model.state_axes().items() if "history" in axes}
 
 
 def rows_of(model: Model) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from t2tdeploy.models.search import (
     Choice,
     StepRecord,
     best_ids,
+    each_itself,
     follow,
     initial_state,
     look,
@@ -186,7 +187,8 @@ def static_step(
     """
     axes = model.state_axes()
     kept = [_drop(*part, search.beam_size) for part in zip(state.model, axes.values(), strict=True)]
-    log_probs, now, grown = look(model, _without_oldest(state.beam), memory, kept)
+    itself = each_itself(source_ids.size(0), search.beam_size, source_ids.device)
+    log_probs, now, grown = look(model, _without_oldest(state.beam), itself, memory, kept)
     choice = _choose(log_probs, now, source_ids, search)
     found = static_limits(search, max_length)
     alpha = torch.full((), search.alpha, device=max_length.device)

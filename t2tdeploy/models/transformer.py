@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.attention import (
+    MASKED,
     CrossAttention,
     SelfAttention,
     ancestor_bias,
@@ -70,14 +72,22 @@ class DecoderLayer(nn.Module):
         return self.over_source(x, *self.cross_attention.project(memory), source_bias)[0]
 
     def step(
-        self, x: Tensor, cache: Sequence[Tensor], self_bias: Tensor, key: Tensor, value: Tensor, source_bias: Tensor
+        self,
+        x: Tensor,
+        cache: Sequence[Tensor],
+        past: Sequence[Tensor],
+        self_bias: Tensor,
+        key: Tensor,
+        value: Tensor,
+        source_bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One position of all beams: x [batch, beam, hidden]; cache: self-attention keys and values of the history.
+        """One position of all beams: x [batch, beam, hidden]; cache, past: see `SelfAttention.step`; past may be empty.
 
         Returns x, the attention over the source [batch, heads, beam, source_length], the cache.
         """
         keys, values = cache
-        attended, keys, values = self.self_attention.step(self.self_norm(x), keys, values, self_bias)
+        before = (past[0], past[1]) if past else None
+        attended, keys, values = self.self_attention.step(self.self_norm(x), keys, values, self_bias, before)
         x, weights = self.over_source(x + self.dropout(attended), key, value, source_bias)
         return x, weights, keys, values
 
@@ -89,6 +99,7 @@ class Transformer(Model):
     hparams_class = TransformerHParams
     default_hparams_set = "transformer_tiny"
     independent_rows = True
+    takes_past = True
     accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": (Modality.SYMBOL,)}
 
     def __init__(self, hparams: TransformerHParams, features: Mapping[str, FeatureSpec]) -> None:
@@ -155,14 +166,20 @@ class Transformer(Model):
     def decode_step(
         self, tokens: Tensor, step: Tensor, memory: Sequence[Tensor], state: Sequence[Tensor], ancestors: Tensor
     ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        source_bias, *projected = memory
+        encoded = len(self.memory_axes())
+        (source_bias, *projected), past = memory[:encoded], memory[encoded:]
         x = self.dropout(self.modality("targets").bottom(tokens) + self.timing(step.reshape(1)))
         self_bias = ancestor_bias(ancestors)
+        if past:
+            # Told once, so that an exported step does not find it out for each layer.
+            assert all(part.size(2) == past[0].size(2) for part in past)
+            assert all(part.size(2) == state[0].size(2) for part in state)
+            self_bias = F.pad(self_bias, (1, 0), value=MASKED)
         caches: list[Tensor] = []
         for i, layer in enumerate(self._decoder_layers()):
             pair = slice(2 * i, 2 * i + 2)
             key, value = projected[pair]
-            x, weights, keys, values = layer.step(x, state[pair], self_bias, key, value, source_bias)
+            x, weights, keys, values = layer.step(x, state[pair], past[pair], self_bias, key, value, source_bias)
             caches += [keys, values]
         return self.top(self.decoder_norm(x)), weights.mean(dim=1), tuple(caches)
 

@@ -40,8 +40,8 @@ def tiny_model() -> Transformer:
 
 @cache
 def tiny_graph() -> onnx.ModelProto:
-    """The search of `tiny_model`. Copy it before you change it."""
-    return export_beam_search(tiny_model())
+    """The search of `tiny_model`, with the past of caches apart as in large models. Copy it before you change it."""
+    return export_beam_search(tiny_model(), apart=True)
 
 
 @cache
@@ -52,8 +52,8 @@ def byte_model() -> Transformer:
 
 @cache
 def byte_graph() -> onnx.ModelProto:
-    """The search of `byte_model`. Copy it before you change it."""
-    return export_beam_search(byte_model())
+    """The search of `byte_model`, with the past of caches apart as in large models. Copy it before you change it."""
+    return export_beam_search(byte_model(), apart=True)
 
 
 @cache

@@ -94,10 +94,12 @@ def test_products_read_float16_and_decisions_float32(half: ModelProto) -> None:
 
 
 def test_the_loop_carries_caches_in_float16_and_scores_in_float32(half: ModelProto) -> None:
-    body = next(graph for graph in graphs(half.graph) if graph is not half.graph)
-    types = {value.name: value.type.tensor_type.elem_type for value in body.input}
+    bodies = [graph for graph in graphs(half.graph) if graph.name in ("segment", "step")]
+    types = {value.name: value.type.tensor_type.elem_type for body in bodies for value in body.input}
     assert {types[name] for name in types if "score" in name} == {FLOAT}
-    assert {kind for name, kind in types.items() if name.startswith("state_")} == {HALF}
+    caches = {name: kind for name, kind in types.items() if name.startswith(("state_", "past_state_"))}
+    assert set(caches.values()) == {HALF}
+    assert len(caches) == 8
 
 
 def test_scores_are_close_to_those_of_float32(half: ModelProto) -> None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from t2tdeploy.decoding import SearchControls
+from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.forward import is_worth_keeping_apart
+from t2tdeploy.export.naming import names_read
+from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.models.transformer_hparams import transformer_base, transformer_small
 from t2tdeploy.runtime import GraphSession
 from tests.export.graphs import TINY_VOCAB as VOCAB
-from tests.export.graphs import tiny_graph
-from tests.models.tiny import padded, random_sources
+from tests.export.graphs import tiny_graph, tiny_model
+from tests.models.tiny import features, padded, random_sources
 
 ROWS = random_sources(VOCAB, seed=8, count=13)
 LIMITS = np.array([2, 30, 5, 11, 3, 7, 1, 22, 4, 9, 16, 6, 13])  # one after the other
@@ -61,20 +67,54 @@ def test_all_that_is_known_of_a_row_is_what_it_would_be_alone(session: GraphSess
         np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-4)
 
 
-def test_steps_compute_the_open_rows_alone() -> None:
+def shapes_of_segments(name: str, chosen: list[int]) -> np.ndarray:
+    """The shape of the tensor `name` at the end of every segment."""
     copy = onnx.ModelProto()
     copy.CopyFrom(tiny_graph())
     loop = next(node for node in copy.graph.node if node.name == "segments")
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
-    body.node.append(helper.make_node("Shape", ["segment_step_scores"], ["segment_shape"]))
-    body.output.append(helper.make_tensor_value_info("segment_shape", TensorProto.INT64, [3]))
+    body.node.append(helper.make_node("Shape", [name], ["segment_shape"]))
+    body.output.append(helper.make_tensor_value_info("segment_shape", TensorProto.INT64, [None]))
     loop.output.append("segment_shapes")
-    copy.graph.output.append(helper.make_tensor_value_info("segment_shapes", TensorProto.INT64, [None, 3]))
+    copy.graph.output.append(helper.make_tensor_value_info("segment_shapes", TensorProto.INT64, [None, None]))
+    sources = padded([ROWS[row] for row in chosen]).numpy()
     (shapes,) = GraphSession(copy.SerializeToString(), threads=1).run(
-        ["segment_shapes"], padded(ROWS).numpy(), LIMITS, beam_size=3, alpha=0.6, num_hypotheses=1
+        ["segment_shapes"], sources, LIMITS[chosen], beam_size=3, alpha=0.6, num_hypotheses=1
     )
+    return shapes
+
+
+def test_steps_compute_the_open_rows_alone() -> None:
+    shapes = shapes_of_segments("segment_step_scores", [*range(len(ROWS))])
     steps, rows = shapes[:, 0], shapes[:, 1]
+    limit = 8 + 64 // (3 * len(ROWS))
     assert rows[0] == len(ROWS)
-    assert (rows[1:] <= rows[:-1] * 7 // 8).all()
+    assert ((rows[1:] <= rows[:-1] * 7 // 8) | (steps[:-1] == limit)).all()
     assert len(rows) > 3
     assert (steps * rows).sum() <= LIMITS.sum() * 8 / 7  # instead of rows times the longest
+
+
+@pytest.mark.parametrize("chosen", [[*range(len(ROWS))], [1, 7], [1]])
+def test_steps_copy_the_caches_of_a_segment_alone(chosen: list[int]) -> None:
+    recent = shapes_of_segments("state_0_key_reached", chosen)[:, 2]
+    past = shapes_of_segments("past_state_0_key_now", chosen)[:, 2]
+    assert recent.max() <= 3 * (8 + 64 // (3 * len(chosen)))
+    assert np.array_equal(past, 1 + np.cumsum(recent) - recent)
+    assert past[-1] > 1
+
+
+def test_a_search_with_the_past_apart_is_the_one_without(session: GraphSession) -> None:
+    whole = export_beam_search(tiny_model())
+    assert not any("past" in name for name in names_read(whole.graph)), "it would not pay for so small a model"
+    other = GraphSession(whole.SerializeToString(), threads=1)
+    for controls in CONTROLS.values():
+        found, expected = (search(one, [*range(len(ROWS))], controls) for one in (session, other))
+        assert np.array_equal(found.target_ids, expected.target_ids)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+        np.testing.assert_allclose(found.attention, expected.attention, atol=1e-4)
+
+
+def test_large_models_keep_the_past_apart() -> None:
+    with torch.device("meta"):
+        models = [Transformer(hparams(), features(VOCAB)) for hparams in (transformer_small, transformer_base)]
+    assert [is_worth_keeping_apart(model) for model in models] == [False, True]

@@ -16,8 +16,9 @@ from t2tdeploy.export.verify import model_log_probs
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import OracleResult, exhaustive_search, oracle_search
+from t2tdeploy.models.search import past_of
 from t2tdeploy.models.transformer import Transformer
-from tests.models.tiny import HPARAMS, padded, random_sources, tiny_transformer
+from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
 
 torch.set_num_threads(1)
 
@@ -133,6 +134,19 @@ def test_a_result_does_not_depend_on_the_batch(patience: float):
         assert not together.target_ids[i, :, width:].any()
         torch.testing.assert_close(together.scores[i], alone.scores[0], atol=1e-4, rtol=0)
         assert together.finished[i] == alone.finished[0]
+
+
+def test_only_a_class_that_says_so_itself_is_given_the_past():
+    class Same(Transformer):
+        pass
+
+    class Other(Transformer):
+        decode_step = Transformer.decode_step  # stands for one that knows nothing of a past
+
+    caches = [f"state_{layer}_{part}" for layer in range(2) for part in ("key", "value")]
+    assert past_of(tiny_transformer(20)) == {name: f"past_{name}" for name in caches}
+    assert past_of(Same(HPARAMS, features(20))).keys() == set(Same(HPARAMS, features(20)).state_axes())
+    assert past_of(Other(HPARAMS, features(20))) == {}
 
 
 @pytest.mark.parametrize("patience", [math.inf, 1.0])

@@ -33,6 +33,27 @@ def test_cached_steps_are_the_full_forward(joint: bool):
             tokens = targets[:, step : step + 1]
 
 
+@pytest.mark.parametrize("split", range(5))
+def test_a_history_in_two_parts_is_the_history(split: int):
+    model, sources, beam = tiny_transformer(40), padded(random_sources(40, 1, count=2)), 3
+    with torch.no_grad():
+        memory, state = model.encode(sources), model.initial_state(2, beam, sources.device)
+        for step in range(4):
+            ancestors = torch.rand(2, beam, beam * (step + 1)) < 0.5
+            ancestors[:, :, -beam:] = torch.eye(beam, dtype=torch.bool)
+            inputs = torch.randint(3, 40, (2, beam)), torch.tensor(step)
+            logits, attention, after = model.decode_step(*inputs, memory, state, ancestors)
+            at = min(split, step) * beam
+            past = [torch.cat([torch.full_like(part[:, :, :1], 9.0), part[:, :, :at]], 2) for part in after]
+            recent = [part[:, :, at:] for part in state]
+            found = model.decode_step(*inputs, [*memory, *past], recent, ancestors)
+            torch.testing.assert_close(found[0], logits, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(found[1], attention, atol=1e-5, rtol=1e-5)
+            for new, part in zip(found[2], after, strict=True):
+                torch.testing.assert_close(new, part[:, :, at:], atol=1e-5, rtol=1e-5)
+            state = after
+
+
 def test_beams_of_one_source_do_not_see_each_other():
     model, sources = tiny_transformer(40), padded(random_sources(40, 1, count=2))
     tokens = torch.tensor([[3, 4, 5], [6, 7, 8]])
