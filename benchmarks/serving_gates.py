@@ -192,7 +192,9 @@ def add_version(bundle: Path, version: Path) -> None:
 def soak(gates: Gates, seconds: float) -> dict[str, Any]:
     """Hours of everyday load, deadlines and cancelled calls among it: memory does not grow.
 
-    The slope is fitted from when a third of the time has passed; before, caches and the allocator's arenas fill.
+    Before the time begins, a minute of twice as much as the server can do: arenas are as large as the largest batches
+    were, and of those everyday load has one every few minutes. The slope is fitted from when a third of the time has
+    passed; before, caches fill.
     """
     samples: list[tuple[float, int]] = []
 
@@ -207,8 +209,9 @@ def soak(gates: Gates, seconds: float) -> dict[str, Any]:
         return await load
 
     with gates.server() as server:
-        rate = 0.6 * capacity(server, gates)
-        measured = asyncio.run(run(server, rate))
+        most = capacity(server, gates)
+        put(server, gates, OpenLoop(2 * most), duration=min(60.0, seconds / 10), warm_up=0, deadline=5.0)
+        measured = asyncio.run(run(server, 0.6 * most))
         status, stopped = server.stop()
     settled = [(moment, size) for moment, size in samples if moment > seconds / 3]
     moments, sizes = np.array(settled).T

@@ -283,7 +283,11 @@ def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None
 def _verify_file(directory: Path, file: str, checksum: str) -> None:
     if not (directory / file).is_file():
         _refuse(directory / file, "the file is missing")
-    if sha256_of(directory / file) != checksum:
+    try:
+        found = sha256_of(directory / file)
+    except OSError as error:  # it has gone since, or may not be read
+        _refuse(directory / file, f"it cannot be read: {error.strerror or error}")
+    if found != checksum:
         _refuse(directory / file, "its checksum does not match")
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +43,8 @@ __all__ = [
     "Translator",
 ]
 
+
+logger = logging.getLogger("t2tdeploy")
 
 MANY_BATCHES = 4
 """From so many on, a second session is worth its loading."""
@@ -273,8 +275,10 @@ class Translator:
             if self._may_open:
                 self._may_open = False
                 # Two runs of a session share its threads, and each brings one of its own.
-                with suppress(OperationalError):
+                try:
                     self._beside = self.with_threads(self.session.threads - 1)
+                except OperationalError as error:
+                    logger.warning("translating one batch at a time, not two at once: %s", error.message)
             return self._beside
 
     def _search(

@@ -74,6 +74,15 @@ def test_a_missing_or_cut_file_is_named(directory: Path, file: str) -> None:
         load_bundle(directory)
 
 
+def test_a_file_that_goes_while_it_is_checked_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> str:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr("t2tdeploy.bundle.sha256_of", gone)
+    with pytest.raises(CorruptFileError, match="cannot be read: No such file or directory"):
+        load_bundle(directory)
+
+
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=MANIFEST):
         load_bundle(tmp_path)

@@ -97,8 +97,10 @@ def test_many_batches_translate_as_few_do(translator: Translator) -> None:
 
 
 @pytest.mark.parametrize("what", ["gone", "another"])
-def test_many_batches_are_translated_by_what_was_loaded(translator: Translator, tmp_path: Path, what: str) -> None:
-    """Even if a second session would read another graph by then, or none."""
+def test_many_batches_are_translated_by_what_was_loaded(
+    translator: Translator, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even if a second session would read another graph by then, or none; it is said why that is slower."""
     sources = [chr(97 + place % 26) * (1 + place * 7 % 30) for place in range(40)]
     place = tmp_path / "bundle"
     two = Translator(write_toy_bundle(place, max_source_length=40), threads=2, max_batch_size=3)
@@ -108,6 +110,8 @@ def test_many_batches_are_translated_by_what_was_loaded(translator: Translator, 
     assert two.translate(sources) == translator.translate(sources)
     assert two._beside is None
     assert two.translate(sources) == translator.translate(sources)
+    (said,) = caplog.messages
+    assert said.startswith("translating one batch at a time, not two at once: ")
 
 
 def test_batches_are_not_searched_far_ahead(translator: Translator) -> None:

@@ -43,7 +43,11 @@ _SERVE_OPTIONS = (
     click.option("--ui", is_flag=True, default=None, help="Serve a page to try it, on --http-port [8080]."),
     click.option("--ui-examples", metavar="FILE", help="Sentences to click on that page, one a line."),
     click.option("--variant", metavar="NAME", help="Form of the graph that runs [the bundle's default]."),
-    click.option("--workers", metavar="N", help="Batches that run at once [2 to translate on several CPUs, else 1]."),
+    click.option(
+        "--workers",
+        metavar="N",
+        help="Batches that run at once [2 to translate on several CPUs without --threads, else 1].",
+    ),
     click.option("--threads", metavar="N", help="Threads of a batch [all CPUs, or a share of them beside another]."),
     click.option("--tls-certificate", metavar="FILE", help="PEM file; with --tls-key, the server speaks TLS."),
     click.option("--tls-key", metavar="FILE", help="PEM file with the certificate's key."),

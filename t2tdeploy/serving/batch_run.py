@@ -17,7 +17,7 @@ class BatchRun(Generic[Row, Key, Result]):
 
     Attributes:
         started: when, on the clock of the event loop.
-        others_waited: it was as large as it could be.
+        others_waited: it left some behind: for want of room or of its leader's time, or they have another key.
         alone: see `Work.run`.
         divided: it failed, and its halves run in its place.
     """

@@ -45,7 +45,7 @@ MIN_PRIORITY, MAX_PRIORITY = -2, 2
 
 _MIN_REAL_SHARE = 0.5
 """Of the tokens of a batch, padding included: a long sentence does not drag many short ones to its length."""
-_IN_TIME = 0.6
+IN_TIME = 0.6
 """Of the time that a batch's leader has left, so much at most is what the batch is expected to take; the rest is for
 batches that are slower than expected, and for those who wait meanwhile."""
 
@@ -195,13 +195,13 @@ class BatchQueue(Generic[K, T]):
         Args:
             token_seconds: that a token of a batch takes; 0: not known.
         """
-        leader = self._leader(now)
+        leader = self._leader(now) or next(iter(self._full_batch() or []), None)
         if leader is None:
-            batch = self._full_batch() or []
-        elif leader.deadline is None or not token_seconds:
-            batch = self._select(leader)[0]
-        else:
-            batch = self._select(leader, _IN_TIME * (leader.deadline - now) / token_seconds)[0]
+            return []
+        most_tokens = math.inf
+        if leader.deadline is not None and token_seconds:
+            most_tokens = IN_TIME * (leader.deadline - now) / token_seconds
+        batch = self._select(leader, most_tokens)[0]
         self.discard(batch)
         return batch
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 
+from t2tdeploy.serving.batcher import IN_TIME
+
 _SLOWER, _FASTER = 0.2, 0.5  # weight of the newest batch in running means: what was too high has refused for nothing
 _SLOW_BATCH = 1.5
 """A batch that takes so many times the mean of late is still to be expected: half of all are slower than the mean, and
@@ -43,6 +45,12 @@ class Pace:
         return self._batch or 0.0
 
     @property
+    def lead(self) -> float:
+        """Seconds before its deadline that a sentence should be taken: then its batch may take as long as those of late
+        (rule 5 of the batcher), and it is not yet dropped for want of time."""
+        return self.batch / IN_TIME
+
+    @property
     def token(self) -> float:
         """Seconds that a token of large batches took of late; 0: that is not known."""
         return self._token or 0.0
@@ -52,8 +60,9 @@ class Pace:
 
         Args:
             tokens: of its sentences, without padding.
-            others_waited: it was as large as it could be. Of other batches only those are learned from in which a
-                token was cheaper than known: a lone sentence's tokens cost many times as much.
+            others_waited: it was as large as it could be, or as its leader had time for. Of other batches only those
+                are learned from in which a token was cheaper than known: those of a lone sentence cost many times as
+                much.
             complete: False: it was stopped, and would have taken longer.
             widened: it had the CPUs of all workers; of batches that run at once each would have taken longer.
         """

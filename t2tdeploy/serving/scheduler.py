@@ -73,6 +73,8 @@ class Scheduler(Generic[Row, Key, Result]):
         work: what it runs.
         workers: batches of this model that run at once.
         slots: of the process, shared by the schedulers of all its models; None: this scheduler has it for itself.
+        share: of the slots, that a batch takes; None: with all workers busy all are taken, so with one worker a batch
+            has all CPUs.
         observers: are told what happens; see serving/observer.py.
     """
 
@@ -83,6 +85,7 @@ class Scheduler(Generic[Row, Key, Result]):
         *,
         workers: int,
         slots: ComputeSlots | None = None,
+        share: int | None = None,
         observers: Sequence[BatchObserver] = (),
     ) -> None:
         self.batches = 0
@@ -92,7 +95,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
         self._slots = slots or ComputeSlots(workers)
-        self._share = max(1, self._slots.count // workers)  # of one batch: with one worker, all CPUs
+        self._share = share or max(1, self._slots.count // workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
         self._runs: set[BatchRun[Row, Key, Result]] = set()
@@ -201,7 +204,7 @@ class Scheduler(Generic[Row, Key, Result]):
             self._work.cost(one.row, key),
             key,
             deadline,
-            start_by=None if deadline is None else deadline - self._pace.batch,
+            start_by=None if deadline is None else deadline - self._pace.lead,
             priority=priority,
         )
 

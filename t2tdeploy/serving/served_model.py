@@ -27,11 +27,13 @@ class LoadedModel:
     Args:
         work: what is done with it.
         workers: its batches that run at once.
+        on_cpus: they need the CPUs, rather than a GPU.
     """
 
     answerer: Answerer
     work: TranslationWork | ClassificationWork
     workers: int
+    on_cpus: bool
 
 
 def load_model(bundle: Bundle, options: ServerOptions) -> LoadedModel:
@@ -42,10 +44,11 @@ def load_model(bundle: Bundle, options: ServerOptions) -> LoadedModel:
         CorruptFileError: the graph or a vocabulary cannot be loaded.
         OperationalError: onnxruntime cannot run it here.
     """
+    on_cpus = bundle.variant(options.variant).target == "cpu"
     if bundle.manifest.task != "translate":
         classifier = Classifier(bundle, variant=options.variant, threads=options.threads, spin_us=options.spin_us)
         classifier.warm_up()
-        return LoadedModel(classifier, ClassificationWork(classifier), options.workers or 1)
+        return LoadedModel(classifier, ClassificationWork(classifier), options.workers or 1, on_cpus)
     translator = Translator(
         bundle,
         variant=options.variant,
@@ -55,14 +58,13 @@ def load_model(bundle: Bundle, options: ServerOptions) -> LoadedModel:
         max_extra_length=options.max_extra_length,
     )
     translator.warm_up()
-    on_cpus = bundle.variant(options.variant).target == "cpu"
     workers = options.batches_at_once if on_cpus else options.workers or 1
     beside = None
     if on_cpus and options.threads is None and workers > 1:
         # The threads of a session are shared by its runs, which each bring one of their own.
         beside = translator.with_threads(max(1, available_cpus() - workers + 1))
         beside.warm_up()
-    return LoadedModel(translator, TranslationWork(translator, beside), workers)
+    return LoadedModel(translator, TranslationWork(translator, beside), workers, on_cpus)
 
 
 class ServedModel:
@@ -81,7 +83,11 @@ class ServedModel:
         self.name, self.number, self.fingerprint = found.name, found.number, found.fingerprint
         self.answerer = loaded.answerer
         self.scheduler: Scheduler[Any, Any, Any] = Scheduler(
-            loaded.work, options.batch_limits(), workers=loaded.workers, slots=slots
+            loaded.work,
+            options.batch_limits(),
+            workers=loaded.workers,
+            slots=slots,
+            share=None if loaded.on_cpus else 1,
         )
         self.scheduler.start()
         self._users = 0

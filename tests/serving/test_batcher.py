@@ -199,6 +199,12 @@ def test_a_full_batch_of_any_key_does_not_wait() -> None:
     assert queue.take(now=1) == []
 
 
+def test_a_full_batch_is_done_well_before_its_leader_is_out_of_time_too() -> None:
+    queue = BatchQueue[str, None](limits(max_queue_delay=5.0))
+    queue.add([item(4, deadline=7.0) for _ in range(4)], now=0)
+    assert len(queue.take(now=0, token_seconds=0.5)) == 2
+
+
 def test_an_estimate_leaves_somebody_to_run() -> None:
     """Rows of one request have one deadline; those of which an estimate says that they come too late keep it."""
     queue = BatchQueue[str, None](limits())

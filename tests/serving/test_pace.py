@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -156,3 +156,19 @@ def test_it_is_calm_when_batches_have_had_no_company_for_a_while() -> None:
     assert pace.pause(1.09) == 0
     pace.learn(30.0, 10, others_waited=False, complete=True)
     assert pace.pause(1.09) < 0.01
+
+
+@pytest.mark.parametrize("length", [1, 10, 25, 60])
+def test_who_is_in_a_hurry_is_taken_before_it_counts_as_hopeless(length: int) -> None:
+    """With a delay for fuller batches, beside one that has time: the batch is what one of the mean of late was."""
+    pace, queue = Pace(workers=1), BatchQueue[int, None](replace(LIMITS, max_queue_delay=5.0))
+    for _ in range(5):
+        pace.learn(0.05, 50, others_waited=True, complete=True)
+    hurried = Item(None, length, length, 0, deadline=1.0, start_by=1.0 - pace.lead)
+    queue.add([Item(None, length, length, 1), hurried, *(Item(None, length, length, 0) for _ in range(4))], now=0.5)
+    due = queue.due()
+    assert due is not None
+    assert queue.expire(due, pace.next_batch(queue.tokens)) == []
+    batch = queue.take(due, pace.token)
+    assert hurried in batch
+    assert due + pace.token * sum(item.length for item in batch) < 1.0 or len(batch) == 1

@@ -309,15 +309,41 @@ def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
         async with asyncio.timeout(20):
             first = ask(schedulers[0], "a")
             await until(lambda: counter.now == 1)
-            others = [ask(scheduler, text) for scheduler in schedulers[1:] for text in "bc"]
+            others = [ask(schedulers[2], "b")]
             await asyncio.sleep(0.05)
-            assert counter.most == 1
+            assert counter.most == 1, "neither one of two workers beside one that has all"
             models[0].go.set()
             await first
-            models[1].go.set()
-            await until(lambda: len(models[2].batches) == 2 or counter.now == 1)
+            await until(lambda: len(models[2].batches) == 1)
+            others.append(ask(schedulers[1], "c"))
+            await asyncio.sleep(0.05)
+            assert models[1].batches == [], "nor the other way round"
             models[2].go.set()
+            models[1].go.set()
             await asyncio.gather(*others)
+            assert counter.most == 1
+        for scheduler in schedulers:
+            await scheduler.stop()
+
+    asyncio.run(everything())
+
+
+def test_a_model_that_leaves_the_cpus_alone_runs_beside_others(bundle: Bundle) -> None:
+    """As one on a GPU: its batch has one slot."""
+    counter = Counter()
+    models = [Held(bundle, counter) for _ in range(2)]
+
+    async def everything() -> None:
+        shared = ComputeSlots(2)
+        schedulers = [Scheduler(TranslationWork(one), LIMITS, workers=1, slots=shared, share=1) for one in models]
+        for scheduler in schedulers:
+            scheduler.start()
+        async with asyncio.timeout(20):
+            both = [ask(scheduler, "a") for scheduler in schedulers]
+            await until(lambda: counter.now == 2)
+            for model in models:
+                model.go.set()
+            await asyncio.gather(*both)
         for scheduler in schedulers:
             await scheduler.stop()
 
