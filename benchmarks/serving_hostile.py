@@ -41,7 +41,8 @@ GROWTH_MIB = 64
 
 
 def fuzz(gates: Gates, count: int, seed: int = 0) -> dict[str, Any]:
-    """`count` malformed requests to every service that the server says it has."""
+    """`count` requests, most of them malformed, to each of the ways to ask for translations: the unary calls of our own
+    service and of Open Inference, and HTTP."""
     http = {"http_port": 0} if "http_port" in ServerOptions.model_fields else {}
     with gates.server(**http) as server:
         services = services_of(server.address)

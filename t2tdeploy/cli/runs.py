@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--engine",
     type=click.Choice(["auto", "ort", "torch"]),
-    help="onnxruntime, or torch alone [auto: ort, but torch for convolutions of images, where it is faster].",
+    help="onnxruntime, or torch alone [auto: ort, but torch for convolutions of images, faster on CPUs].",
 )
 @click.option(
     "--gradient-builder",

@@ -146,7 +146,7 @@ def make_variants(
     if any(recipe.aligned for recipe in recipes.values()):
         material = replace(material, lexicon=_lexicon(bundle, parallel, reporter))
     drafts = _drafts(bundle.path(reference), recipes, material, reporter)
-    placed = {name: place(one.graph, one.form, reporter) for name, one in drafts.items()}
+    placed = {name: place(name, one.graph, one.form, reporter) for name, one in drafts.items()}
     answers, speeds = _run(bundle, reference, drafts, placed, _encoded(bundle, compared.sources), reporter)
     made = {}
     for name, draft in drafts.items():
@@ -271,8 +271,8 @@ def write_variants(
     return write_bundle(output, changed, files, overwrite=overwrite)
 
 
-def place(graph: bytes, form: Form, reporter: Reporter) -> tuple[GraphSession, str]:
-    """The graph on what it is made for, where that is here, otherwise on the CPU; and on which it is."""
+def place(name: str, graph: bytes, form: Form, reporter: Reporter) -> tuple[GraphSession, str]:
+    """The variant `name` on what it is made for, where that is here, otherwise on the CPU; and on which it is."""
     target, profile = form.target, form.profile
     if target != "cpu" and target in available_targets():
         try:
@@ -281,7 +281,7 @@ def place(graph: bytes, form: Form, reporter: Reporter) -> tuple[GraphSession, s
                 path.write_bytes(graph)
                 return GraphSession(path, target=target, profile=profile, fixed=form.fixed), target
         except OperationalError as error:  # onnxruntime was built for GPUs, and there is none here, or no engine
-            reporter.message(f"run on the CPU instead: {error.message}")
+            reporter.message(f"{name} is compared on the CPU: {error.message}")
     return GraphSession(graph, fixed=form.fixed), "cpu"
 
 

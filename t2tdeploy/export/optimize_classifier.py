@@ -112,7 +112,7 @@ def make_classifier_variants(
         if form.target == "tensorrt":
             require_supported(whole)
         build = build_of(content, name, form, reporter)
-        session, run_on = place(graph.SerializeToString(), _form(name, bundle, graph, options), reporter)
+        session, run_on = place(name, graph.SerializeToString(), _form(name, bundle, graph, options), reporter)
         sessions = (session, Session(model.SerializeToString()))
         measured = _measure(bundle, sessions, dev, features, gate, reporter, timed=run_on == form.target)
         failures = [*measured.pop("failures"), *refusals(build)]

@@ -26,14 +26,14 @@ def make_engine(
     *,
     device: torch.device | None = None,
     processes: Processes = ALONE,
-    gradient_builder: str = "auto",
+    gradient_builder: str = AUTO,
     graph_directory: Path | None = None,
     reporter: Reporter | None = None,
 ) -> GradientEngine:
     """The engine `name` for a model on the CPU; collective.
 
     Args:
-        name: one of `ENGINES`, or `AUTO`: see `faster_engine`.
+        name: one of `ENGINES`, or `AUTO`: see `faster_engine`; "ort" if a gradient builder is named.
         device, processes: see `GradientEngine`.
         gradient_builder: of the training graph; only "ort" has one.
         graph_directory: where the first process writes the training graph, for people to look at and use.
@@ -47,9 +47,9 @@ def make_engine(
     if name not in (AUTO, *ENGINES):
         raise UnknownNameError("engine", name, (AUTO, *ENGINES))
     if name == AUTO:
-        name = faster_engine(model)
+        name = faster_engine(model) if gradient_builder == AUTO else "ort"
         if reporter is not None and name == "torch":
-            reporter.message("engine torch, which is faster for convolutions of images (--engine ort trains them too)")
+            reporter.message("engine torch, as images are convolved (--engine ort trains them too, slower on CPUs)")
     if name == "torch":
         return TorchEngine(model, hparams, device=device, processes=processes)
     from t2tdeploy.training.graph.obtain import obtain_training_graph
@@ -72,6 +72,6 @@ def faster_engine(model: Model) -> str:
     """torch for models that convolve images, onnxruntime for all others.
 
     On CPUs torch's convolutions and their gradients are three times as fast as what a training graph can be made of
-    (benchmarks/class_engines.py).
+    (benchmarks/class_engines.py); on GPUs it has not been measured.
     """
     return "torch" if any(isinstance(module, nn.Conv2d) for module in model.modules()) else "ort"

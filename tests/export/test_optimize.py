@@ -95,9 +95,9 @@ def test_without_a_gpu_a_variant_for_it_is_compared_on_the_cpu(base: Bundle, mon
     monkeypatch.setattr(optimize, "available_targets", lambda: ["cpu", "cuda"])
     graph, reporter = base.path().read_bytes(), _Messages()
     forms = [Form(target, "float32", "growing") for target in ("cpu", "cuda")]
-    assert [optimize.place(graph, form, reporter)[1] for form in forms] == ["cpu", "cpu"]
+    assert [optimize.place(f"{form.target}-float32", graph, form, reporter)[1] for form in forms] == ["cpu", "cpu"]
     (said,) = reporter.heard
-    assert said.startswith("run on the CPU instead: onnxruntime cannot use CUDAExecutionProvider")
+    assert said.startswith("cuda-float32 is compared on the CPU: onnxruntime cannot use CUDAExecutionProvider")
 
 
 class _Messages(SilentReporter):

@@ -41,6 +41,8 @@ def test_convolutions_of_images_are_computed_by_torch_unless_told_otherwise(data
     }
     assert isinstance(make_engine("auto", Resnet(hparams, features), hparams, reporter=Listener()), TorchEngine)
     assert "--engine ort" in heard.pop()
+    built = make_engine("auto", Resnet(hparams, features), hparams, gradient_builder="portable", reporter=Listener())
+    assert isinstance(built, OrtEngine), "torch has no use for a gradient builder"
     hparams = TINY.replace(**NO_DROPOUT)
     assert isinstance(make_engine("auto", Transformer(hparams, data.features), hparams, reporter=Listener()), OrtEngine)
     assert not any("engine torch" in text for text in heard)
