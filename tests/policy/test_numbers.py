@@ -140,7 +140,15 @@ def decoding() -> list[str]:
         "| {:.2f} / {:.2f} times as many |".format(*(of["test"]["median"] for of in trained["ratios"].values())),
         "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
         f"| {100 * sizes['t2tdeploy int8'] / sizes['t2tdeploy float32']:.0f} % of float32 |",
+        *memory_and_loading(decode["base"]["decoders"]),
     ]
+
+
+def memory_and_loading(decoders: Any) -> list[str]:
+    both = [[decoders[f"{who} {of}, 2 threads"] for who in ("t2tdeploy", "ctranslate2")] for of in ("int8", "float32")]
+    over = " / ".join(f"{ours['peak_mib'] / theirs['peak_mib']:.2f}" for ours, theirs in both)
+    loads = " / ".join(f"{ours['load_s']:.2f}" for ours, _ in both)
+    return [f"| {over} | 1.2 | |", f"| {loads} s | 1 s | |"]
 
 
 def served_classes() -> list[str]:
@@ -186,7 +194,7 @@ def test_the_page_on_images_quotes_both_engines() -> None:
     assert f"took {memory['reversible']['mib']} MiB, and {memory['ordinary']['mib']} MiB with" in page
 
 
-@pytest.mark.parametrize("index", range(42))
+@pytest.mark.parametrize("index", range(44))
 def test_a_number_is_the_committed_one(index: int) -> None:
     assert quoted()[index] in README
 
