@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -158,39 +159,58 @@ def export_pieces(model: Model, *, apart: bool | None = None) -> SearchPieces:
     with torch.no_grad():
         encoded = [tensor.contiguous() for tensor in model.encode(ids)]  # strides would be traced
     memory = [Example(*item) for item in zip(memory_axes, encoded, memory_axes.values(), strict=True)]
-    controls = _controls()
-    raw_controls = [example._replace(name=name) for example, name in zip(controls, CONTROL_AXES, strict=True)]
-    beam = _scalar("beam_size", BEAM)
-    found = limits(Controls(*(example.tensor for example in controls)), beam.tensor)
-    bounds = [Example(*item) for item in zip(LIMITS, found, ((), (), ("batch",), (), ()), strict=True)]
     past = past_of(model) if (is_worth_keeping_apart(model) if apart is None else apart) else {}
     itself = Example("itself", each_itself(BATCH, BEAM, torch.device("cpu")).clone(), ("batch", "beam", "beam"))
-    now, grown = _state(STEPS), _state(STEPS + 1, GROWN)
-    scores = Example("log_probs", torch.zeros(BATCH, BEAM, VOCAB).log_softmax(2), ("batch", "beam", "vocab"))
     grown_names = [f"{name}_{'grown' if name in rows else 'next'}" for name in state_axes]
     moving = [e._replace(name=f"{e.name}_grown") for e in _model_state(model, STEPS + 1, past) if e.name in rows]
+    of_search = _pieces_of_search()
     return SearchPieces(
         encoder=trace(model.encode, [source], [*memory_axes], model),
-        prelude=trace(lambda controls, beam: limits(Controls(*controls), beam), [raw_controls, beam], LIMITS),
+        prelude=of_search["prelude"],
         look=trace(
             _look(model),
-            [now, bounds, itself, [*memory, *_past(model, past)], _model_state(model, STEPS, past)],
+            [_state(STEPS), _bounds(), itself, [*memory, *_past(model, past)], _model_state(model, STEPS, past)],
             ["constrained", "log_probs", *GROWN.values(), *grown_names],
             model,
         ),
-        best=trace(best_ids, [scores], CHOSEN),
-        banned=trace(banned_ids, [scores, *_named(grown, GROWN_IDS), *_named(controls, NGRAMS)], ["banned"]),
-        controlled=trace(_controlled, [scores, _banned(), grown, source, controls], ["allowed", "penalties"]),
-        sampled=trace(_sampled, [scores, _scalar("beam_step", STEPS), controls], CHOSEN),
-        update=trace(
-            _update,
-            [grown, _choice(), controls, bounds, moving],
-            ["open_rows", *RECORDS, *(f"beam_{name}_next" for name in _updated()), *(f"{name}_next" for name in rows)],
-        ),
+        best=of_search["best"],
+        banned=of_search["banned"],
+        controlled=of_search["controlled"],
+        sampled=of_search["sampled"],
+        update=_traced_update(moving, rows) if rows else of_search["update"],
         memory=dict(memory_axes),
         carried={**{f"beam_{name}": axes for name, axes in STATE_AXES.items()}, **state_axes},
         past=past,
     )  # fmt: skip
+
+
+@cache
+def _pieces_of_search() -> dict[str, onnx.ModelProto]:
+    """The pieces that know nothing of the model, once for all exports of a process."""
+    controls, beam, grown = _controls(), _scalar("beam_size", BEAM), _state(STEPS + 1, GROWN)
+    raw = [example._replace(name=name) for example, name in zip(controls, CONTROL_AXES, strict=True)]
+    scores = Example("log_probs", torch.zeros(BATCH, BEAM, VOCAB).log_softmax(2), ("batch", "beam", "vocab"))
+    source = Example("source_ids", torch.full((BATCH, SOURCE_LENGTH), 3), ("batch", "source_length"))
+    return {
+        "prelude": trace(lambda controls, beam: limits(Controls(*controls), beam), [raw, beam], LIMITS),
+        "best": trace(best_ids, [scores], CHOSEN),
+        "banned": trace(banned_ids, [scores, *_named(grown, GROWN_IDS), *_named(controls, NGRAMS)], ["banned"]),
+        "controlled": trace(_controlled, [scores, _banned(), grown, source, controls], ["allowed", "penalties"]),
+        "sampled": trace(_sampled, [scores, _scalar("beam_step", STEPS), controls], CHOSEN),
+        "update": _traced_update([], ()),
+    }
+
+
+def _traced_update(moving: list[Example], rows: Sequence[str]) -> onnx.ModelProto:
+    """
+    Args:
+        moving: the parts of the model's state with `rows` in front, not yet reordered.
+        rows: their names.
+    """
+    names = [*(f"beam_{name}_next" for name in _updated()), *(f"{name}_next" for name in rows)]
+    return trace(
+        _update, [_state(STEPS + 1, GROWN), _choice(), _controls(), _bounds(), moving], ["open_rows", *RECORDS, *names]
+    )
 
 
 def _look(model: Model) -> Callable[..., tuple[Tensor, ...]]:
@@ -294,6 +314,11 @@ def _controls() -> list[Example]:
         prefix=torch.full((BATCH, 9), 3), suppressed=torch.tensor([4, 5]), uniforms=torch.full((BATCH, BEAM, 19), 0.5)
     )
     return [Example(BY_ROW.get(name, name), tensor, CONTROL_AXES[name]) for name, tensor in controls._asdict().items()]
+
+
+def _bounds() -> list[Example]:
+    found = limits(Controls(*(example.tensor for example in _controls())), torch.tensor(BEAM))
+    return [Example(*item) for item in zip(LIMITS, found, ((), (), ("batch",), (), ()), strict=True)]
 
 
 def _choice() -> list[Example]:
