@@ -177,7 +177,7 @@ def export_pieces(model: Model, *, apart: bool | None = None) -> SearchPieces:
         banned=of_search["banned"],
         controlled=of_search["controlled"],
         sampled=of_search["sampled"],
-        update=_traced_update(moving, rows) if rows else of_search["update"],
+        update=_traced_update(moving, rows) if rows else _update_of_no_rows(),
         memory=dict(memory_axes),
         carried={**{f"beam_{name}": axes for name, axes in STATE_AXES.items()}, **state_axes},
         past=past,
@@ -197,8 +197,12 @@ def _pieces_of_search() -> dict[str, onnx.ModelProto]:
         "banned": trace(banned_ids, [scores, *_named(grown, GROWN_IDS), *_named(controls, NGRAMS)], ["banned"]),
         "controlled": trace(_controlled, [scores, _banned(), grown, source, controls], ["allowed", "penalties"]),
         "sampled": trace(_sampled, [scores, _scalar("beam_step", STEPS), controls], CHOSEN),
-        "update": _traced_update([], ()),
     }
+
+
+@cache
+def _update_of_no_rows() -> onnx.ModelProto:
+    return _traced_update([], ())
 
 
 def _traced_update(moving: list[Example], rows: Sequence[str]) -> onnx.ModelProto:

@@ -51,9 +51,9 @@ def byte_model() -> Transformer:
 
 
 @cache
-def byte_graph() -> onnx.ModelProto:
-    """The search of `byte_model`, with the past of caches apart as in large models. Copy it before you change it."""
-    return export_beam_search(byte_model(), apart=True)
+def byte_graph(*, apart: bool | None = None) -> onnx.ModelProto:
+    """The search of `byte_model`; with the past of caches apart, if asked. Copy it before you change it."""
+    return export_beam_search(byte_model(), apart=apart)
 
 
 @cache

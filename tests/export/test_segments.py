@@ -35,6 +35,12 @@ def session() -> GraphSession:
     return GraphSession(tiny_graph().SerializeToString(), threads=1)
 
 
+@pytest.fixture(scope="module")
+def whole() -> onnx.ModelProto:
+    """The same search as it is exported for so small a model."""
+    return export_beam_search(tiny_model())
+
+
 def search(session: GraphSession, chosen: list[int], controls: SearchControls):
     prefixes = [[*range(3, 3 + row % 3), 0, 0][:2] for row in chosen]
     return session.search(
@@ -67,10 +73,10 @@ def test_all_that_is_known_of_a_row_is_what_it_would_be_alone(session: GraphSess
         np.testing.assert_allclose(together.scores[row], alone.scores[0], atol=1e-4)
 
 
-def shapes_of_segments(name: str, chosen: list[int]) -> np.ndarray:
+def shapes_of_segments(graph: onnx.ModelProto, name: str, chosen: list[int]) -> np.ndarray:
     """The shape of the tensor `name` at the end of every segment."""
     copy = onnx.ModelProto()
-    copy.CopyFrom(tiny_graph())
+    copy.CopyFrom(graph)
     loop = next(node for node in copy.graph.node if node.name == "segments")
     body = next(attribute.g for attribute in loop.attribute if attribute.name == "body")
     body.node.append(helper.make_node("Shape", [name], ["segment_shape"]))
@@ -84,27 +90,27 @@ def shapes_of_segments(name: str, chosen: list[int]) -> np.ndarray:
     return shapes
 
 
-def test_steps_compute_the_open_rows_alone() -> None:
-    shapes = shapes_of_segments("segment_step_scores", [*range(len(ROWS))])
+@pytest.mark.parametrize("apart", [False, True])
+def test_steps_compute_the_open_rows_alone(whole: onnx.ModelProto, apart: bool) -> None:
+    shapes = shapes_of_segments(tiny_graph() if apart else whole, "segment_step_scores", [*range(len(ROWS))])
     steps, rows = shapes[:, 0], shapes[:, 1]
-    limit = 8 + 64 // (3 * len(ROWS))
+    ended_by_count = steps[:-1] == 8 + 64 // (3 * len(ROWS)) if apart else np.zeros(len(rows) - 1, bool)
     assert rows[0] == len(ROWS)
-    assert ((rows[1:] <= rows[:-1] * 7 // 8) | (steps[:-1] == limit)).all()
+    assert ((rows[1:] <= rows[:-1] * 7 // 8) | ended_by_count).all()
     assert len(rows) > 3
     assert (steps * rows).sum() <= LIMITS.sum() * 8 / 7  # instead of rows times the longest
 
 
 @pytest.mark.parametrize("chosen", [[*range(len(ROWS))], [1, 7], [1]])
 def test_steps_copy_the_caches_of_a_segment_alone(chosen: list[int]) -> None:
-    recent = shapes_of_segments("state_0_key_reached", chosen)[:, 2]
-    past = shapes_of_segments("past_state_0_key_now", chosen)[:, 2]
+    recent = shapes_of_segments(tiny_graph(), "state_0_key_reached", chosen)[:, 2]
+    past = shapes_of_segments(tiny_graph(), "past_state_0_key_now", chosen)[:, 2]
     assert recent.max() <= 3 * (8 + 64 // (3 * len(chosen)))
     assert np.array_equal(past, 1 + np.cumsum(recent) - recent)
     assert past[-1] > 1
 
 
-def test_a_search_with_the_past_apart_is_the_one_without(session: GraphSession) -> None:
-    whole = export_beam_search(tiny_model())
+def test_a_search_with_the_past_apart_is_the_one_without(session: GraphSession, whole: onnx.ModelProto) -> None:
     assert not any("past" in name for name in names_read(whole.graph)), "it would not pay for so small a model"
     other = GraphSession(whole.SerializeToString(), threads=1)
     for controls in CONTROLS.values():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -117,6 +118,17 @@ def ask(scheduler: Scheduler, *texts: str, after: float | None = None, **options
     key = work.translator.search_key(TranslateOptions())
     rows = work.translator.encode(texts)
     return asyncio.create_task(scheduler.answer(rows, key, deadline=deadline, **options))
+
+
+@contextlib.asynccontextmanager
+async def started(schedulers: Sequence[Scheduler]) -> AsyncIterator[None]:
+    """Within it they work, for 20 seconds at most."""
+    for scheduler in schedulers:
+        scheduler.start()
+    async with asyncio.timeout(20):
+        yield
+    for scheduler in schedulers:
+        await scheduler.stop()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -304,9 +316,7 @@ def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
             Scheduler(TranslationWork(model), LIMITS, workers=workers, slots=shared)
             for model, workers in zip(models, (1, 1, 2), strict=True)
         ]
-        for scheduler in schedulers:
-            scheduler.start()
-        async with asyncio.timeout(20):
+        async with started(schedulers):
             first = ask(schedulers[0], "a")
             await until(lambda: counter.now == 1)
             others = [ask(schedulers[2], "b")]
@@ -322,8 +332,6 @@ def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
             models[1].go.set()
             await asyncio.gather(*others)
             assert counter.most == 1
-        for scheduler in schedulers:
-            await scheduler.stop()
 
     asyncio.run(everything())
 
@@ -336,16 +344,12 @@ def test_a_model_that_leaves_the_cpus_alone_runs_beside_others(bundle: Bundle) -
     async def everything() -> None:
         shared = ComputeSlots(2)
         schedulers = [Scheduler(TranslationWork(one), LIMITS, workers=1, slots=shared, share=1) for one in models]
-        for scheduler in schedulers:
-            scheduler.start()
-        async with asyncio.timeout(20):
+        async with started(schedulers):
             both = [ask(scheduler, "a") for scheduler in schedulers]
             await until(lambda: counter.now == 2)
             for model in models:
                 model.go.set()
             await asyncio.gather(*both)
-        for scheduler in schedulers:
-            await scheduler.stop()
 
     asyncio.run(everything())
 
@@ -361,23 +365,19 @@ def test_models_share_the_slots_and_none_starves(bundle: Bundle, slots: int) -> 
         shared = ComputeSlots(slots)
         options: dict[str, Any] = {"workers": 2, "slots": shared}
         schedulers = [Scheduler(TranslationWork(translator), LIMITS, **options) for translator in (busy, calm)]
-        for scheduler in schedulers:
-            scheduler.start()
 
         async def keep_asking(scheduler: Scheduler, name: str, count: int) -> None:
             for _ in range(count):
                 await ask(scheduler, "a", "b", "c", "d")
                 order.append(name)
 
-        async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        async with started(schedulers), asyncio.TaskGroup() as group:
             group.create_task(keep_asking(schedulers[0], "busy", 20))
             group.create_task(keep_asking(schedulers[0], "busy", 20))
             await until(lambda: counter.now == slots)
             calm.go.set()
             group.create_task(keep_asking(schedulers[1], "calm", 10))
             busy.go.set()
-        for scheduler in schedulers:
-            await scheduler.stop()
 
     asyncio.run(everything())
     assert counter.most == slots
