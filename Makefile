@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-past bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-stop-rules: $(INSTALLED) ## what early stopping saves and costs (ARGS="--b
 
 bench-leaving-rows: $(INSTALLED) ## what it gives that decided sentences leave the batch (ARGS="--bundle … --source …")
 	@$(PY) benchmarks/leaving_rows.py $(ARGS)
+
+bench-past: $(INSTALLED) ## what it gives that steps copy only the newest of their caches
+	@$(PY) benchmarks/past_apart.py $(ARGS)
 
 bench-shortlist: $(INSTALLED) ## what a shortlist gives, beside CTranslate2 with the same one (ARGS="--run RUN")
 	@$(PY) benchmarks/shortlist.py $(ARGS)

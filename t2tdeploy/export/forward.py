@@ -45,7 +45,7 @@ BATCH, BEAM, SOURCE_LENGTH, STEPS, PAST, VOCAB = 3, 5, 11, 7, 4, 23
 
 LEAST_APART = 4096
 """So many numbers must a step add to the caches of a beam, for the past to be kept apart. transformer_base adds 6144,
-and is as fast or faster so; with 1536 the operators for it cost more than the copies, 5 % for a single sentence."""
+transformer_multi30k 1536: see benchmarks/past_apart.py for what it saves and costs them."""
 
 Axes = tuple[str | int, ...]
 

@@ -174,6 +174,15 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
     assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
 
 
+def test_the_architecture_quotes_what_the_past_apart_gives() -> None:
+    page = " ".join((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split())
+    exact, rounded = (result("past_apart")["sizes"]["transformer_base"][kind] for kind in ("float32", "int8"))
+    saved = [round(100 * (1 - of["peak_mib"]["apart"] / of["peak_mib"]["whole"])) for of in (exact, rounded)]
+    speed = [" / ".join(f"{one:.2f}" for one in of["speedup"].values()) for of in (exact, rounded)]
+    assert f"takes {saved[0]} % less memory so, {saved[1]} % less in 8 bits" in page
+    assert f"in batches of 1 / 16 / 64 is {speed[0]} times as fast, {speed[1]} in 8 bits" in page
+
+
 def test_hostile_clients_left_nothing() -> None:
     fuzz, kills = result("serving")["fuzz"], result("serving")["kills"]
     sent = sum(of["requests"] for of in fuzz["services"].values())
