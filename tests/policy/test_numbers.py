@@ -193,6 +193,14 @@ def test_hostile_clients_left_nothing() -> None:
     assert f"{kills['killed_mid_request']} clients killed amid theirs" in README
 
 
+def test_an_hour_left_memory_as_it_was() -> None:
+    soak = result("serving")["soak"]
+    assert (soak["passed"], soak["seconds"], soak["unfinished"], [*soak["statuses"]]) == (True, 3600, 0, ["OK"])
+    requests = f"{soak['requests']:,}".replace(",", " ")
+    memory = " / ".join(f"{size:.0f}" for size in soak["memory_mib"])
+    assert f"| {requests}, all OK, {soak['latency']['p99_ms']:.0f} ms; {memory} MiB | flat |" in README
+
+
 def test_the_page_on_images_quotes_both_engines() -> None:
     page = " ".join((ROOT / "docs" / "images.md").read_text(encoding="utf-8").split())
     cases = result("class_engines")["cases"]
