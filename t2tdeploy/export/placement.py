@@ -2,13 +2,15 @@
 
 onnxruntime packs weights for its matrix kernels when it loads a graph, but it looks for them only in the graph of a
 node and in the one around that. The steps of a search lie two levels deep (export/segments.py), so weights of the whole
-graph would be packed anew in every step. Passes over a graph expect all weights in one place; so they lie there in
-memory, and are put where they are read when the graph is written.
+graph would be packed anew in every step. A weight that is another one transposed (export/weights.py) is a node, whose
+result onnxruntime computes when it loads the graph and keeps where the node is: these lie with the weights. Passes over
+a graph expect all weights in one place; so they lie there in memory, and are put where they are read when the graph is
+written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -22,9 +24,13 @@ from t2tdeploy.export.naming import names_read
 def read_search(path: Path) -> ModelProto:
     """The graph of a file that holds its weights, all of them at its top."""
     model = onnx.load(path)
-    for _, body in _loops(model.graph):
-        model.graph.initializer.extend(body.initializer)
+    graph = model.graph
+    for _, body in _loops(graph):
+        graph.initializer.extend(body.initializer)
         del body.initializer[:]
+        turned = _transposes(body, graph)
+        _take_nodes(body, turned)
+        _put_first(graph, turned)
     return model
 
 
@@ -56,16 +62,40 @@ def serialized(model: ModelProto) -> bytes:
 
 
 def sink_weights(model: ModelProto) -> None:
-    """Moves the initializers that only the Loop over segments reads into its body."""
+    """Moves the initializers and their transposes that only the Loop over segments reads into its body."""
     graph = model.graph
     for loop, body in _loops(graph):
-        outside = GraphProto(node=[node for node in graph.node if node is not loop], output=graph.output)
-        read = names_read(outside) | set(loop.input) | {value.name for value in graph.input}
-        inside = names_read(body) - read
+        inside = _read_only_by(loop, body, graph)
+        turned = [node for node in _transposes(graph, graph) if node.output[0] in inside]
+        _take_nodes(graph, turned)
+        _put_first(body, turned)
+        inside = _read_only_by(loop, body, graph)
         body.initializer.extend(tensor for tensor in graph.initializer if tensor.name in inside)
         kept = [tensor for tensor in graph.initializer if tensor.name not in inside]
         del graph.initializer[:]
         graph.initializer.extend(kept)
+
+
+def _read_only_by(loop: NodeProto, body: GraphProto, graph: GraphProto) -> set[str]:
+    """Names that the Loop's body reads, and nothing else of the graph."""
+    outside = GraphProto(node=[node for node in graph.node if node is not loop], output=graph.output)
+    return names_read(body) - names_read(outside) - set(loop.input) - {value.name for value in graph.input}
+
+
+def _transposes(scope: GraphProto, top: GraphProto) -> list[NodeProto]:
+    """The nodes of a scope that transpose an initializer of `top`."""
+    weights = {tensor.name for tensor in top.initializer}
+    return [node for node in scope.node if node.op_type == "Transpose" and node.input[0] in weights]
+
+
+def _take_nodes(scope: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    for node in nodes:
+        scope.node.remove(node)
+
+
+def _put_first(scope: GraphProto, nodes: Sequence[NodeProto]) -> None:
+    for node in reversed(nodes):
+        scope.node.insert(0, node)
 
 
 def _loops(graph: GraphProto) -> Iterator[tuple[NodeProto, GraphProto]]:

@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.export.balance import scopes
 from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.export.quantize import products, quantize_search, quantized
 from t2tdeploy.export.ranges import Range, measure_ranges
 from t2tdeploy.features import FeatureSpec, Modality
@@ -25,6 +26,7 @@ from tests.models.tiny import random_sources
 torch.set_num_threads(1)
 VOCAB, HIDDEN = 4000, 128
 CLOSE = 0.006  # of a score
+PRODUCTS = ("MatMul", "FusedMatMul", "MatMulIntegerToFloat")
 SOURCES = random_sources(VOCAB, seed=1, count=20)
 
 
@@ -91,6 +93,30 @@ def test_onnxruntime_multiplies_integers_and_stores_no_work(
     constants = {tensor.name for tensor in optimized.initializer}
     work = [node.op_type for scope in scopes(optimized) for node in scope.node if constants.issuperset(node.input)]
     assert not {"Cast", "Transpose", "Mul", "DequantizeLinear"}.intersection(work)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_onnxruntime_packs_every_weight_of_a_step_once(
+    kind: str, graph: ModelProto, eight_bits: ModelProto, tmp_path: Path
+) -> None:
+    """It looks for them in a node's graph and in the one around that, and packs those from afar at each step."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    content = serialized(graph if kind == "float32" else eight_bits)
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    top, body, step, *_ = scopes(onnx.load(options.optimized_model_filepath).graph)
+    far, near = ({tensor.name for one in of for tensor in one.initializer} for of in ([top], [body, step]))
+    read = {node.input[1] for node in step.node if node.op_type in PRODUCTS}
+    assert len(read & near) == sum(product.graph is not graph.graph for product in products(graph.graph))
+    assert not read & far
+
+
+def test_it_is_read_as_it_was_written(eight_bits: ModelProto, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(serialized(eight_bits))
+    again, before = read_search(tmp_path / "model.onnx").graph, eight_bits.graph
+    assert list(again.node) == list(before.node)
+    assert {one.name for one in again.initializer} == {one.name for one in before.initializer}
 
 
 def test_a_product_in_a_branch_stays_float() -> None:
