@@ -143,7 +143,13 @@ def _initial_values(handed_on: dict[str, Axes], types: dict[str, int]) -> list[N
         node("Shape", ["source_ids"], ["batch_size"], start=0, end=1),
         node("Reshape", ["batch_size", "scalar_shape"], ["batch_scalar"]),
         node("Shape", ["source_ids"], ["source_size"], start=1, end=2),
-        node("Reshape", ["beam_size", "one"], ["beam_count"]),
+        node("Reshape", ["beam_size", "one"], ["beams_asked"]),
+        node("Mul", ["batch_size", "beams_asked"], ["rows_asked"]),
+        # Some versions of onnxruntime die of a division by zero where there is no row, or no beam: an index beyond the
+        # end is an error instead.
+        node("Min", ["rows_asked", "one"], ["one_if_asked"]),
+        node("Sub", ["one", "one_if_asked"], ["zero_if_asked"]),
+        node("Gather", ["beams_asked", "zero_if_asked"], ["beam_count"], name="there_must_be_a_source_and_a_beam"),
         node("Mul", ["batch_size", "beam_count"], ["row_count"]),
         node("ReduceMax", ["max_length"], ["longest"], keepdims=0),
         node("Range", ["zero_scalar", "beam_size", "one_scalar"], ["beam_index"]),

@@ -3,12 +3,12 @@
 Sentences of a batch end at different steps. Those that are decided would be computed with the others until the last of
 them is, though nothing of them changes any more: with Multi30k in batches of 16, 45 % of all work
 (benchmarks/results/leaving_rows.json). So the inner Loop ends as soon as an eighth of its rows is decided, what they
-have come to is put in its place, and the next segment goes on with the others alone. Caches are copied when rows leave,
-about as much as a step's Concat does anyway.
+have come to is put in its place, and the next segment goes on with the others alone. Whole caches are copied then, as a
+step's Concat does anyway.
 
 A step copies what it hands on, longer by a position. Of caches it hands on only those of its segment, if the model can
 read what is before them apart (models/model.py: takes_past). So a segment also ends after a number of steps, and its
-caches are put behind those before.
+caches are put behind those before: a copy of all in eight steps or more, where there was one in every step.
 
     rows [open]     which rows of the batch are still open, in their order
     NAME            what steps hand on of the open rows
@@ -70,10 +70,14 @@ class Segments:
         start += [self._outside.op("ConstantOfShape", nothing, value=self._no_record(name)) for name in RECORDS]
         ends = ["rows_final", *(f"{name}_left" for name in self._handed_on)]
         ends += [*(f"{name}_final" for name in FOUND), *(f"all_{name}" for name in RECORDS)]
-        more = self._outside.op("Div", _MORE_STEPS, "row_count")
-        count = self._outside.op("Add", more, _STEPS) if self._past else "longest"
-        self._outside.op("Reshape", count, "scalar_shape", output="segment_steps")
+        self._outside.op("Reshape", self._most_steps(), "scalar_shape", output="segment_steps")
         return helper.make_node("Loop", ["longest", "always", *start], ends, name="segments", body=self._body(steps))
+
+    def _most_steps(self) -> str:
+        """Name of how many steps a segment has at most."""
+        if not self._past:
+            return "longest"
+        return self._outside.op("Add", self._outside.op("Div", _MORE_STEPS, "row_count"), _STEPS)
 
     def _body(self, steps: GraphProto) -> GraphProto:
         """(iteration, condition, rows, NAME of the open rows, found_NAME, records) -> (go_on, the same)"""
@@ -132,14 +136,33 @@ class Segments:
         op("Gather", "rows", kept, output="rows_next")
         for name, axes in self._carried.items():
             if name in self._past:
-                past = self._past[name]
-                both = [op("Gather", part, kept, axis=0) for part in (f"{past}_now", f"{name}_reached")]
-                op("Concat", *both, axis=axes.index("history"), output=f"{past}_kept")
-            elif axes and axes[0] in index:
+                continue
+            if axes and axes[0] in index:
                 op("Gather", f"{name}_reached", index[str(axes[0])], axis=0, output=f"{name}_kept")
             else:
                 op("Identity", f"{name}_reached", output=f"{name}_kept")
+        if self._past:
+            self._lengthen_past(kept)
         op("Greater", op("Size", kept), 0, output="some_open")
+
+    def _lengthen_past(self, kept: str) -> None:
+        """Puts the caches of the segment behind those before; `kept` names the places of the rows that stay."""
+        op = self._inside.op
+        ends = [f"{past}_kept" for past in self._past.values()]
+        self._inside.ops(
+            "If", op("Equal", op("Shape", kept), "segment_rows"), outputs=ends,
+            then_branch=self._longer_past("all", None), else_branch=self._longer_past("some", kept),
+        )  # fmt: skip
+
+    def _longer_past(self, which: str, kept: str | None) -> GraphProto:
+        nodes, ends = Nodes(f"segment/{which}"), []
+        for name, past in self._past.items():
+            parts = [f"{past}_now", f"{name}_reached"]
+            if kept is not None:
+                parts = [nodes.op("Gather", part, kept, axis=0) for part in parts]
+            end = nodes.op("Concat", *parts, axis=self._carried[name].index("history"))
+            ends.append(helper.make_tensor_value_info(end, self._types[name], None))
+        return helper.make_graph(nodes.nodes, f"past of {which}", [], ends)
 
     def _signature(self) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
         info = helper.make_tensor_value_info

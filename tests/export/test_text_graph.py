@@ -20,6 +20,7 @@ from t2tdeploy.export.text_graph import EXTENSIONS, decode_texts, text_graph
 from t2tdeploy.tokenizer import ByteTokenizer, Tokenizer, VocabularyKind, train_tokenizer
 from t2tdeploy.translator import Hypothesis, TranslateOptions, Translator
 from tests.export.conftest import SENTENCES
+from tests.export.graphs import byte_graph
 from tests.serving.toy_bundle import write_toy_bundle
 
 CUT = TranslateOptions(truncate=True)
@@ -125,8 +126,13 @@ def test_a_source_that_is_too_long_is_cut_and_marked(echo: tuple[TextSession, Tr
     assert found[1][:, 0].tolist() == [len(sentence.ids) for sentence in encoded]
 
 
-def test_no_sources_have_no_translations(echo: tuple[TextSession, Translator]) -> None:
-    assert echo[0].translate([]) == []
+def test_no_sources_have_no_translations() -> None:
+    tokenizer = ByteTokenizer()
+    decode = DecodeDefaults(beam_size=4, alpha=0.6, extra_length=8, max_source_length=60)
+    graph = text_graph(byte_graph(), source=tokenizer, target=tokenizer, decode=decode)
+    session = TextSession(graph.SerializeToString(), threads=1)
+    assert len(session.translate(["A girl."])) == 1
+    assert session.translate([]) == []
 
 
 def test_a_string_ends_at_nul(echo: tuple[TextSession, Translator]) -> None:
