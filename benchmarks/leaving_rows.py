@@ -21,6 +21,7 @@ from common import publish
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.bundle import Bundle, load_bundle
+from t2tdeploy.errors import UserError
 from t2tdeploy.export.placement import read_search, serialized
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.sentences import pad_rows
@@ -31,10 +32,16 @@ FEWEST = 64  # sentences of a measurement
 
 
 def kept_whole(model: ModelProto) -> ModelProto:
-    """A copy with one segment, which ends when no row is open any more."""
+    """A copy with one segment, which ends when no row is open any more.
+
+    Raises:
+        UserError: the past of its caches lies apart, so that segments end for that as well.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     body = _segments(copy)
+    if any(value.name.startswith("past_") for value in body.input):
+        raise UserError("a search with the past of its caches apart has no twin of one segment", help="a smaller model")
     share = next(node.input[1] for node in body.node if node.op_type == "Mul" and node.input[0] == "segment_rows")
     tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == share)
     tensor.CopyFrom(numpy_helper.from_array(np.array([0]), share))
