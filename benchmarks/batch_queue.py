@@ -43,7 +43,7 @@ def measure(keys: int, priorities: int, delay: float) -> dict[str, float]:
         until = now + chance.uniform(60, 120)
         priority = chance.randrange(priorities) - priorities // 2
         key = chance.randrange(keys)
-        return Item(None, length, 4 * (2 * length + 50), key, until, start_by=until - 0.1, priority=priority)
+        return Item(None, length, 4 * (2 * length + 50), key, until, priority=priority)
 
     now, queue = 0.0, BatchQueue[int, None](limits)
     queue.add([sentence() for _ in range(WAITING)], now)

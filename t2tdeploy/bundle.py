@@ -247,6 +247,8 @@ def _read_manifest(directory: Path) -> tuple[Manifest, dict[str, Any]]:
         )
     try:
         record = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise CorruptFileError(path, f"not JSON ({error})", help=_REPAIR) from error
     _require_readable_version(path, record)
@@ -285,10 +287,18 @@ def _verify_file(directory: Path, file: str, checksum: str) -> None:
         _refuse(directory / file, "the file is missing")
     try:
         found = sha256_of(directory / file)
-    except OSError as error:  # it has gone since, or may not be read
-        _refuse(directory / file, f"it cannot be read: {error.strerror or error}")
+    except OSError as error:
+        raise _unreadable(directory / file, error) from error
     if found != checksum:
         _refuse(directory / file, "its checksum does not match")
+
+
+def _unreadable(path: Path, error: OSError) -> OperationalError:
+    """Of a file that was there: it has gone since, or may not be read."""
+    reason = f"cannot be read: {error.strerror or error}"
+    if isinstance(error, PermissionError):
+        return OperationalError(f"{path} {reason}", help="let the user who runs this read the bundle and its files")
+    return CorruptFileError(path, f"it {reason}", help=_REPAIR)
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

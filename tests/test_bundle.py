@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, _manifest_digest, load_bundle, write_bundle
-from t2tdeploy.errors import CorruptFileError, InputError, UnknownNameError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 
 
@@ -80,6 +80,29 @@ def test_a_file_that_goes_while_it_is_checked_is_named(directory: Path, monkeypa
 
     monkeypatch.setattr("t2tdeploy.bundle.sha256_of", gone)
     with pytest.raises(CorruptFileError, match="cannot be read: No such file or directory"):
+        load_bundle(directory)
+
+
+@pytest.mark.parametrize("reader", ["t2tdeploy.bundle.sha256_of", "pathlib.Path.read_bytes"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(reader, forbidden)
+    with pytest.raises(OperationalError, match="cannot be read: Permission denied") as caught:
+        load_bundle(directory)
+    assert not isinstance(caught.value, CorruptFileError)
+    assert "let the user" in str(caught.value.help)
+
+
+def test_a_manifest_that_goes_while_it_is_read_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", gone)
+    with pytest.raises(CorruptFileError, match=MANIFEST):
         load_bundle(directory)
 
 

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 @click.option(
     "--gradient-builder",
     type=click.Choice(["auto", "portable", "onnxruntime-training"]),
-    help="What differentiates for engine ort [auto: what is installed].",
+    help="What differentiates for engine ort, which a named one chooses, too [auto: what is installed].",
 )
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine [1, or as torchrun says].")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of a process [its share of the CPUs available].")

@@ -15,7 +15,7 @@ came at most (levels between them) x `priority_seconds` after it, and whatever a
 4. With `max_queue_delay` = 0, the default, a batch may be taken at once: batches form by themselves while workers are
    busy (the scheduler may pause for milliseconds while batches have company, see `Pace.pause`). With a longer delay a
    free worker waits until the batch around the first in line of some key is full, somebody has waited that long, or a
-   deadline is near (`Item.start_by`). That one leads then, if the first in line still has time.
+   deadline is near (`lead`). That one leads then, if the first in line still has time.
 
 5. Where it is known how long tokens take, a batch ends with what is done well before the deadline of its leader: full
    batches of a slow model could take longer than anybody waits.
@@ -81,7 +81,6 @@ class Item(Generic[K, T]):
         cost: of the memory it takes while it runs, in tokens; grows with the length.
         key: sentences with different keys never share a batch.
         deadline: time after which it is no longer wanted.
-        start_by: time by which it should be taken to be done in time; None: no hurry.
         priority: MIN_PRIORITY to MAX_PRIORITY; higher goes first.
         enqueued: when it came; set by `BatchQueue.add`.
         place: its place in line, lower goes first; set by `BatchQueue.add`.
@@ -92,7 +91,6 @@ class Item(Generic[K, T]):
     cost: int
     key: K
     deadline: float | None = None
-    start_by: float | None = None
     priority: int = 0
     enqueued: float = field(default=0.0, init=False)
     place: tuple[float, int] = field(default=(0.0, 0), init=False)
@@ -116,7 +114,6 @@ class BatchQueue(Generic[K, T]):
         self._lines: dict[int, dict[Item[K, T], None]] = {}  # by priority; within one, the order of arrival is the line
         self._groups: dict[K, _Group[K, T]] = {}
         self._deadlines = _Timers[K, T](self._waiting)
-        self._hurried = _Timers[K, T](self._waiting)
         self._changed: dict[K, None] = {}  # keys whose batch may have become full since the last look
 
     def __len__(self) -> int:
@@ -145,8 +142,6 @@ class BatchQueue(Generic[K, T]):
             self._groups.setdefault(item.key, _Group()).add(item)
             if self.limits.max_queue_delay > 0:
                 self._changed[item.key] = None
-                if item.start_by is not None:
-                    self._hurried.add(item.start_by, [item])
         for deadline, same in itertools.groupby(items, key=attrgetter("deadline")):
             if deadline is not None:
                 self._deadlines.add(deadline, list(same))
@@ -185,17 +180,19 @@ class BatchQueue(Generic[K, T]):
         self.discard(items)
         return items
 
-    def ready(self, now: float) -> bool:
+    def ready(self, now: float, lead: float = 0.0) -> bool:
         """Whether `take` has a batch for a free worker."""
-        return self._leader(now) is not None or self._full_batch() is not None
+        return self._leader(now, lead) is not None or self._full_batch() is not None
 
-    def take(self, now: float, token_seconds: float = 0.0) -> list[Item[K, T]]:
+    def take(self, now: float, token_seconds: float = 0.0, lead: float = 0.0) -> list[Item[K, T]]:
         """Removes and returns the next batch for a free worker; empty if none is due yet. Call `expire` first.
 
         Args:
             token_seconds: that a token of a batch takes; 0: not known.
+            lead: seconds before its deadline that a sentence should be taken, to be done in time. The caller learns
+                it from batch to batch, so it is asked for every time.
         """
-        leader = self._leader(now) or next(iter(self._full_batch() or []), None)
+        leader = self._leader(now, lead) or next(iter(self._full_batch() or []), None)
         if leader is None:
             return []
         most_tokens = math.inf
@@ -205,15 +202,15 @@ class BatchQueue(Generic[K, T]):
         self.discard(batch)
         return batch
 
-    def due(self) -> float | None:
+    def due(self, lead: float = 0.0) -> float | None:
         """When a free worker should take, if nothing else happens until then; None: nothing waits."""
         if not self._waiting:
             return None
         due = next(iter(self._waiting)).enqueued + self.limits.max_queue_delay
-        hurried = self._hurried.first()
-        return min(due, hurried[0]) if hurried else due
+        hurried = self._deadlines.first()
+        return min(due, hurried[0] - lead) if hurried else due
 
-    def _leader(self, now: float) -> Item[K, T] | None:
+    def _leader(self, now: float, lead: float) -> Item[K, T] | None:
         """Whose batch is due, however small it is."""
         if not self._waiting:
             return None
@@ -221,8 +218,8 @@ class BatchQueue(Generic[K, T]):
         delay = self.limits.max_queue_delay
         if now >= first.enqueued + delay:
             return first
-        hurried = self._hurried.first()
-        if hurried and hurried[0] <= now:
+        hurried = self._deadlines.first()
+        if hurried and hurried[0] - lead <= now:
             return hurried[1]
         return first if now >= next(iter(self._waiting)).enqueued + delay else None
 

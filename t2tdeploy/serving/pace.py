@@ -47,8 +47,8 @@ class Pace:
     @property
     def lead(self) -> float:
         """Seconds before its deadline that a sentence should be taken: then its batch may take as long as those of late
-        (rule 5 of the batcher), and it is not yet dropped for want of time."""
-        return self.batch / IN_TIME
+        (rule 5 of the batcher), and it is not yet dropped for want of time. Without end as long as nothing is known."""
+        return math.inf if self._batch is None else self._batch / IN_TIME
 
     @property
     def token(self) -> float:
@@ -60,9 +60,9 @@ class Pace:
 
         Args:
             tokens: of its sentences, without padding.
-            others_waited: it was as large as it could be, or as its leader had time for. Of other batches only those
-                are learned from in which a token was cheaper than known: those of a lone sentence cost many times as
-                much.
+            others_waited: it was as large as its key, its limits and its leader's time allowed. Of other batches only
+                those are learned from in which a token was cheaper than known: those of a lone sentence cost many
+                times as much.
             complete: False: it was stopped, and would have taken longer.
             widened: it had the CPUs of all workers; of batches that run at once each would have taken longer.
         """

@@ -72,9 +72,9 @@ class Scheduler(Generic[Row, Key, Result]):
     Args:
         work: what it runs.
         workers: batches of this model that run at once.
-        slots: of the process, shared by the schedulers of all its models; None: this scheduler has it for itself.
-        share: of the slots, that a batch takes; None: with all workers busy all are taken, so with one worker a batch
-            has all CPUs.
+        slots: of the CPUs of the process, shared by the schedulers of all its models; with all workers busy all are
+            taken, so with one worker a batch has all CPUs. None: it leaves the CPUs alone, and its batches wait for
+            each other only.
         observers: are told what happens; see serving/observer.py.
     """
 
@@ -85,7 +85,6 @@ class Scheduler(Generic[Row, Key, Result]):
         *,
         workers: int,
         slots: ComputeSlots | None = None,
-        share: int | None = None,
         observers: Sequence[BatchObserver] = (),
     ) -> None:
         self.batches = 0
@@ -95,7 +94,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
         self._slots = slots or ComputeSlots(workers)
-        self._share = share or max(1, self._slots.count // workers)
+        self._share = max(1, self._slots.count // workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
         self._runs: set[BatchRun[Row, Key, Result]] = set()
@@ -204,7 +203,6 @@ class Scheduler(Generic[Row, Key, Result]):
             self._work.cost(one.row, key),
             key,
             deadline,
-            start_by=None if deadline is None else deadline - self._pace.lead,
             priority=priority,
         )
 
@@ -293,10 +291,10 @@ class Scheduler(Generic[Row, Key, Result]):
     async def _ready(self) -> None:
         """Waits until a batch can be taken."""
         loop = asyncio.get_running_loop()
-        while not self._queue.ready(loop.time()):
+        while not self._queue.ready(loop.time(), self._pace.lead):
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._queue.due()):
+                async with asyncio.timeout_at(self._queue.due(self._pace.lead)):
                     await self._arrived.wait()
 
     def _take(self) -> list[_Item[Key, Row, Result]]:
@@ -305,7 +303,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._tell_dropped(len(expired), "deadline")
         for item in expired:
             _fail(item.content.request.ended, TimeoutError())
-        batch = self._queue.take(now, self._pace.token)
+        batch = self._queue.take(now, self._pace.token, self._pace.lead)
         self._give_room()
         return batch
 

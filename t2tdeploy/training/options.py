@@ -28,7 +28,8 @@ class TrainOptions(Settings):
         description="what computes: onnxruntime, or torch alone; auto: ort, but torch for convolutions of images",
     )
     gradient_builder: Literal["auto", "portable", "onnxruntime-training"] = Field(
-        "auto", description="what differentiates for engine ort; auto: what this environment has"
+        "auto",
+        description="what differentiates for engine ort, which a named one chooses, too; auto: what is installed",
     )
     eval_every_steps: Count = Field(1000, description="evaluate on dev, and save, after so many steps")
     save_every_steps: Count = Field(1000, description="save a checkpoint after so many steps")
@@ -45,6 +46,12 @@ class TrainOptions(Settings):
     def _metric_is_measured(self) -> Self:
         if self.metric in ("bleu", "chrf") and not self.decode:
             raise ValueError(f"metric = {self.metric} needs decode; without it: loss, accuracy")
+        return self
+
+    @model_validator(mode="after")
+    def _builder_has_its_engine(self) -> Self:
+        if self.engine == "torch" and self.gradient_builder != "auto":
+            raise ValueError(f"gradient_builder = {self.gradient_builder} is of engine ort; engine = torch has none")
         return self
 
     def deciding_metric(self, task: str) -> Metric:

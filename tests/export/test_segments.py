@@ -120,6 +120,11 @@ def test_a_search_with_the_past_apart_is_the_one_without(session: GraphSession, 
         np.testing.assert_allclose(found.attention, expected.attention, atol=1e-4)
 
 
+def test_what_is_worth_it_is_exported_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2tdeploy.export.forward.LEAST_APART", 1)
+    assert names_read(export_beam_search(tiny_model()).graph) == names_read(tiny_graph().graph)
+
+
 def test_large_models_keep_the_past_apart() -> None:
     with torch.device("meta"):
         models = [Transformer(hparams(), features(VOCAB)) for hparams in (transformer_small, transformer_base)]

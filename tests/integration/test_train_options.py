@@ -45,6 +45,13 @@ def test_a_metric_that_is_not_measured_is_refused_before_anything_is_written(tmp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_gradient_builder_of_the_other_engine_is_refused(road: Road, tmp_path: Path, fails: Fails) -> None:
+    words = short(road, tmp_path / "run", "--engine", "torch", "--gradient-builder", "portable")
+    words.remove("--json")
+    fails(2, words, "gradient_builder = portable is of engine ort; engine = torch has none")
+    assert not (tmp_path / "run").exists()
+
+
 def test_early_stopping_ends_a_run_that_learns_nothing(road: Road, tmp_path: Path, run: Command) -> None:
     words = short(road, tmp_path / "run", "--no-decode", "--early-stopping-evals", "1", "--train-steps", "50")
     words[words.index("--hparams") + 1] = HPARAMS.replace("learning_rate_constant=1", "learning_rate_constant=1e-30")

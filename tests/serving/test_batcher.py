@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -179,12 +181,13 @@ def test_nothing_of_any_priority_starves(
 
 def test_a_near_deadline_is_not_left_waiting_for_a_fuller_batch() -> None:
     queue = BatchQueue[str, None](limits(max_queue_delay=5.0))
-    patient, hurried = item(3, key="a"), item(3, key="b", start_by=12.0, deadline=13.0)
+    patient, hurried = item(3, key="a"), item(3, key="b", deadline=13.0)
     queue.add([patient], now=9)
     queue.add([hurried], now=10)
-    assert queue.due() == 12
-    assert not queue.ready(now=11.9)
-    assert queue.take(now=12) == [hurried], "the first in line still has time"
+    assert queue.due(lead=1) == 12
+    assert not queue.ready(now=11.9, lead=1)
+    assert queue.ready(now=11.9, lead=2), "batches became slower while it waited"
+    assert queue.take(now=12, lead=1) == [hurried], "the first in line still has time"
     assert queue.due() == 14
     assert queue.take(now=14) == [patient]
 
@@ -223,26 +226,25 @@ def test_what_is_forgotten_leaves_nothing_behind() -> None:
     """Far deadlines of sentences that were taken long ago are not kept."""
     queue = BatchQueue[str, None](limits(max_queue_delay=1.0))
     for second in range(2000):
-        queue.add([item(1 + second % 7, f"key {second}", deadline=1e9, start_by=1e9) for _ in range(3)], now=second)
+        queue.add([item(1 + second % 7, f"key {second}", deadline=1e9) for _ in range(3)], now=second)
         while queue.take(now=second + 1):
             pass
-    kept = [items for timers in (queue._deadlines, queue._hurried) for _, _, items in timers._heap]
-    assert sum(map(len, kept)) < 200
+    assert sum(len(items) for _, _, items in queue._deadlines._heap) < 200
     assert not queue._groups
     assert not queue._lines
     assert not queue._changed
 
 
-def leader(waiting: list[Item[str, None]], now: float, delay: float) -> Item[str, None] | None:
+def leader(waiting: list[Item[str, None]], now: float, delay: float, lead: float) -> Item[str, None] | None:
     """Rules 1 and 4, but for full batches, as an obvious search."""
     if not waiting:
         return None
     first = min(waiting, key=lambda one: one.place)
     if first.enqueued + delay <= now:
         return first
-    hurried = [one for one in waiting if one.start_by is not None and one.start_by <= now]
-    if delay and hurried:
-        return min(hurried, key=lambda one: (one.start_by, one.place[1]))
+    hurried = [(one.deadline, one.place[1], one) for one in waiting if one.deadline is not None]
+    if hurried and min(hurried)[0] - lead <= now:
+        return min(hurried)[2]
     return first if min(one.enqueued for one in waiting) + delay <= now else None
 
 
@@ -271,9 +273,7 @@ def full(batch: list[Item[str, None]]) -> bool:
 
 
 ARRIVALS = st.lists(
-    st.tuples(
-        st.integers(1, 50), st.sampled_from("ab"), PRIORITIES, st.none() | st.floats(0, 5), st.none() | st.floats(0, 5)
-    ),
+    st.tuples(st.integers(1, 50), st.sampled_from("ab"), PRIORITIES, st.none() | st.floats(0, 5)),
     min_size=1,
     max_size=5,
 )
@@ -293,13 +293,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.now += seconds
 
     @rule(arrivals=ARRIVALS)
-    def arrive(self, arrivals: list[tuple[int, str, int, float | None, float | None]]) -> None:
-        def later(seconds: float | None) -> float | None:
-            return None if seconds is None else self.now + seconds
-
+    def arrive(self, arrivals: list[tuple[int, str, int, float | None]]) -> None:
         items = [
-            item(length, key, later(ttl), priority=priority, start_by=later(hurry))
-            for length, key, priority, ttl, hurry in arrivals
+            item(length, key, None if ttl is None else self.now + ttl, priority=priority)
+            for length, key, priority, ttl in arrivals
         ]
         everything = [*self.waiting, *items]
         fits = len(everything) <= 12 and sum(one.length for one in everything) <= 150
@@ -325,14 +322,14 @@ class QueueMachine(RuleBasedStateMachine):
         assert set(self.queue.expire(self.now)) == set(expired)
         self.waiting = [one for one in self.waiting if one not in expired]
 
-    @rule()
-    def take(self) -> None:
-        due, ready = self.queue.due(), self.queue.ready(self.now)
-        leading = leader(self.waiting, self.now, self.delay)
+    @rule(lead=st.sampled_from([0.0, 1.0, math.inf]))
+    def take(self, lead: float) -> None:
+        due, ready = self.queue.due(lead), self.queue.ready(self.now, lead)
+        leading = leader(self.waiting, self.now, self.delay, lead)
         heads = [min((one for one in self.waiting if one.key == key), key=lambda one: one.place) for key in self.keys()]
         batches = [selection(self.waiting, leading)] if leading else []
         batches = batches or [batch for head in heads if full(batch := selection(self.waiting, head))]
-        batch = self.queue.take(self.now)
+        batch = self.queue.take(self.now, lead=lead)
         assert ready == bool(batch)
         assert batch in batches if batches else not batch
         assert batch or due is None or self.now < due

@@ -158,17 +158,29 @@ def test_it_is_calm_when_batches_have_had_no_company_for_a_while() -> None:
     assert pace.pause(1.09) < 0.01
 
 
+@pytest.mark.parametrize("slower", [False, True])
 @pytest.mark.parametrize("length", [1, 10, 25, 60])
-def test_who_is_in_a_hurry_is_taken_before_it_counts_as_hopeless(length: int) -> None:
+def test_who_is_in_a_hurry_is_taken_before_it_counts_as_hopeless(length: int, slower: bool) -> None:
     """With a delay for fuller batches, beside one that has time: the batch is what one of the mean of late was."""
     pace, queue = Pace(workers=1), BatchQueue[int, None](replace(LIMITS, max_queue_delay=5.0))
     for _ in range(5):
         pace.learn(0.05, 50, others_waited=True, complete=True)
-    hurried = Item(None, length, length, 0, deadline=1.0, start_by=1.0 - pace.lead)
+    hurried = Item(None, length, length, 0, deadline=1.0)
     queue.add([Item(None, length, length, 1), hurried, *(Item(None, length, length, 0) for _ in range(4))], now=0.5)
-    due = queue.due()
+    if slower:  # what it learns while they wait
+        pace.learn(0.1, 100, others_waited=True, complete=True)
+    due = queue.due(pace.lead)
     assert due is not None
     assert queue.expire(due, pace.next_batch(queue.tokens)) == []
-    batch = queue.take(due, pace.token)
+    batch = queue.take(due, pace.token, pace.lead)
     assert hurried in batch
     assert due + pace.token * sum(item.length for item in batch) < 1.0 or len(batch) == 1
+
+
+def test_where_nothing_is_known_who_has_a_deadline_is_taken_at_once() -> None:
+    """Else a lone request with less time than the delay for fuller batches would wait beside an idle worker until it is
+    out of time, and so would the next: no batch would ever run, from which to learn."""
+    pace, queue = Pace(workers=1), BatchQueue[int, None](replace(LIMITS, max_queue_delay=5.0))
+    lone = Item(None, 3, 3, 0, deadline=2.0)
+    queue.add([lone], now=0.0)
+    assert queue.take(0.0, pace.token, pace.lead) == [lone]

@@ -337,13 +337,15 @@ def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
 
 
 def test_a_model_that_leaves_the_cpus_alone_runs_beside_others(bundle: Bundle) -> None:
-    """As one on a GPU: its batch has one slot."""
+    """As one on a GPU: it asks for none of their slots."""
     counter = Counter()
     models = [Held(bundle, counter) for _ in range(2)]
 
     async def everything() -> None:
-        shared = ComputeSlots(2)
-        schedulers = [Scheduler(TranslationWork(one), LIMITS, workers=1, slots=shared, share=1) for one in models]
+        schedulers = [
+            Scheduler(TranslationWork(one), LIMITS, workers=1, slots=slots)
+            for one, slots in zip(models, (ComputeSlots(2), None), strict=True)
+        ]
         async with started(schedulers):
             both = [ask(scheduler, "a") for scheduler in schedulers]
             await until(lambda: counter.now == 2)
