@@ -176,11 +176,25 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
 
 def test_the_architecture_quotes_what_the_past_apart_gives() -> None:
     page = " ".join((ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").split())
-    exact, rounded = (result("past_apart")["sizes"]["transformer_base"][kind] for kind in ("float32", "int8"))
-    saved = [round(100 * (1 - of["peak_mib"]["apart"] / of["peak_mib"]["whole"])) for of in (exact, rounded)]
-    speed = [" / ".join(f"{one:.2f}" for one in of["speedup"].values()) for of in (exact, rounded)]
-    assert f"takes {saved[0]} % less memory so, {saved[1]} % less in 8 bits" in page
-    assert f"in batches of 1 / 16 / 64 is {speed[0]} times as fast, {speed[1]} in 8 bits" in page
+    large, small = (result("past_apart")["sizes"][f"transformer_{size}"] for size in ("base", "multi30k"))
+
+    def saved(of: Any, kind: str) -> tuple[int, int]:
+        """MiB and per cent, of memory."""
+        peak = of["2"][kind]["peak_mib"]
+        return peak["whole"] - peak["apart"], round(100 * (1 - peak["apart"] / peak["whole"]))
+
+    def speed(of: Any, threads: int) -> list[str]:
+        return [
+            " / ".join(f"{one:.2f}" for one in of[str(threads)][kind]["speedup"].values())
+            for kind in ("float32", "int8")
+        ]
+
+    exact, rounded = (saved(large, kind) for kind in ("float32", "int8"))
+    assert f"takes {exact[1]} % less memory so, {rounded[1]} % less in 8 bits" in page
+    assert "{} times as fast with two threads, {} in 8 bits;".format(*speed(large, 2)) in page
+    assert "with one thread {} and {} (".format(*speed(large, 1)) in page
+    assert f"{saved(small, 'float32')[0]} MiB would be saved instead of {exact[0]}, at " in page
+    assert "at {} of the speed, {} in 8 bits.".format(*speed(small, 2)) in page
 
 
 def test_hostile_clients_left_nothing() -> None:
