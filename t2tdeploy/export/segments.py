@@ -77,6 +77,7 @@ class Segments:
         """Name of how many steps a segment has at most."""
         if not self._past:
             return "longest"
+        # There are rows: else there would be no beam_count to make row_count of (export/beam_search.py).
         return self._outside.op("Add", self._outside.op("Div", _MORE_STEPS, "row_count"), _STEPS)
 
     def _body(self, steps: GraphProto) -> GraphProto:

@@ -69,8 +69,9 @@ def test_to_ask_for_nothing_is_an_error_and_no_death(
     errors = run(NOTHING, tmp_path / "model.onnx", older=older).splitlines()
     failed = [line for line in errors if "Non-zero status code" in line]
     assert len(failed) == 3
-    # 1.19 may come upon the longest of no lengths first.
-    assert sum("'there_must_be_a_source_and_a_beam'" in line for line in failed) >= 2
+    named = ["'there_must_be_a_source_and_a_beam'" in line for line in failed]
+    # 1.19 may come upon the longest of no lengths first, which is an error there.
+    assert all(named[1:] if version == "oldest" else named)
 
 
 def test_the_oldest_supported_runtime_gives_the_same_answers(older_runtime: Path, tmp_path: Path):
