@@ -28,12 +28,14 @@ SAFE = frozenset({
     "LayerNormalization", "Max", "Min", "Mul", "Neg", "Pad", "Relu", "Reshape", "Sigmoid", "Slice", "Softmax", "Split",
     "Squeeze", "Sub", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
 })  # fmt: skip
+MOVES = frozenset({"Concat", "Gather", "Identity"})  # of branches, as of the If that lengthens the past of caches
+INDIFFERENT = frozenset({"Shape", "Size"})  # read any type
 
 
 def halved(model: ModelProto) -> ModelProto:
     """A copy of a search graph (see export/beam_search.py) in float16 where that is safe.
 
-    Products in the branches of an If stay float32.
+    The branches of an If stay float32, but where they only move numbers.
 
     Raises:
         onnx.checker.ValidationError: the result is not valid.
@@ -75,6 +77,15 @@ class _Scope:
             if home is not None and home.types.get(name) == FLOAT:
                 yield place, name, home
 
+    def reads(self, node: NodeProto) -> Iterator[tuple[str, _Scope]]:
+        """The float32 tensors that `node` reads, those of the branches of an If too, and where they are made."""
+        yield from ((name, home) for _, name, home in self.floats(node))
+        for branch in _branches(node):
+            for name in sorted(names_read(branch) - _made(branch)):
+                home = self.home(name)
+                if home is not None and home.types.get(name) == FLOAT:
+                    yield name, home
+
     def walk(self) -> Iterator[_Scope]:
         """This scope and those of all Loops in it."""
         yield self
@@ -115,7 +126,7 @@ class _Choice:
 
     def _take(self, scope: _Scope, node: NodeProto) -> None:
         self._nodes.add(id(node))
-        for _, name, home in scope.floats(node):
+        for name, home in scope.reads(node):
             self._want(home, name)
 
     def _want(self, home: _Scope, name: str) -> None:
@@ -149,7 +160,7 @@ class _Choice:
     def _may_be_half(self, home: _Scope, node: NodeProto) -> bool:
         if home is self._root and not set(node.output).isdisjoint(home.outputs):
             return False  # an output of the whole graph keeps its type
-        known = node.op_type in SAFE or node.op_type in PRODUCTS
+        known = node.op_type in SAFE or node.op_type in PRODUCTS or (node.op_type == "If" and _only_moves(node))
         return known and any(home.types.get(name) == FLOAT for name in node.output)
 
 
@@ -181,13 +192,17 @@ class _Rewriter:
 
     def _rewrite_inputs(self, scope: _Scope, node: NodeProto) -> None:
         for place, name, home in list(scope.floats(node)):
-            wanted = self._choice.node(node)
+            wanted = self._choice.tensor(home, name) if node.op_type in INDIFFERENT else self._choice.node(node)
             if node.op_type == "Loop":
                 wanted = self._choice.carried(node, place - 2)
             node.input[place] = self._as(home, name, wanted)
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH and node.op_type != "Loop":
-                self._widen_captured(scope, attribute.g, set())
+        for branch in _branches(node):
+            self._rewrite_captured(scope, branch, set(), self._choice.node(node))
+            if self._choice.node(node):
+                del branch.value_info[:]
+                for value in branch.output:
+                    if value.type.tensor_type.elem_type == FLOAT:
+                        value.type.tensor_type.elem_type = HALF
 
     def _rewrite_outputs(self, body: _Scope) -> None:
         """Types of what a Loop's body is given and gives back."""
@@ -204,18 +219,17 @@ class _Rewriter:
                 value.name = self._as(home, name, half)
                 value.type.tensor_type.elem_type = HALF if half else FLOAT
 
-    def _widen_captured(self, scope: _Scope, graph: GraphProto, inside: set[str]) -> None:
-        """A branch of an If computes in float32, so it reads what is float16 outside through Casts."""
-        inside = inside | {name for node in graph.node for name in node.output}
-        inside |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    def _rewrite_captured(self, scope: _Scope, graph: GraphProto, inside: set[str], half: bool) -> None:
+        """What a branch of an If reads of the graph around it, in the precision that the branch computes in."""
+        inside = inside | _made(graph)
         for node in graph.node:
             for place, name in enumerate(node.input):
                 home = scope.home(name) if name and name not in inside else None
                 if home is not None and home.types.get(name) == FLOAT:
-                    node.input[place] = self._as(home, name, False)
+                    node.input[place] = self._as(home, name, half)
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
-                    self._widen_captured(scope, attribute.g, inside)
+                    self._rewrite_captured(scope, attribute.g, inside, half)
 
     def _as(self, home: _Scope, name: str, half: bool) -> str:
         """The name of `name` in the precision asked for."""
@@ -248,3 +262,19 @@ def _values(graph: GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 def _body(loop: NodeProto) -> GraphProto:
     return next(attribute.g for attribute in loop.attribute if attribute.name == "body")
+
+
+def _branches(node: NodeProto) -> list[GraphProto]:
+    if node.op_type == "Loop":
+        return []
+    return [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+
+
+def _made(graph: GraphProto) -> set[str]:
+    """Names that are the graph's own."""
+    names = {name for node in graph.node for name in node.output}
+    return names | {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+
+
+def _only_moves(node: NodeProto) -> bool:
+    return all(one.op_type in MOVES and not branch.initializer for branch in _branches(node) for one in branch.node)

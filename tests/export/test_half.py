@@ -107,6 +107,19 @@ def test_the_loop_carries_caches_in_float16_and_scores_in_float32(half: ModelPro
     assert len(caches) == 8
 
 
+def test_the_past_is_lengthened_in_float16(half: ModelProto) -> None:
+    """It is the most of what a search holds: in float32 it would be copied twice more, twice as wide."""
+    segment = next(graph for graph in graphs(half.graph) if graph.name == "segment")
+    lengthening = [node for node in segment.node if node.op_type == "If"]
+    assert len(lengthening) == 1
+    moved = {name for graph in branches(lengthening[0]) for node in graph.node for name in (*node.input, *node.output)}
+    pasts = {name for name in (*moved, *lengthening[0].output) if "past_state_" in name}
+    assert pasts
+    casts = [node for graph in graphs(segment) for node in graph.node if node.op_type == "Cast"]
+    assert pasts.isdisjoint({name for node in casts for name in (*node.input, *node.output)})
+    assert {value.type.tensor_type.elem_type for graph in branches(lengthening[0]) for value in graph.output} == {HALF}
+
+
 def test_scores_are_close_to_those_of_float32(half: ModelProto) -> None:
     exact, rounded = search(exact_graph(), SOURCES), search(half, SOURCES)
     same = [np.array_equal(one, other) for one, other in zip(exact.target_ids, rounded.target_ids, strict=True)]
@@ -183,6 +196,32 @@ def test_a_branch_reads_what_became_float16_as_float32() -> None:
     for yes, expected in ((True, np.exp(X @ W)), (False, X @ W @ W)):
         found = halved(small_model(nodes, ["y"], {"w": W, "yes": np.array(yes)}))
         np.testing.assert_allclose(run(found, X)[0], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_branches_that_only_move_numbers_move_float16(yes: bool) -> None:
+    """What else reads their result, or what they read, reads it as float32."""
+    value = helper.make_tensor_value_info
+    both = helper.make_graph(
+        [helper.make_node("Concat", ["logits", "x"], ["b"], axis=1)], "then", [], [value("b", FLOAT, None)]
+    )
+    twice = helper.make_graph(
+        [helper.make_node("Concat", ["logits", "logits"], ["t"], axis=1)], "else", [], [value("t", FLOAT, None)]
+    )
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("If", ["yes"], ["moved"], then_branch=both, else_branch=twice),
+        helper.make_node("MatMul", ["moved", "tall"], ["product"]),
+        helper.make_node("Neg", ["product"], ["y"]),
+        helper.make_node("Exp", ["moved"], ["z"]),
+    ]
+    tall = np.concatenate([W, W])
+    found = halved(small_model(nodes, ["y", "z"], {"w": W, "tall": tall, "yes": np.array(yes)}))
+    choice = next(node for node in found.graph.node if node.op_type == "If")
+    assert {one.type.tensor_type.elem_type for graph in branches(choice) for one in graph.output} == {HALF}
+    moved = np.concatenate([X @ W, X if yes else X @ W], axis=1)
+    for result, expected in zip(run(found, X), (-moved @ tall, np.exp(moved)), strict=True):
+        np.testing.assert_allclose(result, expected, rtol=1e-2)
 
 
 def test_a_number_beyond_float16_becomes_the_nearest_that_it_has() -> None:
