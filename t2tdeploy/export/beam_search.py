@@ -145,8 +145,8 @@ def _initial_values(handed_on: dict[str, Axes], types: dict[str, int]) -> list[N
         node("Shape", ["source_ids"], ["source_size"], start=1, end=2),
         node("Reshape", ["beam_size", "one"], ["beams_asked"]),
         node("Mul", ["batch_size", "beams_asked"], ["rows_asked"]),
-        # Some versions of onnxruntime die of a division by zero where there is no row, or no beam: an index beyond the
-        # end is an error instead.
+        # On CPUs some versions of onnxruntime die of a division by zero where there is no row, or no beam: an index
+        # beyond the end is an error instead.
         node("Min", ["rows_asked", "one"], ["one_if_asked"]),
         node("Sub", ["one", "one_if_asked"], ["zero_if_asked"]),
         node("Gather", ["beams_asked", "zero_if_asked"], ["beam_count"], name="there_must_be_a_source_and_a_beam"),
