@@ -37,6 +37,7 @@ class Pace:
         self._workers = workers
         self._batch: float | None = None
         self._token: float | None = None
+        self._any_token: float | None = None  # of batches of any size
         self._company = -math.inf  # when a batch last had some
 
     @property
@@ -44,11 +45,16 @@ class Pace:
         """Seconds that the batches of late took; 0: there was none."""
         return self._batch or 0.0
 
-    @property
-    def lead(self) -> float:
-        """Seconds before its deadline that a sentence should be taken: then its batch may take as long as those of late
-        (rule 5 of the batcher), and it is not yet dropped for want of time. Without end as long as nothing is known."""
-        return math.inf if self._batch is None else self._batch / IN_TIME
+    def lead(self, tokens: int) -> float:
+        """Seconds before its deadline that a sentence should be taken, with so many tokens waiting: then a batch may
+        take as long as those of late, or as these tokens would at their speed, whichever is longer (rule 5 of the
+        batcher), and it is not yet dropped for want of time. Without end as long as nothing is known.
+
+        A token of a lone sentence costs many times as much as one of a large batch. So where small batches went before
+        a burst, it is taken sooner than it had to be; later would be too late."""
+        if self._batch is None or self._any_token is None:
+            return math.inf
+        return max(self._batch, tokens * self._any_token) / IN_TIME
 
     @property
     def token(self) -> float:
@@ -68,6 +74,7 @@ class Pace:
         """
         self._batch = _learned(self._batch, seconds, complete)
         token = seconds / tokens * (self._workers if widened else 1)
+        self._any_token = _learned(self._any_token, token, complete)
         if others_waited or (complete and self._token is not None and token < self._token):
             self._token = _learned(self._token, token, complete)
 

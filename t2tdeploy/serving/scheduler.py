@@ -72,9 +72,8 @@ class Scheduler(Generic[Row, Key, Result]):
     Args:
         work: what it runs.
         workers: batches of this model that run at once.
-        slots: of the CPUs of the process, shared by the schedulers of all its models; with all workers busy all are
-            taken, so with one worker a batch has all CPUs. None: it leaves the CPUs alone, and its batches wait for
-            each other only.
+        slots: shared by the schedulers of all models of the process on the same kind of device; with all workers busy
+            all are taken, so with one worker a batch has all CPUs. None: its batches wait for each other only.
         observers: are told what happens; see serving/observer.py.
     """
 
@@ -279,6 +278,10 @@ class Scheduler(Generic[Row, Key, Result]):
     def _retry_after(self) -> float:
         return _clamped(self._pace.wait(self._queue.tokens))
 
+    @property
+    def _lead(self) -> float:
+        return self._pace.lead(self._queue.tokens)
+
     async def _run_batches(self) -> None:
         while True:
             await self._ready()
@@ -291,10 +294,10 @@ class Scheduler(Generic[Row, Key, Result]):
     async def _ready(self) -> None:
         """Waits until a batch can be taken."""
         loop = asyncio.get_running_loop()
-        while not self._queue.ready(loop.time(), self._pace.lead):
+        while not self._queue.ready(loop.time(), self._lead):
             self._arrived.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(self._queue.due(self._pace.lead)):
+                async with asyncio.timeout_at(self._queue.due(self._lead)):
                     await self._arrived.wait()
 
     def _take(self) -> list[_Item[Key, Row, Result]]:
@@ -303,7 +306,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._tell_dropped(len(expired), "deadline")
         for item in expired:
             _fail(item.content.request.ended, TimeoutError())
-        batch = self._queue.take(now, self._pace.token, self._pace.lead)
+        batch = self._queue.take(now, self._pace.token, self._lead)
         self._give_room()
         return batch
 

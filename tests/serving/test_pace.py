@@ -169,10 +169,10 @@ def test_who_is_in_a_hurry_is_taken_before_it_counts_as_hopeless(length: int, sl
     queue.add([Item(None, length, length, 1), hurried, *(Item(None, length, length, 0) for _ in range(4))], now=0.5)
     if slower:  # what it learns while they wait
         pace.learn(0.1, 100, others_waited=True, complete=True)
-    due = queue.due(pace.lead)
+    due = queue.due(pace.lead(queue.tokens))
     assert due is not None
     assert queue.expire(due, pace.next_batch(queue.tokens)) == []
-    batch = queue.take(due, pace.token, pace.lead)
+    batch = queue.take(due, pace.token, pace.lead(queue.tokens))
     assert hurried in batch
     assert due + pace.token * sum(item.length for item in batch) < 1.0 or len(batch) == 1
 
@@ -183,4 +183,25 @@ def test_where_nothing_is_known_who_has_a_deadline_is_taken_at_once() -> None:
     pace, queue = Pace(workers=1), BatchQueue[int, None](replace(LIMITS, max_queue_delay=5.0))
     lone = Item(None, 3, 3, 0, deadline=2.0)
     queue.add([lone], now=0.0)
-    assert queue.take(0.0, pace.token, pace.lead) == [lone]
+    assert queue.take(0.0, pace.token, pace.lead(queue.tokens)) == [lone]
+
+
+@pytest.mark.parametrize("lone", [0, 1, 3])
+def test_a_burst_after_lone_requests_is_taken_in_time(lone: int) -> None:
+    """The delay for fuller batches is longer than anybody waits, and no batch ever leaves others waiting, from which to
+    learn what a token of a large batch costs."""
+    pace, queue = Pace(workers=1), BatchQueue[int, None](replace(LIMITS, max_queue_delay=2.0))
+    now = 0.0
+    for _ in range(12):
+        for count in [*[1] * lone, 20]:
+            items = [Item(None, 10, 10, 0, deadline=now + 1.0) for _ in range(count)]
+            queue.add(items, now)
+            due = queue.due(pace.lead(queue.tokens))
+            assert due is not None
+            now = max(now, due)
+            assert queue.expire(now, pace.next_batch(queue.tokens)) == []
+            assert queue.take(now, pace.token, pace.lead(queue.tokens)) == items
+            seconds = 0.02 + 0.012 * count
+            pace.learn(seconds, 10 * count, others_waited=False, complete=True)
+            now += seconds
+            assert now <= items[0].deadline
