@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from t2tdeploy import __version__
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError, UnreadableError
 from t2tdeploy.files import atomic_directory, sha256_of
 from t2tdeploy.manifest import (
     FORMAT_VERSION,
@@ -64,6 +64,7 @@ __all__ = [
 MANIFEST = "manifest.json"
 
 _REPAIR = "copy the bundle again, or export it again"
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # there is no such file
 
 
 class Bundle:
@@ -144,6 +145,7 @@ class Bundle:
 
         Raises:
             CorruptFileError: one is gone, or another one is in its place.
+            UnreadableError: one cannot be read.
         """
         for file in self.variant(variant).files:
             _verify_file(self.directory, file, self.manifest.checksums[file])
@@ -190,7 +192,8 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises:
         InputError: there is no bundle, or one written by a newer t2tdeploy.
-        CorruptFileError: the manifest cannot be read.
+        CorruptFileError: the manifest is damaged.
+        UnreadableError: it is there, but cannot be read.
     """
     return _read_manifest(directory)[0]
 
@@ -201,6 +204,7 @@ def load_bundle(directory: Path) -> Bundle:
     Raises:
         InputError: there is no bundle, or one written by a newer t2tdeploy.
         CorruptFileError: a file is missing, cut short or changed; the error names it.
+        UnreadableError: a file is there, but cannot be read.
     """
     manifest, record = _read_manifest(directory)
     _verify(directory, manifest, record)
@@ -239,16 +243,16 @@ def _put(path: Path, content: bytes | Path) -> None:
 
 def _read_manifest(directory: Path) -> tuple[Manifest, dict[str, Any]]:
     path = directory / MANIFEST
-    if not path.is_file():
+    try:
+        record = json.loads(path.read_bytes())
+    except _ABSENT as error:
         raise InputError(
             f"{directory} is not a bundle: it has no {MANIFEST}",
             path=path,
             help="give the folder that t2tdeploy export wrote",
-        )
-    try:
-        record = json.loads(path.read_bytes())
+        ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise UnreadableError(path, error) from error
     except ValueError as error:
         raise CorruptFileError(path, f"not JSON ({error})", help=_REPAIR) from error
     _require_readable_version(path, record)
@@ -283,22 +287,14 @@ def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None
 
 
 def _verify_file(directory: Path, file: str, checksum: str) -> None:
-    if not (directory / file).is_file():
-        _refuse(directory / file, "the file is missing")
     try:
         found = sha256_of(directory / file)
+    except _ABSENT:
+        _refuse(directory / file, "the file is missing")
     except OSError as error:
-        raise _unreadable(directory / file, error) from error
+        raise UnreadableError(directory / file, error) from error
     if found != checksum:
         _refuse(directory / file, "its checksum does not match")
-
-
-def _unreadable(path: Path, error: OSError) -> OperationalError:
-    """Of a file that was there: it has gone since, or may not be read."""
-    reason = f"cannot be read: {error.strerror or error}"
-    if isinstance(error, PermissionError):
-        return OperationalError(f"{path} {reason}", help="let the user who runs this read the bundle and its files")
-    return CorruptFileError(path, f"it {reason}", help=_REPAIR)
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

@@ -11,6 +11,7 @@ T2TDeployError
 └── OperationalError          exit 1: the world did not play along
     ├── DownloadError         a source could not be fetched or is damaged
     ├── CorruptFileError      a checkpoint, bundle or shard whose checksum is wrong
+    ├── UnreadableError       a file or folder that is there, but cannot be read now
     ├── ParityError           an exported graph that disagrees with its oracle
     ├── QualityError          a variant of a bundle that is too far from the float32 one
     ├── TrainingError         a loss that is not finite, or memory that ran out
@@ -177,6 +178,17 @@ class CorruptFileError(OperationalError):
     def __init__(self, path: Path, reason: str, *, help: str | None = None) -> None:
         self.path, self.reason = path, reason
         super().__init__(f"{path} is damaged: {reason}", help=help)
+
+
+class UnreadableError(OperationalError):
+    """A file or folder is there, as far as can be seen, but cannot be read now; nothing is known of what is in it."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        help = "see whether its disk is well, and whether the process has too many files open"
+        if isinstance(error, PermissionError):
+            help = "let the user who runs this read it, the folders around it and what is in it"
+        super().__init__(f"{path} cannot be read: {error.strerror or error}", help=help)
+        self.path = path
 
 
 class ParityError(OperationalError):

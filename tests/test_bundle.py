@@ -1,11 +1,13 @@
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
 from t2tdeploy.bundle import FORMAT_VERSION, MANIFEST, _manifest_digest, load_bundle, write_bundle
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError
+from t2tdeploy.errors import CorruptFileError, InputError, UnknownNameError, UnreadableError
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
+from tests.unprivileged import as_nobody, folder_for_all
 
 
 @pytest.fixture
@@ -74,36 +76,34 @@ def test_a_missing_or_cut_file_is_named(directory: Path, file: str) -> None:
         load_bundle(directory)
 
 
-def test_a_file_that_goes_while_it_is_checked_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(path: Path) -> str:
-        raise FileNotFoundError(2, "No such file or directory", str(path))
-
-    monkeypatch.setattr("t2tdeploy.bundle.sha256_of", gone)
-    with pytest.raises(CorruptFileError, match="cannot be read: No such file or directory"):
-        load_bundle(directory)
-
-
-@pytest.mark.parametrize("reader", ["t2tdeploy.bundle.sha256_of", "pathlib.Path.read_bytes"])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, reader: str
-) -> None:
-    def forbidden(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(reader, forbidden)
-    with pytest.raises(OperationalError, match="cannot be read: Permission denied") as caught:
-        load_bundle(directory)
-    assert not isinstance(caught.value, CorruptFileError)
+@pytest.mark.parametrize("closed", ["graph", "manifest", "folder"])
+def test_what_may_not_be_read_is_not_called_damaged(closed: str) -> None:
+    """Files without the right to read, as a copy may have them, and a folder without the right to look into."""
+    with folder_for_all() as place:
+        write_toy_bundle(place / "bundle")
+        path = place / "bundle" / {"graph": "model.onnx", "manifest": MANIFEST, "folder": "."}[closed]
+        path.chmod(0o444 if path.is_dir() else 0)
+        with as_nobody(), pytest.raises(UnreadableError, match="cannot be read: Permission denied") as caught:
+            load_bundle(place / "bundle")
     assert "let the user" in str(caught.value.help)
 
 
-def test_a_manifest_that_goes_while_it_is_read_is_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(path: Path) -> bytes:
-        raise FileNotFoundError(2, "No such file or directory", str(path))
+def test_a_disk_that_fails_is_not_called_damage(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_bytes", gone)
-    with pytest.raises(CorruptFileError, match=MANIFEST):
+    monkeypatch.setattr("t2tdeploy.bundle.sha256_of", fails)
+    with pytest.raises(UnreadableError, match="cannot be read: Input/output error") as caught:
         load_bundle(directory)
+    assert "disk" in str(caught.value.help)
+
+
+def test_a_folder_in_the_place_of_a_file_is_no_file(directory: Path) -> None:
+    for file, error in (("shared.vocab", CorruptFileError), (MANIFEST, InputError)):
+        (directory / file).unlink()
+        (directory / file).mkdir()
+        with pytest.raises(error, match=file):
+            load_bundle(directory)
 
 
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:

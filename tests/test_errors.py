@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.OperationalError("no luck"),
     errors.DownloadError("https://example.org/a", "404", help="try later"),
     errors.CorruptFileError(Path("model.onnx"), "its checksum does not match"),
+    errors.UnreadableError(Path("model.onnx"), PermissionError(13, "Permission denied")),
     errors.ParityError("they differ"),
     errors.QualityError("they differ too much"),
     errors.TrainingError("the loss is nan"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from t2tdeploy.bundle import MANIFEST, read_manifest
-from t2tdeploy.errors import InputError, UserError
+from t2tdeploy.errors import InputError, UnreadableError, UserError
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Path, size, modification time and inode of every file: what differs between two contents of a folder."""
@@ -24,12 +24,17 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True)
 class Found:
-    """A bundle on disk, not read yet."""
+    """A bundle on disk, not read yet.
+
+    Args:
+        error: why the folder of a model cannot be looked into; its number is 0 then.
+    """
 
     name: str
     number: int
     directory: Path
     fingerprint: Fingerprint
+    error: UnreadableError | None = None
 
 
 class BundleSource(Protocol):
@@ -50,7 +55,8 @@ class BundleFolders:
 
     Raises:
         InputError: a folder is no bundle.
-        CorruptFileError: a manifest cannot be read.
+        CorruptFileError: a manifest is damaged.
+        UnreadableError: a manifest cannot be read.
         UserError: two bundles have the same name.
     """
 
@@ -96,15 +102,20 @@ class RepositoryFolder:
         """Every version of every model, by name and number."""
         found = []
         for model in sorted(one for one in self.root.iterdir() if one.is_dir() and not one.name.startswith(".")):
-            if (model / MANIFEST).is_file():
-                found.append(Found(model.name, 1, model, fingerprint_of(model)))
-                continue
-            numbered = {int(one.name): one for one in model.iterdir() if _is_version(one)}
-            found += [
-                Found(model.name, number, numbered[number], fingerprint_of(numbered[number]))
-                for number in sorted(numbered)
-            ]
+            try:
+                found += _versions(model)
+            except OSError as error:
+                found.append(Found(model.name, 0, model, (), UnreadableError(model, error)))
         return found
+
+
+def _versions(model: Path) -> list[Found]:
+    if (model / MANIFEST).is_file():
+        return [Found(model.name, 1, model, fingerprint_of(model))]
+    numbered = {int(one.name): one for one in model.iterdir() if _is_version(one)}
+    return [
+        Found(model.name, number, numbered[number], fingerprint_of(numbered[number])) for number in sorted(numbered)
+    ]
 
 
 def _is_version(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""How many batches run at once in one process, whatever the number of models.
+"""How many batches run at once on one kind of device, whatever the number of models.
 
 Every session of onnxruntime has threads of its own, as many as the process has CPUs. They sleep while nothing runs;
 but with several models computing at once there would be models x threads busy ones, which take the CPUs from each

@@ -45,8 +45,8 @@ class ServerOptions(OperationOptions):
     workers: int | None = Field(
         None,
         ge=1,
-        description="batches that run at once, of all models; none: 2 of a model that translates on more than one CPU, "
-        "unless `threads` is set, else 1",
+        description="batches that run at once, of all models on CPUs, and of all on a GPU; none: 2 of a model that "
+        "translates on more than one CPU, unless `threads` is set, else 1",
     )
     threads: int | None = Field(
         None,
@@ -125,7 +125,7 @@ class ServerOptions(OperationOptions):
 
     @property
     def batches_at_once(self) -> int:
-        """Of all models."""
+        """Of all models on CPUs."""
         return self.workers or (DEFAULT_WORKERS if self.threads is None and available_cpus() > 1 else 1)
 
     @property

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2tdeploy.bundle import load_bundle
-from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError
+from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError, UnreadableError
 from t2tdeploy.progress import Reporter
 from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
 from t2tdeploy.serving.compute_slots import ComputeSlots
@@ -54,6 +54,11 @@ class _Broken:
     def reason(self) -> str:
         return self.error.message if isinstance(self.error, T2TDeployError) else str(self.error)
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether the same files may be loaded later: they could not be read, for want of a right or of resources."""
+        return isinstance(self.error, OSError | UnreadableError)
+
 
 class ModelRepository:
     """The models of a server, on the running event loop.
@@ -81,7 +86,7 @@ class ModelRepository:
         self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
         self._retiring: dict[asyncio.Task[None], ServedModel] = {}
         self._batches_of_retired = 0
-        self._slots = ComputeSlots(options.batches_at_once)
+        self._cpus, self._gpus = ComputeSlots(options.batches_at_once), ComputeSlots(options.workers or 1)
         self._lock = asyncio.Lock()
 
     @property
@@ -123,12 +128,13 @@ class ModelRepository:
         """Looks at the disk once: loads what is new or changed, unloads what is gone.
 
         A folder counts as gone when it is missing twice in a row, so that one which is replaced is not unloaded
-        in between.
+        in between. Of a model whose folder cannot be looked into, nothing counts as gone.
         """
         async with self._lock:
             found = await asyncio.to_thread(self._source.scan)
             present = {(one.name, one.number) for one in found}
-            missing = {(model.name, model.number) for model in self.models()} - present
+            closed = {one.name for one in found if one.error}
+            missing = {(one.name, one.number) for one in self.models() if one.name not in closed} - present
             for name, number in sorted(missing & self._missing):
                 self._retire(self._served[name].pop(number))
             self._missing = missing
@@ -158,11 +164,11 @@ class ModelRepository:
             if not found:
                 raise UnknownNameError("model", name, {one.name for one in every})
             self._unloaded.discard(name)
-            for one in found:
-                self._broken.pop((name, one.number), None)
+            for key in [key for key in self._broken if key[0] == name]:
+                del self._broken[key]
             await self._refresh(found)
             newest = self._policy.candidates(one.number for one in found)[:1]
-        for number in newest:
+        for number in [0, *newest]:  # 0: the model's folder
             if broken := self._broken.get((name, number)):
                 raise UnavailableError(f"{name}:{number} cannot be loaded: {broken.reason}")
 
@@ -255,6 +261,9 @@ class ModelRepository:
 
     async def _refresh(self, found: list[Found]) -> None:
         """Serves of one model what the policy wants of what is on disk, as far as it can be loaded."""
+        if found[0].error:
+            self._report_broken(found[0], found[0].error)
+            return
         name, by_number = found[0].name, {one.number: one for one in found}
         kept: set[int] = set()
         for number in self._policy.candidates(by_number):
@@ -276,7 +285,8 @@ class ModelRepository:
         if served and served.fingerprint == found.fingerprint:
             self._broken.pop(key, None)
             return True
-        if key in self._broken and self._broken[key].fingerprint == found.fingerprint:
+        broken = self._broken.get(key)
+        if broken and broken.fingerprint == found.fingerprint and not broken.may_pass:
             return served is not None
         self._loading.add(key)
         started = time.monotonic()
@@ -288,7 +298,7 @@ class ModelRepository:
         finally:
             self._loading.discard(key)
         self._broken.pop(key, None)
-        model = ServedModel(found, loaded, self._options, self._slots)
+        model = ServedModel(found, loaded, self._options, self._cpus if loaded.on_cpus else self._gpus)
         self._announce(model)
         self._served.setdefault(found.name, {})[found.number] = model
         self._report_loaded(model, time.monotonic() - started)
@@ -324,8 +334,10 @@ class ModelRepository:
         )
 
     def _report_broken(self, found: Found, error: Exception) -> None:
-        broken = _Broken(found.fingerprint, error)
+        broken, before = _Broken(found.fingerprint, error), self._broken.get((found.name, found.number))
         self._broken[found.name, found.number] = broken
+        if before and (before.fingerprint, before.reason) == (broken.fingerprint, broken.reason):
+            return  # tried again
         known = isinstance(error, T2TDeployError)
         logger.error(
             "%s:%d cannot be loaded: %s", found.name, found.number, broken.reason, exc_info=None if known else error

@@ -76,14 +76,14 @@ class ServedModel:
         answerer: what its bundle became.
 
     Args:
-        slots: of the CPUs, shared by all models of the process.
+        slots: shared by all models of the process on the same kind of device.
     """
 
     def __init__(self, found: Found, loaded: LoadedModel, options: ServerOptions, slots: ComputeSlots) -> None:
         self.name, self.number, self.fingerprint = found.name, found.number, found.fingerprint
         self.answerer = loaded.answerer
         self.scheduler: Scheduler[Any, Any, Any] = Scheduler(
-            loaded.work, options.batch_limits(), workers=loaded.workers, slots=slots if loaded.on_cpus else None
+            loaded.work, options.batch_limits(), workers=loaded.workers, slots=slots
         )
         self.scheduler.start()
         self._users = 0

@@ -1,31 +1,33 @@
 """Models come, change and go while the server serves, and a faulty one changes nothing."""
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from t2tdeploy.bundle import Bundle, load_bundle
+from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.errors import CorruptFileError, InputError, RequestError, UnknownNameError
-from t2tdeploy.progress import SilentReporter
-from t2tdeploy.serving.bundle_source import BundleFolders, BundleSource, RepositoryFolder
+from t2tdeploy.serving.bundle_source import BundleFolders, RepositoryFolder
 from t2tdeploy.serving.client import Client, ClientOptions
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import UnavailableError
+from t2tdeploy.serving.served_model import LoadedModel, ServedModel, load_model
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
+from tests.serving.repositories import Labels, Listening, labels, put, with_repository
 from tests.serving.running import running
 from tests.serving.toy_bundle import write_toy_bundle
-
-Labels = list[str]
+from tests.unprivileged import as_nobody, folder_for_all
 
 
 @pytest.fixture(scope="module")
@@ -43,35 +45,6 @@ def root(tmp_path: Path, contents: list[Path]) -> Path:
     for number in (1, 2):
         put(contents[number - 1], tmp_path / "models" / "ende" / str(number))
     return tmp_path / "models"
-
-
-def put(content: Path, place: Path) -> None:
-    """Copies a bundle, then moves it to its place at once, as a careful operator does."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    copied = place.parent / f".{place.name}.part"
-    shutil.copytree(content, copied)
-    if place.exists():
-        place.rename(place.parent / f".{place.name}.old")
-    copied.rename(place)
-    shutil.rmtree(place.parent / f".{place.name}.old", ignore_errors=True)
-
-
-def with_repository(source: BundleSource, work: Callable[[ModelRepository], Awaitable[None]], **options: Any) -> None:
-    """Starts a repository on an event loop, does the work, closes it."""
-
-    async def run() -> None:
-        repository = ModelRepository(source, ServerOptions.create({"threads": 1, **options}), SilentReporter())
-        await repository.start()
-        try:
-            await work(repository)
-        finally:
-            await repository.close()
-
-    asyncio.run(run())
-
-
-def labels(repository: ModelRepository) -> Labels:
-    return [model.label for model in repository.models()]
 
 
 @pytest.mark.parametrize(
@@ -169,28 +142,61 @@ def test_a_broken_bundle_changes_nothing_but_the_report(
     with_repository(RepositoryFolder(root), work)
 
 
-def test_a_broken_bundle_is_not_read_again_until_it_changes(root: Path, contents: list[Path]) -> None:
+def test_a_broken_bundle_is_not_read_again_until_it_changes(
+    root: Path, contents: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(contents[2], root / "ende" / "3")
     damage_checksum(root / "ende" / "3")
-    broken: list[str] = []
+    read: list[Path] = []
 
-    class Listening(SilentReporter):
-        def event(self, name: str, **data: Any) -> None:
-            if name == "broken":
-                broken.append(data["reason"])
+    def load(directory: Path) -> Bundle:
+        read.append(directory)
+        return load_bundle(directory)
 
-    async def run() -> None:
-        repository = ModelRepository(RepositoryFolder(root), ServerOptions(threads=1), Listening())
-        await repository.start()
+    monkeypatch.setattr("t2tdeploy.serving.repository.load_bundle", load)
+    listening = Listening()
+
+    async def work(repository: ModelRepository) -> None:
         for _ in range(3):
             await repository.poll()
-        assert len(broken) == 1
+        assert (len(listening.broken), read.count(root / "ende" / "3")) == (1, 1)
         remove_file(root / "ende" / "3")
         await repository.poll()
-        assert len(broken) == 2
-        await repository.close()
+        assert (len(listening.broken), read.count(root / "ende" / "3")) == (2, 2)
 
-    asyncio.run(run())
+    with_repository(RepositoryFolder(root), work, reporter=listening)
+
+
+@pytest.mark.parametrize("closed", ["a file", "the folder of a version", "the folder of the model"])
+def test_what_may_not_be_read_is_reported_once_and_tried_at_every_look(contents: list[Path], closed: str) -> None:
+    """Whoever gives the right to read changes no file. Meanwhile what served goes on, and other models come."""
+    listening = Listening()
+    with folder_for_all() as root:
+        put(contents[0], root / "ende" / "2")
+
+        async def work(repository: ModelRepository) -> None:
+            put(contents[1], root / "ende" / "3")
+            put(contents[2], root / "deen" / "1")
+            path, mode = root / "ende" / "3" / "model.onnx", 0
+            if closed != "a file":
+                path, mode = root / "ende" / ("3" if closed == "the folder of a version" else "."), 0o444
+            before = path.stat().st_mode
+            path.chmod(mode)
+            with as_nobody():
+                for _ in range(3):
+                    await repository.poll()
+                assert labels(repository) == ["deen:1", "ende:2"]
+                assert len(listening.broken) == 1
+                assert "cannot be read: Permission denied" in listening.broken[0]
+                assert listening.broken[0] in [one.reason for one in repository.entries() if one.state == "UNAVAILABLE"]
+                with pytest.raises(UnavailableError, match="cannot be read: Permission denied"):
+                    await repository.load("ende")
+            path.chmod(before)
+            await repository.poll()
+            assert labels(repository) == ["deen:1", "ende:3"]
+            assert [one.reason for one in repository.entries() if one.state != "UNLOADING"] == ["", ""]
+
+        with_repository(RepositoryFolder(root), work, reporter=listening)
 
 
 def test_a_folder_that_is_gone_once_may_be_on_its_way_to_be_replaced(root: Path) -> None:
@@ -207,6 +213,36 @@ def test_a_folder_that_is_gone_once_may_be_on_its_way_to_be_replaced(root: Path)
         assert labels(repository) == []
         with pytest.raises(UnavailableError, match="no model now"):
             repository.find("")
+
+    with_repository(RepositoryFolder(root), work)
+
+
+@pytest.mark.parametrize("on_cpus", [True, False])
+def test_models_wait_for_those_on_the_same_kind_of_device_only(
+    root: Path, monkeypatch: pytest.MonkeyPatch, on_cpus: bool
+) -> None:
+    """Whoever holds all CPUs does not keep a model on a GPU from answering, nor the other way round."""
+
+    def load(bundle: Bundle, options: ServerOptions) -> LoadedModel:
+        return dataclasses.replace(load_model(bundle, options), on_cpus=on_cpus)
+
+    monkeypatch.setattr("t2tdeploy.serving.repository.load_model", load)
+
+    async def translate(model: ServedModel) -> None:
+        key = model.translator.search_key(TranslateOptions())
+        await model.scheduler.answer(model.translator.encode(["a"]), key, deadline=None)
+
+    async def work(repository: ModelRepository) -> None:
+        same, other = repository._cpus, repository._gpus
+        if not on_cpus:
+            same, other = other, same
+        async with other.slot("another", other.count):
+            await asyncio.wait_for(translate(repository.find("ende")), timeout=20)
+        async with same.slot("another", same.count):
+            asked = asyncio.create_task(translate(repository.find("ende")))
+            await asyncio.wait([asked], timeout=0.2)
+            assert not asked.done()
+        await asked
 
     with_repository(RepositoryFolder(root), work)
 

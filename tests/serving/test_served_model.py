@@ -1,19 +1,14 @@
 """A served model's session is set as the server was told."""
 
-import asyncio
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.runtime import available_cpus
-from t2tdeploy.serving.bundle_source import Found
-from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
-from t2tdeploy.serving.served_model import ServedModel, load_model
+from t2tdeploy.serving.served_model import load_model
 from t2tdeploy.serving.work import TranslationWork
 from tests.serving.toy_bundle import write_toy_bundle
 from tests.serving.toy_classifier import write_table_classifier
@@ -42,31 +37,6 @@ def test_a_model_that_translates_runs_two_batches_at_once(tmp_path: Path, monkey
         found[name] = loaded.workers, loaded.work.widens, loaded.work._beside.session.threads
     cpus = available_cpus()
     assert found == {"": (2, True, 5), "one": (1, False, cpus), "three": (3, True, 4), "set": (1, False, 2)}
-
-
-def test_a_model_waits_for_the_cpus_if_it_needs_them(tmp_path: Path) -> None:
-    """One on a GPU answers while all slots of the CPUs are held."""
-    bundle, options = write_toy_bundle(tmp_path / "bundle"), ServerOptions()
-    found = Found("toy", 1, bundle.directory, ())
-    loaded = load_model(bundle, options)
-
-    async def answered(on_cpus: bool) -> bool:
-        slots = ComputeSlots(2)
-        model = ServedModel(found, dataclasses.replace(loaded, on_cpus=on_cpus), options, slots)
-        async with slots.slot("another", 2):
-            asked = asyncio.create_task(translate(model))
-            await asyncio.wait([asked], timeout=20 if not on_cpus else 0.2)
-            in_between = asked.done()
-        await asked
-        await model.retire(grace=20)
-        return in_between
-
-    async def translate(model: ServedModel) -> None:
-        key = model.translator.search_key(TranslateOptions())
-        await model.scheduler.answer(model.translator.encode(["a"]), key, deadline=None)
-
-    assert asyncio.run(answered(on_cpus=False))
-    assert not asyncio.run(answered(on_cpus=True))
 
 
 def test_on_one_cpu_one_batch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
