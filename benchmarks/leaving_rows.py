@@ -41,7 +41,10 @@ def kept_whole(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     body = _segments(copy)
     if any(value.name.startswith("past_") for value in body.input):
-        raise UserError("a search with the past of its caches apart has no twin of one segment", help="a smaller model")
+        raise UserError(
+            "a search with the past of its caches apart has no twin of one segment",
+            help="give a bundle of a smaller model, or one exported with apart=False",
+        )
     share = next(node.input[1] for node in body.node if node.op_type == "Mul" and node.input[0] == "segment_rows")
     tensor = next(tensor for tensor in copy.graph.initializer if tensor.name == share)
     tensor.CopyFrom(numpy_helper.from_array(np.array([0]), share))

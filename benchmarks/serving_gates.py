@@ -197,10 +197,11 @@ def soak(gates: Gates, seconds: float) -> dict[str, Any]:
     passed; before, caches fill.
     """
     samples: list[tuple[float, int]] = []
+    cancelled: list[float] = []
 
     async def run(server: ServerProcess, rate: float) -> Measured:
         load = asyncio.create_task(put_async(server, gates, OpenLoop(rate), duration=seconds, warm_up=0, deadline=5.0))
-        rude = asyncio.create_task(cancel_calls(server, gates))
+        rude = asyncio.create_task(cancel_calls(server, gates, cancelled))
         begun = time.monotonic()
         while not load.done():
             samples.append((time.monotonic() - begun, server.resident_bytes()))
@@ -218,16 +219,17 @@ def soak(gates: Gates, seconds: float) -> dict[str, Any]:
     per_hour = float(np.polyfit(moments, sizes, 1)[0]) * 3600 / MEGABYTE
     growth = per_hour * (seconds * 2 / 3) / 3600
     return {
-        "seconds": seconds, "requests": measured.tally.total, "statuses": dict(measured.tally.statuses),
+        "seconds": seconds, "capacity": round(most, 1), "rate": round(0.6 * most, 1), "cancelled": len(cancelled),
+        "requests": measured.tally.total, "statuses": dict(measured.tally.statuses),
         "memory_mib": [round(size / MEGABYTE, 1) for size in (sizes[0], sizes[len(sizes) // 2], sizes[-1])],
         "slope_mib_per_hour": round(per_hour, 2), "growth_mib": round(growth, 2),
         "latency": measured.tally.latency.summary(), "unfinished": stopped["unfinished"],
-        "passed": growth <= 10 and status == 0 and stopped["unfinished"] == 0,
+        "passed": growth <= 10 and status == 0 and stopped["unfinished"] == 0 and [*measured.tally.statuses] == ["OK"],
     }  # fmt: skip
 
 
-async def cancel_calls(server: ServerProcess, gates: Gates) -> None:
-    """Clients that lose patience, one after the other, without end."""
+async def cancel_calls(server: ServerProcess, gates: Gates, cancelled: list[float]) -> None:
+    """Clients that lose patience, one after the other, without end; keeps when each did."""
     draw = random.Random(0)
     messages = request_messages(gates.sources, 8)
     async with Target(server.address, deadline=30.0) as target:
@@ -235,7 +237,8 @@ async def cancel_calls(server: ServerProcess, gates: Gates) -> None:
         while True:
             call = asyncio.create_task(target.ask(draw.choice(messages), loop.time()))
             await asyncio.sleep(draw.uniform(0, 0.2))
-            call.cancel()
+            if call.cancel():
+                cancelled.append(loop.time())
             await asyncio.gather(call, return_exceptions=True)
             await asyncio.sleep(draw.uniform(0, 1.0))
 
