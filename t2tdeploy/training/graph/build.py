@@ -31,6 +31,7 @@ from t2tdeploy.training.graph.manifest import (
     TensorSpec,
 )
 from t2tdeploy.training.graph.masks import masks_as_inputs
+from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
@@ -78,6 +79,7 @@ def build_training_graph(
         _embed(evaluation, constant_buffers(model))
     model.train(was_training)
     masks = masks_as_inputs(training)
+    merge_relu_dropout(training)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
 
 
