@@ -14,7 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from t2tdeploy.training.graph.manifest import Axis, MaskSpec
 
-_LEVELS = 2**16  # masks are drawn from 16 random bits an element
+_LEVELS = 2**16  # of rates: an element's number of 16 random bits decides
 
 
 def dropout_threshold(rate: float) -> int:
