@@ -20,7 +20,8 @@ class DropoutMasks:
     """Draws the masks of a graph into one buffer, which grows with the largest batch.
 
     On a CPU the bits are those of SFC64 (Doty-Humphrey's PractRand), 8 for each element and 8 more for the one in 256
-    that these do not decide, drawn several times as fast as torch's own Bernoulli numbers. On a GPU they are torch's, drawn at once for all masks of the same rate in a row.
+    that these do not decide, drawn several times as fast as torch's own Bernoulli numbers. On a GPU they are torch's,
+    drawn at once for all masks of the same rate in a row.
 
     Args:
         specs: the masks of a graph.
