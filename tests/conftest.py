@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from t2tdeploy.runtime import available_cpus
+from tests.sessions import folder_of_all
 
 MOST_SESSIONS = 8  # each may hold a gigabyte
 
@@ -31,9 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def graph_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where training graphs are kept: one folder for all sessions, so that each is built once; nobody's home."""
-    parallel = "PYTEST_XDIST_WORKER" in os.environ
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if parallel else base) / "cache"
+    folder = folder_of_all(tmp_path_factory, "cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("T2TDEPLOY_CACHE", str(folder))
         yield folder / "graphs"

@@ -20,6 +20,7 @@ from t2tdeploy.training.launcher import launch
 from t2tdeploy.training.processes import ALONE
 from t2tdeploy.training.torch_engine import TorchEngine
 from tests.models.labelled import CASES, random_batch
+from tests.sessions import made_once
 
 from . import ranks
 
@@ -29,12 +30,14 @@ Results = dict[str, dict[str, Any]]
 @pytest.fixture(scope="session", params=[2, 4])
 def written(request: pytest.FixtureRequest, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that several processes have written to."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.training.ranks", str(data_dir), str(folder)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "2" if request.param == 2 else "1")  # two: parts of a batch at once, lanes.py
-        assert launch(command, processes=request.param) == 0
-    return folder
+
+    def run(folder: Path) -> None:
+        command = [sys.executable, "-m", "tests.training.ranks", str(data_dir), str(folder)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "2" if request.param == 2 else "1")  # two: parts of a batch at once
+            assert launch(command, processes=request.param) == 0
+
+    return made_once(tmp_path_factory, f"ranks-{request.param}", run)
 
 
 @pytest.fixture(scope="session")

@@ -257,19 +257,24 @@ def _library_file(package: str) -> Path | None:
 
 def _imports(source: bytes, name: str) -> list[str]:
     """The modules, among those loaded, that the source file of module `name` names in its imports."""
+    package = getattr(sys.modules.get(name), "__package__", None) or ""
+    return sorted(_named_imports(source, package) & sys.modules.keys())
+
+
+@functools.lru_cache(maxsize=4096)  # to parse a package takes most of the time that a key does
+def _named_imports(source: bytes, package: str) -> frozenset[str]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):  # a compiled extension
-        return []
-    package = getattr(sys.modules.get(name), "__package__", None) or ""
-    found = set()
+        return frozenset()
+    found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return sorted(found & sys.modules.keys())
+    return frozenset(found)
 
 
 def _digest(content: bytes) -> str:
