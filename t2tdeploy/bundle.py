@@ -20,6 +20,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,7 +65,6 @@ __all__ = [
 MANIFEST = "manifest.json"
 
 _REPAIR = "copy the bundle again, or export it again"
-_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # there is no such file
 
 
 class Bundle:
@@ -243,14 +243,14 @@ def _put(path: Path, content: bytes | Path) -> None:
 
 def _read_manifest(directory: Path) -> tuple[Manifest, dict[str, Any]]:
     path = directory / MANIFEST
-    try:
-        record = json.loads(path.read_bytes())
-    except _ABSENT as error:
+    if not _is_file(path):
         raise InputError(
             f"{directory} is not a bundle: it has no {MANIFEST}",
             path=path,
             help="give the folder that t2tdeploy export wrote",
-        ) from error
+        )
+    try:
+        record = json.loads(path.read_bytes())
     except OSError as error:
         raise UnreadableError(path, error) from error
     except ValueError as error:
@@ -281,20 +281,41 @@ def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None
         _refuse(directory / MANIFEST, "its checksum does not match")
     for file in sorted(manifest.files() - set(manifest.checksums)):
         _refuse(directory / file, "the manifest has no checksum for it")
-    for file, checksum in manifest.checksums.items():
-        if file != MANIFEST:
-            _verify_file(directory, file, checksum)
+    files = {file: checksum for file, checksum in manifest.checksums.items() if file != MANIFEST}
+    for file in files:  # before gigabytes of others are read
+        _open(directory / file)
+    for file, checksum in files.items():
+        _verify_file(directory, file, checksum)
 
 
 def _verify_file(directory: Path, file: str, checksum: str) -> None:
+    _open(directory / file)
     try:
         found = sha256_of(directory / file)
-    except _ABSENT:
-        _refuse(directory / file, "the file is missing")
     except OSError as error:
         raise UnreadableError(directory / file, error) from error
     if found != checksum:
         _refuse(directory / file, "its checksum does not match")
+
+
+def _open(path: Path) -> None:
+    """Whether it is a file that may be read."""
+    if not _is_file(path):
+        _refuse(path, "the file is missing")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UnreadableError(path, error) from error
+
+
+def _is_file(path: Path) -> bool:
+    """`Path.is_file` takes what may not be looked at for absent, in some versions of Python."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise UnreadableError(path, error) from error
 
 
 def _refuse(path: Path, reason: str) -> NoReturn:

@@ -10,6 +10,7 @@ The layout is that of TensorFlow Serving and Triton; folders whose name is no po
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from t2tdeploy.errors import InputError, UnreadableError, UserError
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Path, size, modification time and inode of every file: what differs between two contents of a folder."""
+
+
+_GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Found:
     directory: Path
     fingerprint: Fingerprint
     error: UnreadableError | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and number, e.g. "ende:2"."""
+        return f"{self.name}:{self.number}" if self.number else self.name
 
 
 class BundleSource(Protocol):
@@ -78,7 +87,7 @@ class BundleFolders:
         return [
             Found(name, 1, directory, fingerprint_of(directory))
             for name, directory in self._directories.items()
-            if directory.is_dir()
+            if _is_there(directory)
         ]
 
 
@@ -101,16 +110,24 @@ class RepositoryFolder:
     def scan(self) -> list[Found]:
         """Every version of every model, by name and number."""
         found = []
-        for model in sorted(one for one in self.root.iterdir() if one.is_dir() and not one.name.startswith(".")):
+        for model in sorted(one for one in self.root.iterdir() if not one.name.startswith(".")):
             try:
                 found += _versions(model)
+            except _GONE:
+                continue
             except OSError as error:
                 found.append(Found(model.name, 0, model, (), UnreadableError(model, error)))
         return found
 
 
 def _versions(model: Path) -> list[Found]:
-    if (model / MANIFEST).is_file():
+    """
+    Raises:
+        OSError: the folder cannot be looked into.
+    """
+    if not _is_folder(model):
+        return []
+    if stat.S_ISREG(_mode(model / MANIFEST)):
         return [Found(model.name, 1, model, fingerprint_of(model))]
     numbered = {int(one.name): one for one in model.iterdir() if _is_version(one)}
     return [
@@ -119,17 +136,42 @@ def _versions(model: Path) -> list[Found]:
 
 
 def _is_version(path: Path) -> bool:
-    return re.fullmatch(r"0*[1-9][0-9]{0,17}", path.name) is not None and path.is_dir()
+    return re.fullmatch(r"0*[1-9][0-9]{0,17}", path.name) is not None and _is_there(path)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether it is a folder, as far as can be seen: to load it says why it cannot be read."""
+    try:
+        return _is_folder(path)
+    except OSError:
+        return True
+
+
+def _is_folder(path: Path) -> bool:
+    """`Path.is_dir` takes what may not be looked at for absent, in some versions of Python."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    """0: there is nothing."""
+    try:
+        return path.stat().st_mode
+    except _GONE:
+        return 0
 
 
 def fingerprint_of(directory: Path) -> Fingerprint:
-    """See `Fingerprint`; files that vanish meanwhile are left out."""
+    """See `Fingerprint`; files that vanish meanwhile are left out, and all of a folder that may not be looked into."""
     entries = []
-    for path in sorted(directory.rglob("*")):
+    try:
+        paths = sorted(directory.rglob("*"))
+    except PermissionError:
+        return ()
+    for path in paths:
         try:
             status = path.stat()
         except OSError:
             continue
-        if path.is_file():
+        if stat.S_ISREG(status.st_mode):
             entries.append((path.relative_to(directory).as_posix(), status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(entries)

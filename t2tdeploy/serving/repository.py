@@ -56,8 +56,8 @@ class _Broken:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same files may be loaded later: they could not be read, for want of a right or of resources."""
-        return isinstance(self.error, OSError | UnreadableError)
+        """Whether the same files may be loaded later: they could not be read."""
+        return isinstance(self.error, UnreadableError)
 
 
 class ModelRepository:
@@ -138,7 +138,9 @@ class ModelRepository:
             for name, number in sorted(missing & self._missing):
                 self._retire(self._served[name].pop(number))
             self._missing = missing
-            self._broken = {key: broken for key, broken in self._broken.items() if key in present}
+            self._broken = {
+                key: broken for key, broken in self._broken.items() if key in present or (key[0] in closed and key[1])
+            }
             for name in sorted({one.name for one in found} - self._unloaded):
                 await self._refresh([one for one in found if one.name == name])
 
@@ -168,9 +170,9 @@ class ModelRepository:
                 del self._broken[key]
             await self._refresh(found)
             newest = self._policy.candidates(one.number for one in found)[:1]
-        for number in [0, *newest]:  # 0: the model's folder
+        for label, number in [(name, 0), *((f"{name}:{number}", number) for number in newest)]:  # 0: the folder
             if broken := self._broken.get((name, number)):
-                raise UnavailableError(f"{name}:{number} cannot be loaded: {broken.reason}")
+                raise UnavailableError(f"{label} cannot be loaded: {broken.reason}")
 
     async def unload(self, name: str) -> None:
         """Serves a model no longer, until `load`; its accepted requests are answered.
@@ -339,9 +341,7 @@ class ModelRepository:
         if before and (before.fingerprint, before.reason) == (broken.fingerprint, broken.reason):
             return  # tried again
         known = isinstance(error, T2TDeployError)
-        logger.error(
-            "%s:%d cannot be loaded: %s", found.name, found.number, broken.reason, exc_info=None if known else error
-        )
+        logger.error("%s cannot be loaded: %s", found.label, broken.reason, exc_info=None if known else error)
         self._reporter.event("broken", model=found.name, number=found.number, reason=broken.reason)
         self._changed()
 

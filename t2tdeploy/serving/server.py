@@ -194,7 +194,8 @@ class Server:
             for entry in entries:
                 state = self._frontend.serving and entry.model is not None
                 names[entry.name] = names.get(entry.name, False) or state
-                names[f"{entry.name}:{entry.number}"] = state
+                if entry.number:
+                    names[f"{entry.name}:{entry.number}"] = state
             self._known_names = set(names)
             for name, state in names.items():
                 await self._health.set(name, Health.SERVING if state else Health.NOT_SERVING)

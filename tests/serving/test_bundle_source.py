@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from t2tdeploy.bundle import MANIFEST
 from t2tdeploy.errors import InputError, UserError
 from t2tdeploy.serving.bundle_source import BundleFolders, RepositoryFolder
 from tests.serving.toy_bundle import write_toy_bundle
+from tests.unprivileged import as_nobody, folder_for_all
 
 
 @pytest.fixture
@@ -52,3 +54,33 @@ def test_what_is_no_repository_is_said(repository: Path) -> None:
         RepositoryFolder(repository / "deen")
     with pytest.raises(InputError, match="is not a bundle"):
         BundleFolders([repository])
+
+
+def test_what_cannot_be_looked_at_hides_nothing_else() -> None:
+    """A link into a folder that is closed, as of a model and of one of its versions."""
+    with folder_for_all() as root:
+        repository, closed = root / "models", root / "closed"
+        for folder in (repository / "ende" / "1", closed / "bundle"):
+            folder.mkdir(parents=True)
+            (folder / MANIFEST).touch()
+        (repository / "ende" / "2").symlink_to(closed / "bundle")
+        (repository / "deen").symlink_to(closed / "bundle")
+        (repository / "gone").symlink_to(root / "nowhere")
+        (repository / "notes").touch()
+        closed.chmod(0)
+        with as_nobody():
+            found = RepositoryFolder(repository).scan()
+        closed.chmod(0o755)
+    assert [(one.label, one.error is None) for one in found] == [("deen", False), ("ende:1", True), ("ende:2", True)]
+    assert [bool(one.fingerprint) for one in found] == [False, True, False]
+
+
+def test_a_bundle_that_cannot_be_looked_at_is_not_gone() -> None:
+    with folder_for_all() as root:
+        write_toy_bundle(root / "place" / "one")
+        source = BundleFolders([root / "place" / "one"])
+        assert [bool(one.fingerprint) for one in source.scan()] == [True]
+        (root / "place").chmod(0)
+        with as_nobody():
+            assert [bool(one.fingerprint) for one in source.scan()] == [False]
+        (root / "place").chmod(0o755)
