@@ -35,7 +35,7 @@ INDIFFERENT = frozenset({"Shape", "Size"})  # read any type
 def halved(model: ModelProto) -> ModelProto:
     """A copy of a search graph (see export/beam_search.py) in float16 where that is safe.
 
-    The branches of an If stay float32, but where they only move numbers.
+    The branches of an If stay float32, but where they only move numbers: then all that they move is float16.
 
     Raises:
         onnx.checker.ValidationError: the result is not valid.
@@ -226,7 +226,8 @@ class _Rewriter:
             for place, name in enumerate(node.input):
                 home = scope.home(name) if name and name not in inside else None
                 if home is not None and home.types.get(name) == FLOAT:
-                    node.input[place] = self._as(home, name, half)
+                    kept = node.op_type in INDIFFERENT
+                    node.input[place] = name if kept else self._as(home, name, half)
             for attribute in node.attribute:
                 if attribute.type == onnx.AttributeProto.GRAPH:
                     self._rewrite_captured(scope, attribute.g, inside, half)
@@ -277,4 +278,5 @@ def _made(graph: GraphProto) -> set[str]:
 
 
 def _only_moves(node: NodeProto) -> bool:
-    return all(one.op_type in MOVES and not branch.initializer for branch in _branches(node) for one in branch.node)
+    branches = _branches(node)
+    return all(not branch.initializer and all(one.op_type in MOVES for one in branch.node) for branch in branches)
