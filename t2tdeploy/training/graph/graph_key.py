@@ -33,7 +33,10 @@ from t2tdeploy.features import FeatureSpec
 from t2tdeploy.hparams import HParams
 
 _EXPORTERS = ("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-training", "onnxruntime-training-cpu")
-_OUR_FILES = ("models/**/*.py", "training/graph/**/*.py", "export/undecomposed.py")
+_OUR_FILES = (
+    *("models/**/*.py", "training/graph/**/*.py", "training/precision.py"),
+    *("export/undecomposed.py", "export/naming.py", "export/quick.py"),
+)
 # Recipe fields of HParams that no graph contains: to try another learning rate, none is built anew.
 _OUTSIDE_THE_GRAPH = frozenset(
     {"batch_size", "train_steps", "accumulate_steps", "weight_decay", "clip_grad_norm", "compile"}
@@ -237,7 +240,7 @@ def _sources(names: Iterable[str]) -> dict[str, str]:
         elif file is not None:
             content = file.read_bytes()
             found[name] = _digest(content)
-            waiting += _imports(content, name)
+            waiting += _imports(content, name) if file.suffix == ".py" else []
         elif not hasattr(sys.modules.get(name), "__path__"):  # a package without a file holds no code of its own
             found[name] = secrets.token_hex()
     return found
@@ -265,7 +268,7 @@ def _imports(source: bytes, name: str) -> list[str]:
 def _named_imports(source: bytes, package: str) -> frozenset[str]:
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError):  # a compiled extension
+    except (SyntaxError, ValueError):  # of another version of Python
         return frozenset()
     found: set[str] = set()
     for node in ast.walk(tree):

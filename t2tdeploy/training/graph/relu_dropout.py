@@ -2,7 +2,7 @@
 
 y = dropout(relu(x)) is above 0 just where x is and the mask keeps it. So the backward pass needs y, which the product
 behind it reads anyway, and neither the mask nor relu(x): a pass less over the widest activations of a Transformer, two
-of bytes instead of floats, and relu(x) is not kept between. Numbers stay the same to the bit.
+of bytes instead of floats, and relu(x) is not kept between. Numbers are the same to the bit, as long as none overflows.
 """
 
 from __future__ import annotations
