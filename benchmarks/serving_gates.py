@@ -197,29 +197,27 @@ def soak(gates: Gates, seconds: float) -> dict[str, Any]:
     passed; before, caches fill.
     """
     samples: list[tuple[float, int]] = []
-    cancelled: list[float] = []
 
-    async def run(server: ServerProcess, rate: float) -> Measured:
+    async def run(server: ServerProcess, rate: float) -> tuple[Measured, int]:
         load = asyncio.create_task(put_async(server, gates, OpenLoop(rate), duration=seconds, warm_up=0, deadline=5.0))
-        rude = asyncio.create_task(cancel_calls(server, gates, cancelled))
+        rude = asyncio.create_task(cancel_calls(server, gates, load))
         begun = time.monotonic()
         while not load.done():
             samples.append((time.monotonic() - begun, server.resident_bytes()))
             await asyncio.sleep(max(0.2, seconds / 2000))
-        rude.cancel()
-        return await load
+        return await load, await rude
 
     with gates.server() as server:
         most = capacity(server, gates)
         put(server, gates, OpenLoop(2 * most), duration=min(60.0, seconds / 10), warm_up=0, deadline=5.0)
-        measured = asyncio.run(run(server, 0.6 * most))
+        measured, cancelled = asyncio.run(run(server, 0.6 * most))
         status, stopped = server.stop()
     settled = [(moment, size) for moment, size in samples if moment > seconds / 3]
     moments, sizes = np.array(settled).T
     per_hour = float(np.polyfit(moments, sizes, 1)[0]) * 3600 / MEGABYTE
     growth = per_hour * (seconds * 2 / 3) / 3600
     return {
-        "seconds": seconds, "capacity": round(most, 1), "rate": round(0.6 * most, 1), "cancelled": len(cancelled),
+        "seconds": seconds, "capacity": round(most, 1), "rate": round(0.6 * most, 1), "cancelled": cancelled,
         "requests": measured.tally.total, "statuses": dict(measured.tally.statuses),
         "memory_mib": [round(size / MEGABYTE, 1) for size in (sizes[0], sizes[len(sizes) // 2], sizes[-1])],
         "slope_mib_per_hour": round(per_hour, 2), "growth_mib": round(growth, 2),
@@ -228,19 +226,19 @@ def soak(gates: Gates, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-async def cancel_calls(server: ServerProcess, gates: Gates, cancelled: list[float]) -> None:
-    """Clients that lose patience, one after the other, without end; keeps when each did."""
-    draw = random.Random(0)
+async def cancel_calls(server: ServerProcess, gates: Gates, load: asyncio.Task[Measured]) -> int:
+    """Clients that lose patience, one after the other, until `load` is done; returns how many did."""
+    draw, cancelled = random.Random(0), 0
     messages = request_messages(gates.sources, 8)
     async with Target(server.address, deadline=30.0) as target:
         loop = asyncio.get_running_loop()
-        while True:
+        while not load.done():
             call = asyncio.create_task(target.ask(draw.choice(messages), loop.time()))
             await asyncio.sleep(draw.uniform(0, 0.2))
-            if call.cancel():
-                cancelled.append(loop.time())
+            cancelled += call.cancel()
             await asyncio.gather(call, return_exceptions=True)
             await asyncio.sleep(draw.uniform(0, 1.0))
+    return cancelled
 
 
 def is_well(server: ServerProcess, gates: Gates) -> dict[str, Any]:

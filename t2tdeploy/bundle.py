@@ -29,7 +29,7 @@ from pydantic import ValidationError
 
 from t2tdeploy import __version__
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError, UnreadableError
-from t2tdeploy.files import atomic_directory, sha256_of
+from t2tdeploy.files import atomic_directory, mode_of, sha256_of
 from t2tdeploy.manifest import (
     FORMAT_VERSION,
     DecodeDefaults,
@@ -283,13 +283,13 @@ def _verify(directory: Path, manifest: Manifest, record: dict[str, Any]) -> None
         _refuse(directory / file, "the manifest has no checksum for it")
     files = {file: checksum for file, checksum in manifest.checksums.items() if file != MANIFEST}
     for file in files:  # before gigabytes of others are read
-        _open(directory / file)
+        _require_readable(directory / file)
     for file, checksum in files.items():
         _verify_file(directory, file, checksum)
 
 
 def _verify_file(directory: Path, file: str, checksum: str) -> None:
-    _open(directory / file)
+    _require_readable(directory / file)
     try:
         found = sha256_of(directory / file)
     except OSError as error:
@@ -298,8 +298,7 @@ def _verify_file(directory: Path, file: str, checksum: str) -> None:
         _refuse(directory / file, "its checksum does not match")
 
 
-def _open(path: Path) -> None:
-    """Whether it is a file that may be read."""
+def _require_readable(path: Path) -> None:
     if not _is_file(path):
         _refuse(path, "the file is missing")
     try:
@@ -309,11 +308,8 @@ def _open(path: Path) -> None:
 
 
 def _is_file(path: Path) -> bool:
-    """`Path.is_file` takes what may not be looked at for absent, in some versions of Python."""
     try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return stat.S_ISREG(mode_of(path))
     except OSError as error:
         raise UnreadableError(path, error) from error
 

@@ -25,6 +25,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def mode_of(path: Path) -> int:
+    """`st_mode` of what a path leads to; 0: there is nothing.
+
+    `Path.is_file` and `is_dir` take what may not be looked at for absent, in some versions of Python.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
 def cache_directory(kind: str) -> Path:
     """Where things of one kind are kept that can be made again: the folder `kind` in `$T2TDEPLOY_CACHE`, else in
     `t2tdeploy` in `$XDG_CACHE_HOME` or `~/.cache`."""

@@ -98,6 +98,20 @@ def test_a_disk_that_fails_is_not_called_damage(directory: Path, monkeypatch: py
     assert "disk" in str(caught.value.help)
 
 
+@pytest.mark.parametrize("reader", ["t2tdeploy.bundle.sha256_of", "pathlib.Path.read_bytes"])
+def test_a_file_that_goes_while_it_is_read_is_named(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, reader: str
+) -> None:
+    """A graph, or the manifest. What came of the bundle is not known, so it is not called damaged."""
+
+    def gone(path: Path) -> bytes:
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+
+    monkeypatch.setattr(reader, gone)
+    with pytest.raises(UnreadableError, match=f"({MANIFEST}|model.onnx) cannot be read: No such file or directory"):
+        load_bundle(directory)
+
+
 def test_a_folder_in_the_place_of_a_file_is_no_file(directory: Path) -> None:
     for file, error in (("shared.vocab", CorruptFileError), (MANIFEST, InputError)):
         (directory / file).unlink()

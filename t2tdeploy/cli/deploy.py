@@ -116,6 +116,7 @@ def _check(configured: Configured[ServeSettings], as_json: bool) -> None:
     """
     from t2tdeploy.errors import OperationalError
     from t2tdeploy.progress import SilentReporter
+    from t2tdeploy.serving.bundle_source import label_of
     from t2tdeploy.serving.rehearsal import rehearse
 
     settings, sources = configured.settings, configured.sources
@@ -125,11 +126,11 @@ def _check(configured: Configured[ServeSettings], as_json: bool) -> None:
     if as_json:
         print_result({"models": [vars(one) for one in found], "options": values, "sources": given}, as_json=True)
     else:
-        rows = [[one.name, one.number, one.content or None, one.variant or None, _state(one)] for one in found]
+        rows = [[one.name, one.number or None, one.content or None, one.variant or None, _state(one)] for one in found]
         print_table(["model", "version", "content", "variant", "state"], rows)
         print_lines([f"{name} = {values[name]!r}  ({place})" for name, place in given.items()])
     if faults := [one for one in found if one.fault]:
-        names = ", ".join(f"{one.name}:{one.number}" for one in faults)
+        names = ", ".join(label_of(one.name, one.number) for one in faults)
         raise OperationalError(f"not everything could be served: {names}", help="the reasons are in the table above")
 
 

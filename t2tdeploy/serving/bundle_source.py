@@ -18,12 +18,15 @@ from typing import Protocol
 
 from t2tdeploy.bundle import MANIFEST, read_manifest
 from t2tdeploy.errors import InputError, UnreadableError, UserError
+from t2tdeploy.files import mode_of
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Path, size, modification time and inode of every file: what differs between two contents of a folder."""
 
 
-_GONE = (FileNotFoundError, NotADirectoryError)
+def label_of(name: str, number: int) -> str:
+    """Of a version, e.g. "ende:2"; of a model as a whole, number 0, its name."""
+    return f"{name}:{number}" if number else name
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Found:
 
     @property
     def label(self) -> str:
-        """Name and number, e.g. "ende:2"."""
-        return f"{self.name}:{self.number}" if self.number else self.name
+        """See `label_of`."""
+        return label_of(self.name, self.number)
 
 
 class BundleSource(Protocol):
@@ -113,7 +116,7 @@ class RepositoryFolder:
         for model in sorted(one for one in self.root.iterdir() if not one.name.startswith(".")):
             try:
                 found += _versions(model)
-            except _GONE:
+            except (FileNotFoundError, NotADirectoryError):  # it has just gone
                 continue
             except OSError as error:
                 found.append(Found(model.name, 0, model, (), UnreadableError(model, error)))
@@ -125,14 +128,12 @@ def _versions(model: Path) -> list[Found]:
     Raises:
         OSError: the folder cannot be looked into.
     """
-    if not _is_folder(model):
+    if not stat.S_ISDIR(mode_of(model)):
         return []
-    if stat.S_ISREG(_mode(model / MANIFEST)):
+    if stat.S_ISREG(mode_of(model / MANIFEST)):
         return [Found(model.name, 1, model, fingerprint_of(model))]
     numbered = {int(one.name): one for one in model.iterdir() if _is_version(one)}
-    return [
-        Found(model.name, number, numbered[number], fingerprint_of(numbered[number])) for number in sorted(numbered)
-    ]
+    return [Found(model.name, number, folder, fingerprint_of(folder)) for number, folder in sorted(numbered.items())]
 
 
 def _is_version(path: Path) -> bool:
@@ -142,22 +143,9 @@ def _is_version(path: Path) -> bool:
 def _is_there(path: Path) -> bool:
     """Whether it is a folder, as far as can be seen: to load it says why it cannot be read."""
     try:
-        return _is_folder(path)
+        return stat.S_ISDIR(mode_of(path))
     except OSError:
         return True
-
-
-def _is_folder(path: Path) -> bool:
-    """`Path.is_dir` takes what may not be looked at for absent, in some versions of Python."""
-    return stat.S_ISDIR(_mode(path))
-
-
-def _mode(path: Path) -> int:
-    """0: there is nothing."""
-    try:
-        return path.stat().st_mode
-    except _GONE:
-        return 0
 
 
 def fingerprint_of(directory: Path) -> Fingerprint:

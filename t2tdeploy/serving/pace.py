@@ -75,7 +75,7 @@ class Pace:
         self._batch = _learned(self._batch, seconds, complete)
         token = seconds / tokens * (self._workers if widened else 1)
         if complete:
-            self._any_token = _learned(self._any_token, token, complete)
+            self._any_token = _learned(self._any_token, token, complete=True)
         if others_waited or (complete and self._token is not None and token < self._token):
             self._token = _learned(self._token, token, complete)
 

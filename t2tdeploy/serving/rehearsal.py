@@ -34,7 +34,7 @@ def rehearse(source: BundleSource, options: ServerOptions, reporter: Reporter) -
     it once.
 
     Raises:
-        InputError, CorruptFileError, UnknownNameError: a server would not start.
+        InputError, CorruptFileError, UnreadableError, UnknownNameError: a server would not start.
     """
     Operations(options)
     return asyncio.run(_rehearse(source, options, reporter))

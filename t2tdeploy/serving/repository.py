@@ -17,7 +17,7 @@ from typing import Literal
 from t2tdeploy.bundle import load_bundle
 from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError, UnreadableError
 from t2tdeploy.progress import Reporter
-from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found
+from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found, label_of
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import UnavailableError
@@ -170,9 +170,9 @@ class ModelRepository:
                 del self._broken[key]
             await self._refresh(found)
             newest = self._policy.candidates(one.number for one in found)[:1]
-        for label, number in [(name, 0), *((f"{name}:{number}", number) for number in newest)]:  # 0: the folder
+        for number in [0, *newest]:  # 0: the model's folder
             if broken := self._broken.get((name, number)):
-                raise UnavailableError(f"{label} cannot be loaded: {broken.reason}")
+                raise UnavailableError(f"{label_of(name, number)} cannot be loaded: {broken.reason}")
 
     async def unload(self, name: str) -> None:
         """Serves a model no longer, until `load`; its accepted requests are answered.

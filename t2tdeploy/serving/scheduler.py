@@ -73,7 +73,7 @@ class Scheduler(Generic[Row, Key, Result]):
         work: what it runs.
         workers: batches of this model that run at once.
         slots: shared by the schedulers of all models of the process on the same kind of device; with all workers busy
-            all are taken, so with one worker a batch has all CPUs. None: its batches wait for each other only.
+            all are taken, so with one worker a batch has all CPUs.
         observers: are told what happens; see serving/observer.py.
     """
 
@@ -83,7 +83,7 @@ class Scheduler(Generic[Row, Key, Result]):
         limits: BatchLimits,
         *,
         workers: int,
-        slots: ComputeSlots | None = None,
+        slots: ComputeSlots,
         observers: Sequence[BatchObserver] = (),
     ) -> None:
         self.batches = 0
@@ -92,7 +92,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._work = work
         self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
-        self._slots = slots or ComputeSlots(workers)
+        self._slots = slots
         self._share = max(1, self._slots.count // workers)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="t2tdeploy-worker")
         self._tasks: list[asyncio.Task[None]] = []
@@ -372,7 +372,6 @@ class Scheduler(Generic[Row, Key, Result]):
                 complete=outcome == "ok",
                 widened=self._work.widens and run.alone,
             )
-            self._arrived.set()  # a worker that waits for a deadline to be near may have to begin sooner
         self._tell(lambda observer: observer.batch_done(report))
 
     def _tell_dropped(self, count: int, why: Dropped) -> None:

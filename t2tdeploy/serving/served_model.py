@@ -12,7 +12,7 @@ from t2tdeploy.bundle import Bundle
 from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
 from t2tdeploy.runtime import available_cpus
-from t2tdeploy.serving.bundle_source import Found
+from t2tdeploy.serving.bundle_source import Found, label_of
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
@@ -121,7 +121,7 @@ class ServedModel:
     @property
     def label(self) -> str:
         """Name and number, e.g. "ende:2"."""
-        return f"{self.name}:{self.number}"
+        return label_of(self.name, self.number)
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:

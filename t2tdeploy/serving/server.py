@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.progress import Reporter
-from t2tdeploy.serving.bundle_source import BundleSource
+from t2tdeploy.serving.bundle_source import BundleSource, label_of
 from t2tdeploy.serving.classification_messages import SERVICE as CLASSIFICATION
 from t2tdeploy.serving.classification_service import ClassificationService
 from t2tdeploy.serving.frontend import Frontend
@@ -194,8 +194,8 @@ class Server:
             for entry in entries:
                 state = self._frontend.serving and entry.model is not None
                 names[entry.name] = names.get(entry.name, False) or state
-                if entry.number:
-                    names[f"{entry.name}:{entry.number}"] = state
+                if entry.number:  # else it says something of the model as a whole
+                    names[label_of(entry.name, entry.number)] = state
             self._known_names = set(names)
             for name, state in names.items():
                 await self._health.set(name, Health.SERVING if state else Health.NOT_SERVING)

@@ -62,6 +62,14 @@ def test_a_broken_version_is_told_and_fails(repository: Path) -> None:
     assert lines[2].endswith("model.onnx is damaged: its checksum does not match")
 
 
+def test_a_model_that_cannot_be_looked_at_is_told_by_its_name(tmp_path: Path) -> None:
+    write_toy_bundle(tmp_path / "seen" / "1")
+    (tmp_path / "shut").symlink_to("shut")
+    result = check("--repository", tmp_path, "--threads", "1")
+    assert str(result.exception) == "not everything could be served: shut"
+    assert "shut cannot be read: Too many levels of symbolic links" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from t2tdeploy.serving.batcher import BatchLimits, BatchQueue, Item
+from t2tdeploy.serving.batcher import IN_TIME, BatchLimits, BatchQueue, Item
 from t2tdeploy.serving.pace import Pace
 
 LIMITS = BatchLimits(
@@ -205,3 +205,15 @@ def test_a_burst_after_lone_requests_is_taken_in_time(lone: int) -> None:
             pace.learn(seconds, 10 * count, others_waited=False, complete=True)
             now += seconds
             assert now <= items[0].deadline
+
+
+def test_a_batch_that_was_stopped_makes_no_token_dear() -> None:
+    """A lone request that is cancelled after a second says little of what a hundred tokens cost."""
+    pace = Pace(workers=1)
+    pace.learn(1.0, 2, others_waited=False, complete=False)
+    assert pace.lead(2) == math.inf
+    pace.learn(0.1, 10, others_waited=False, complete=True)
+    known = pace.lead(1000)
+    assert known == pytest.approx(10 / IN_TIME)
+    pace.learn(1.0, 2, others_waited=False, complete=False)
+    assert pace.lead(1000) == known

@@ -189,12 +189,30 @@ def test_what_may_not_be_read_is_reported_once_and_tried_at_every_look(contents:
                 assert len(listening.broken) == 1
                 assert "cannot be read: Permission denied" in listening.broken[0]
                 assert listening.broken[0] in [one.reason for one in repository.entries() if one.state == "UNAVAILABLE"]
-                with pytest.raises(UnavailableError, match="cannot be read: Permission denied"):
+                label = "ende" if closed == "the folder of the model" else "ende:3"
+                with pytest.raises(UnavailableError, match=f"{label} cannot be loaded: .* cannot be read: Permission"):
                     await repository.load("ende")
             path.chmod(before)
             await repository.poll()
             assert labels(repository) == ["deen:1", "ende:3"]
             assert [one.reason for one in repository.entries() if one.state != "UNLOADING"] == ["", ""]
+
+        with_repository(RepositoryFolder(root), work, reporter=listening)
+
+
+def test_what_is_known_of_a_broken_version_outlives_a_closed_folder(contents: list[Path]) -> None:
+    listening = Listening()
+    with folder_for_all() as root:
+        put(contents[0], root / "ende" / "2")
+
+        async def work(repository: ModelRepository) -> None:
+            put(contents[1], root / "ende" / "3")
+            damage_checksum(root / "ende" / "3")
+            for mode in (0o755, 0o444, 0o755):
+                (root / "ende").chmod(mode)
+                with as_nobody():
+                    await repository.poll()
+            assert ["damaged" in reason for reason in listening.broken] == [True, False]
 
         with_repository(RepositoryFolder(root), work, reporter=listening)
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.decoding import SearchKey, TranslateOptions
+from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.errors import OperationalError
-from t2tdeploy.runtime import Interrupt
-from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.compute_slots import ComputeSlots
-from t2tdeploy.serving.observer import BatchReport, SilentObserver
 from t2tdeploy.serving.pace import Pace
 from t2tdeploy.serving.scheduler import Answer, OverloadedError, Scheduler, UnavailableError
 from t2tdeploy.serving.work import TranslationWork
-from t2tdeploy.translator import Hypothesis, Translator
+from tests.serving.held import Counter, Held, Told
 from tests.serving.toy_bundle import write_toy_bundle
 
 LIMITS = BatchLimits(
@@ -39,68 +36,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return write_toy_bundle(tmp_path_factory.mktemp("bundle") / "toy")
 
 
-class Held(Translator):
-    """Searches when it is let; remembers the batches, and how many ran at once over all that share `counter`."""
-
-    def __init__(self, bundle: Bundle, counter: Counter | None = None) -> None:
-        super().__init__(bundle, threads=1)
-        self.batches: list[list[str]] = []
-        self.go = threading.Event()
-        self.counter = counter or Counter()
-        self.poison = ""
-
-    def search(
-        self, sentences: Sequence[Sentence], key: SearchKey, *, interrupt: Interrupt | None = None
-    ) -> list[list[Hypothesis]]:
-        self.batches.append([one.text for one in sentences])
-        with self.counter:
-            assert self.go.wait(20)
-            if self.poison and self.poison in self.batches[-1]:
-                raise OperationalError("this sentence breaks the graph")
-            return super().search(sentences, key, interrupt=interrupt)
-
-
-class Counter:
-    """How many are inside at once, now and at most."""
-
-    def __init__(self) -> None:
-        self.now = self.most = 0
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self.now -= 1
-
-
-class Told(SilentObserver):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Any, ...]] = []
-        self.reports: list[BatchReport] = []
-
-    def admitted(self, sentences: int, tokens: int, priority: int) -> None:
-        self.events.append(("admitted", sentences, tokens, priority))
-
-    def refused(self, sentences: int, reason: str) -> None:
-        self.events.append(("refused", sentences, reason))
-
-    def dropped(self, sentences: int, reason: str) -> None:
-        self.events.append(("dropped", sentences, reason))
-
-    def batch_done(self, report: BatchReport) -> None:
-        self.reports.append(report)
-        raise RuntimeError("an observer's fault hurts nobody")
-
-
-def run(translator: Held, test: Callable[[Scheduler], Awaitable[None]], **options: Any) -> None:
+def run(
+    translator: Held,
+    test: Callable[[Scheduler], Awaitable[None]],
+    *,
+    limits: BatchLimits = LIMITS,
+    workers: int = 1,
+    **options: Any,
+) -> None:
     async def scheduled() -> None:
-        scheduler = Scheduler(TranslationWork(translator), LIMITS, **{"workers": 1, **options})
+        scheduler = Scheduler(
+            TranslationWork(translator), limits, workers=workers, slots=ComputeSlots(workers), **options
+        )
         scheduler.start()
         try:
             async with asyncio.timeout(20):
@@ -282,7 +229,7 @@ def test_a_batch_has_all_cpus_while_it_is_alone(bundle: Bundle) -> None:
     lone, beside = Held(bundle), Held(bundle)
 
     async def everything() -> None:
-        scheduler = Scheduler(TranslationWork(lone, beside), LIMITS, workers=2)
+        scheduler = Scheduler(TranslationWork(lone, beside), LIMITS, workers=2, slots=ComputeSlots(2))
         scheduler.start()
         async with asyncio.timeout(20):
             first = ask(scheduler, "first")
@@ -336,15 +283,15 @@ def test_a_model_of_one_worker_has_the_cpus_for_itself(bundle: Bundle) -> None:
     asyncio.run(everything())
 
 
-def test_a_model_that_leaves_the_cpus_alone_runs_beside_others(bundle: Bundle) -> None:
-    """As one on a GPU: it asks for none of their slots."""
+def test_a_model_with_other_slots_runs_beside_others(bundle: Bundle) -> None:
+    """As one on a GPU does beside those on CPUs."""
     counter = Counter()
     models = [Held(bundle, counter) for _ in range(2)]
 
     async def everything() -> None:
         schedulers = [
             Scheduler(TranslationWork(one), LIMITS, workers=1, slots=slots)
-            for one, slots in zip(models, (ComputeSlots(2), None), strict=True)
+            for one, slots in zip(models, (ComputeSlots(2), ComputeSlots(1)), strict=True)
         ]
         async with started(schedulers):
             both = [ask(scheduler, "a") for scheduler in schedulers]
@@ -354,6 +301,28 @@ def test_a_model_that_leaves_the_cpus_alone_runs_beside_others(bundle: Bundle) -
             await asyncio.gather(*both)
 
     asyncio.run(everything())
+
+
+def test_who_waits_for_a_fuller_batch_begins_sooner_when_batches_turn_out_slower(bundle: Bundle) -> None:
+    """With 12 seconds left it would wait for nearly all of them, at the pace known when it came. The worker that learns
+    of another one looks itself."""
+    held = Held(bundle)
+
+    async def test(scheduler: Scheduler) -> None:
+        held.go.set()
+        for _ in range(3):
+            await ask(scheduler, "a", "a")  # as many as a batch holds
+        held.go.clear()
+        full = ask(scheduler, "b", "b")
+        await until(lambda: len(held.batches) == 4)
+        waiting = ask(scheduler, "a" * 150, after=12)
+        await asyncio.sleep(1.0)
+        assert len(held.batches) == 4
+        held.go.set()
+        await full
+        await asyncio.wait_for(waiting, timeout=5)
+
+    run(held, test, workers=2, limits=replace(LIMITS, max_batch_size=2, max_queue_delay=60.0))
 
 
 @pytest.mark.parametrize("slots", [1, 2])

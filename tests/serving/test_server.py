@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.serving.bundle_source import RepositoryFolder
 from t2tdeploy.serving.messages import SERVICE, read_response
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
@@ -357,3 +358,15 @@ def test_a_taken_port_is_said_with_what_to_do(bundle: Bundle) -> None:
 def test_two_servers_do_not_share_a_port(server: Server, bundle: Bundle) -> None:
     with pytest.raises(OperationalError, match=f"port {server.port}"), running(bundle, port=server.port):
         pass
+
+
+def test_a_model_that_cannot_be_looked_at_has_no_version_in_health(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "seen").symlink_to(bundle.directory)
+    (tmp_path / "shut").symlink_to("shut")  # whoever looks goes round in circles, root too
+    with running(RepositoryFolder(tmp_path)) as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name, expected in (("seen:1", Health.SERVING), ("shut", Health.NOT_SERVING)):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name), timeout=10).status == expected
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Check(health_pb2.HealthCheckRequest(service="shut:0"), timeout=10)
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND

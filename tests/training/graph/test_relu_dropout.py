@@ -17,7 +17,8 @@ from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
 from tests.models.tiny import HPARAMS, features
 from tests.training.graph.parity import run
 
-# As translations/relu.py and translations/dropout.py write them; {after} is what the gate looks at.
+# As translations/relu.py and translations/dropout.py write them; {looked_at} is what the gate compares, {mask} what the
+# gradient is multiplied with before.
 GRAPH = """
 <ir_version: 10, opset_import: ["" : 18]>
 gradient (float[batch, 6] x, float[batch, 6] dy) => (float[batch, 6] y, float[batch, 6] dx)
@@ -62,7 +63,7 @@ def test_numbers_are_the_same_to_the_bit() -> None:
     assert before != after
     expected, found = run(before, feed()), run(after, feed())
     for name in ("y", "dx"):
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(found[name].view(np.uint32), expected[name].view(np.uint32))
 
 
 def test_the_mask_is_read_forward_only() -> None:
