@@ -69,15 +69,16 @@ class Pace:
             others_waited: it was as large as its key, its limits and its leader's time allowed. Of other batches only
                 those are learned from in which a token was cheaper than known: those of a lone sentence cost many
                 times as much.
-            complete: False: it was stopped, and would have taken longer.
+            complete: False: it was stopped, and would have taken longer. Its tokens count as those of any batch: it may
+                be stopped because it is small, a lone request of options that nobody else has.
             widened: it had the CPUs of all workers; of batches that run at once each would have taken longer.
         """
-        self._batch = _learned(self._batch, seconds, complete)
+        self._batch = _learned(self._batch, seconds) if complete else max(self.batch, seconds)
         token = seconds / tokens * (self._workers if widened else 1)
         if complete:
-            self._any_token = _learned(self._any_token, token, complete=True)
+            self._any_token = _learned(self._any_token, token)
         if others_waited or (complete and self._token is not None and token < self._token):
-            self._token = _learned(self._token, token, complete)
+            self._token = _learned(self._token, token if complete else max(self.token, token))
 
     def met_company(self, now: float) -> None:
         """A batch starts while others run or wait."""
@@ -116,9 +117,7 @@ class Pace:
         return under_way + _RARE_LENGTH * self.wait(tokens) + self.next_batch(tokens) - remaining
 
 
-def _learned(known: float | None, newest: float, complete: bool) -> float:
+def _learned(known: float | None, newest: float) -> float:
     if known is None:
         return newest
-    if not complete:
-        return max(known, newest)
     return known + (_FASTER if newest < known else _SLOWER) * (newest - known)

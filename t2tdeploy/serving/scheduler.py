@@ -372,6 +372,7 @@ class Scheduler(Generic[Row, Key, Result]):
                 complete=outcome == "ok",
                 widened=self._work.widens and run.alone,
             )
+            self._arrived.set()  # who sleeps until a deadline is near may have to begin sooner
         self._tell(lambda observer: observer.batch_done(report))
 
     def _tell_dropped(self, count: int, why: Dropped) -> None:

@@ -217,3 +217,21 @@ def test_a_batch_that_was_stopped_makes_no_token_dear() -> None:
     assert known == pytest.approx(10 / IN_TIME)
     pace.learn(1.0, 2, others_waited=False, complete=False)
     assert pace.lead(1000) == known
+
+
+def test_a_stopped_batch_of_rare_options_refuses_no_more_than_one_that_ended() -> None:
+    """It was small although others waited, and its few tokens cost as much as many."""
+    stopped, ended = Pace(workers=1), Pace(workers=1)
+    for pace, complete in ((stopped, False), (ended, True)):
+        for _ in range(10):
+            pace.learn(0.05, 100, others_waited=True, complete=True)
+        pace.learn(0.05, 2, others_waited=True, complete=complete)
+    assert stopped.lateness(500, None, 2.0) <= ended.lateness(500, None, 2.0)
+
+
+def test_a_stopped_batch_makes_nothing_cheaper() -> None:
+    """It would have taken longer, however few seconds it ran."""
+    pace = Pace(workers=1)
+    pace.learn(1.0, 100, others_waited=True, complete=True)
+    pace.learn(0.01, 100, others_waited=True, complete=False)
+    assert (pace.batch, pace.token) == (1.0, 0.01)

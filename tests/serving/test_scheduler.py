@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import pytest
 
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.decoding import TranslateOptions
+from t2tdeploy.decoding import SearchKey, TranslateOptions
 from t2tdeploy.errors import OperationalError
+from t2tdeploy.runtime import Interrupt
+from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.pace import Pace
 from t2tdeploy.serving.scheduler import Answer, OverloadedError, Scheduler, UnavailableError
 from t2tdeploy.serving.work import TranslationWork
+from t2tdeploy.translator import Hypothesis
 from tests.serving.held import Counter, Held, Told
 from tests.serving.toy_bundle import write_toy_bundle
 
@@ -59,10 +63,12 @@ def run(
     asyncio.run(scheduled())
 
 
-def ask(scheduler: Scheduler, *texts: str, after: float | None = None, **options: Any) -> asyncio.Task[Answer]:
+def ask(
+    scheduler: Scheduler, *texts: str, after: float | None = None, beam_size: int = 4, **options: Any
+) -> asyncio.Task[Answer]:
     work: Any = scheduler._work
     deadline = None if after is None else asyncio.get_running_loop().time() + after
-    key = work.translator.search_key(TranslateOptions())
+    key = work.translator.search_key(TranslateOptions(beam_size=beam_size))
     rows = work.translator.encode(texts)
     return asyncio.create_task(scheduler.answer(rows, key, deadline=deadline, **options))
 
@@ -303,10 +309,25 @@ def test_a_model_with_other_slots_runs_beside_others(bundle: Bundle) -> None:
     asyncio.run(everything())
 
 
+class Together(Held):
+    """Batches of long sentences only run two at once, or fail."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        self.both = threading.Barrier(2)
+
+    def search(
+        self, sentences: Sequence[Sentence], key: SearchKey, *, interrupt: Interrupt | None = None
+    ) -> list[list[Hypothesis]]:
+        if len(sentences[0].text) > 1:
+            self.both.wait(timeout=5)
+        return super().search(sentences, key, interrupt=interrupt)
+
+
 def test_who_waits_for_a_fuller_batch_begins_sooner_when_batches_turn_out_slower(bundle: Bundle) -> None:
-    """With 12 seconds left it would wait for nearly all of them, at the pace known when it came. The worker that learns
-    of another one looks itself."""
-    held = Held(bundle)
+    """With 12 seconds left they would wait for nearly all of them, at the pace known when they came. They have not the
+    same options: the worker that learns of another pace takes one, and the idle one has to take the other."""
+    held = Together(bundle)
 
     async def test(scheduler: Scheduler) -> None:
         held.go.set()
@@ -315,12 +336,12 @@ def test_who_waits_for_a_fuller_batch_begins_sooner_when_batches_turn_out_slower
         held.go.clear()
         full = ask(scheduler, "b", "b")
         await until(lambda: len(held.batches) == 4)
-        waiting = ask(scheduler, "a" * 150, after=12)
+        waiting = [ask(scheduler, "a" * 150, after=12, beam_size=beam_size) for beam_size in (2, 4)]
         await asyncio.sleep(1.0)
         assert len(held.batches) == 4
         held.go.set()
         await full
-        await asyncio.wait_for(waiting, timeout=5)
+        await asyncio.wait_for(asyncio.gather(*waiting), timeout=8)
 
     run(held, test, workers=2, limits=replace(LIMITS, max_batch_size=2, max_queue_delay=60.0))
 
