@@ -35,7 +35,7 @@ INDIFFERENT = frozenset({"Shape", "Size"})  # read any type
 def halved(model: ModelProto) -> ModelProto:
     """A copy of a search graph (see export/beam_search.py) in float16 where that is safe.
 
-    The branches of an If stay float32, but where they only move numbers: then all that they move is float16.
+    The branches of an If stay float32, but where they only move numbers and all of them to where float16 is wanted.
 
     Raises:
         onnx.checker.ValidationError: the result is not valid.
@@ -160,8 +160,10 @@ class _Choice:
     def _may_be_half(self, home: _Scope, node: NodeProto) -> bool:
         if home is self._root and not set(node.output).isdisjoint(home.outputs):
             return False  # an output of the whole graph keeps its type
-        known = node.op_type in SAFE or node.op_type in PRODUCTS or (node.op_type == "If" and _only_moves(node))
-        return known and any(home.types.get(name) == FLOAT for name in node.output)
+        floats = [(id(home), name) for name in node.output if home.types.get(name) == FLOAT]
+        if node.op_type == "If":  # all of its results change together
+            return _only_moves(node) and self._seen.issuperset(floats)
+        return bool(floats) and (node.op_type in SAFE or node.op_type in PRODUCTS)
 
 
 class _Rewriter:

@@ -224,6 +224,56 @@ def test_branches_that_only_move_numbers_move_float16(yes: bool) -> None:
         np.testing.assert_allclose(result, expected, rtol=1e-2)
 
 
+def moving(outputs: dict[str, str], *, initializer: np.ndarray | None = None) -> GraphProto:
+    """A branch that doubles tensors of the graph around it, result -> tensor; what it has of its own, it only has."""
+    nodes = [helper.make_node("Concat", [name, name], [result], axis=1) for result, name in outputs.items()]
+    own = [] if initializer is None else [numpy_helper.from_array(initializer, "own")]
+    values = [helper.make_tensor_value_info(result, FLOAT, None) for result in outputs]
+    return helper.make_graph(nodes, "branch", [], values, own)
+
+
+def test_scores_that_are_moved_beside_caches_stay_float32() -> None:
+    """The If has one precision for all that it moves; these scores float16 cannot hold."""
+    names = {"caches": "x", "scores": "large"}
+    nodes = [
+        helper.make_node("Mul", ["x", "many"], ["large"]),
+        helper.make_node(
+            "If", ["yes"], list(names),
+            then_branch=moving({f"{result}/then": name for result, name in names.items()}),
+            else_branch=moving({f"{result}/else": name for result, name in names.items()}),
+        ),
+        helper.make_node("MatMul", ["caches", "tall"], ["product"]),
+        helper.make_node("Neg", ["product"], ["y"]),
+        helper.make_node("ReduceMax", ["scores"], ["z"], keepdims=1),
+    ]  # fmt: skip
+    constants = {"many": np.array(1e5, np.float32), "tall": np.concatenate([W, W]), "yes": np.array(True)}
+    found = halved(small_model(nodes, ["y", "z"], constants))
+    np.testing.assert_allclose(run(found, X)[1], [[4e5]])
+
+
+@pytest.mark.parametrize("kept", ["initializer", "shape"])
+@pytest.mark.parametrize("yes", [True, False])
+def test_a_branch_that_does_more_than_move_keeps_float32(kept: str, yes: bool) -> None:
+    """A tensor of its own would stay float32 among float16; and what it only asks the shape of is not converted."""
+    then = moving({"t": "logits"}, initializer=X if kept == "initializer" else None)
+    if kept == "shape":
+        then.node.append(helper.make_node("Shape", ["logits"], ["unused"]))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["logits"]),
+        helper.make_node("If", ["yes"], ["moved"], then_branch=then, else_branch=moving({"e": "x"})),
+        helper.make_node("MatMul", ["moved", "tall"], ["product"]),
+        helper.make_node("Neg", ["product"], ["y"]),
+    ]
+    tall = np.concatenate([W, W])
+    found = halved(small_model(nodes, ["y"], {"w": W, "tall": tall, "yes": np.array(yes)}))
+    choice = next(node for node in found.graph.node if node.op_type == "If")
+    assert {one.type.tensor_type.elem_type for graph in branches(choice) for one in graph.output} == {FLOAT}
+    asked = [node.input[0] for graph in branches(choice) for node in graph.node if node.op_type == "Shape"]
+    assert asked == ["logits"] * (kept == "shape")
+    doubled = np.concatenate([X @ W] * 2 if yes else [X] * 2, axis=1)
+    np.testing.assert_allclose(run(found, X)[0], -doubled @ tall, rtol=1e-2)
+
+
 def test_a_number_beyond_float16_becomes_the_nearest_that_it_has() -> None:
     nodes = [
         helper.make_node("Where", ["mask", "x", "large"], ["masked"]),
