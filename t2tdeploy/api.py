@@ -18,7 +18,7 @@ def load_translator(bundle: str | PathLike[str], *, variant: str | None = None) 
 
     Raises:
         InputError: there is no bundle, or it does something else.
-        CorruptFileError, UnknownNameError, OperationalError: as `load`.
+        CorruptFileError, UnreadableError, UnknownNameError, OperationalError: as `load`.
     """
     found = load_bundle(Path(bundle))
     require_runnable(found, variant)
@@ -52,6 +52,7 @@ def load(
     Raises:
         InputError: there is no bundle.
         CorruptFileError: a file of the bundle is damaged.
+        UnreadableError: one cannot be read.
         UnknownNameError: the bundle has no such variant.
         OperationalError: onnxruntime is not installed, or not for the kind of machine that the variant is made for.
     """

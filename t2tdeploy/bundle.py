@@ -105,6 +105,9 @@ class Bundle:
 
         Raises:
             UnknownNameError: the bundle has no such feature.
+            InputError: the file has gone since it was checked.
+            CorruptFileError: it is no vocabulary.
+            UnreadableError: it cannot be read.
         """
         if feature not in self.manifest.tokenizers:
             raise UnknownNameError("feature", feature, self.manifest.tokenizers)

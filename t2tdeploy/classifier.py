@@ -72,6 +72,7 @@ class Classifier:
     Raises:
         InputError: the bundle translates.
         CorruptFileError: the graph or a vocabulary cannot be loaded, or the graph is not what the manifest says.
+        UnreadableError: one of them cannot be read.
         OperationalError: onnxruntime is not installed.
     """
 

@@ -21,6 +21,7 @@ T2TDeployError
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,11 +185,21 @@ class UnreadableError(OperationalError):
     """A file or folder is there, as far as can be seen, but cannot be read now; nothing is known of what is in it."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        help = "see whether its disk is well, and whether the process has too many files open"
-        if isinstance(error, PermissionError):
-            help = "let the user who runs this read it, the folders around it and what is in it"
-        super().__init__(f"{path} cannot be read: {error.strerror or error}", help=help)
+        super().__init__(f"{path} cannot be read: {error.strerror or error}", help=_help_to_read(error.errno))
         self.path = path
+
+
+def _help_to_read(number: int | None) -> str:
+    match number:
+        case errno.EACCES | errno.EPERM:
+            return "let the user who runs this read it, the folders around it and what is in it"
+        case errno.ENOENT | errno.ENOTDIR:
+            return "see whether it is being moved or removed, and try again"
+        case errno.ELOOP:
+            return "see where the links on the way to it lead"
+        case errno.EMFILE | errno.ENFILE:
+            return "let the process open more files (ulimit -n), or close some that are open on this machine"
+    return "see whether its disk is well"
 
 
 class ParityError(OperationalError):

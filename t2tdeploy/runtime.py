@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from t2tdeploy.bundle import DecodeDefaults
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
-from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.errors import CorruptFileError, OperationalError, UnreadableError
 from t2tdeploy.machine import release_freed_memory
 from t2tdeploy.providers import NEEDED, PROVIDERS, providers_of
 from t2tdeploy.search_inputs import IntArray, control_feeds, require_fixed, sample_chances
@@ -156,6 +157,18 @@ class SearchResult:
     attention: npt.NDArray[np.float32] | None = None
 
 
+def not_loaded(graph: Path, error: Exception) -> OperationalError:
+    """What it means that onnxruntime did not load a graph.
+
+    Of a file that it cannot open it says nothing but the system's number: "system error number 24" of the graph,
+    "SystemError : 24" of weights beside it.
+    """
+    said = re.search(r"(?:system error number|SystemError :) (\d+)$", str(error))
+    if said:
+        return UnreadableError(graph, OSError(int(said[1]), os.strerror(int(said[1]))))
+    return CorruptFileError(graph, f"onnxruntime cannot load it: {error}")
+
+
 class SearchStoppedError(OperationalError):
     """A search was stopped through its `Interrupt`."""
 
@@ -193,6 +206,7 @@ class Session:
 
     Raises:
         CorruptFileError: onnxruntime cannot load the graph (its own words).
+        UnreadableError: it, or the file of its weights, cannot be read.
         OperationalError: onnxruntime is not installed, or does not reach the target.
     """
 
@@ -221,7 +235,7 @@ class Session:
             path = Path("model.onnx") if isinstance(graph, bytes) else graph
             if target == "tensorrt":
                 raise OperationalError(f"TensorRT did not build an engine of {path}: {error}") from error
-            raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
+            raise not_loaded(path, error) from error
         release_freed_memory()  # the parsed graph, and weights as they were before onnxruntime packed them
         got = self._session.get_providers()
         if PROVIDERS[target] not in got:  # onnxruntime goes on without

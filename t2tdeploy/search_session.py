@@ -34,6 +34,7 @@ class SearchSession(GraphSession):
 
         Raises:
             CorruptFileError: the file is gone, or another one is in its place.
+            UnreadableError: it cannot be read.
         """
         other = SearchSession(self._bundle, variant=self._variant, threads=threads, spin_us=self._spin_us)
         self._bundle.require_unchanged(self._variant)  # after it was read

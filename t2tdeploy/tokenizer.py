@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import sentencepiece
 
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, T2TDeployError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, T2TDeployError, UnreadableError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
+from t2tdeploy.files import mode_of
 
 VocabularyKind = Literal["unigram", "bpe", "bytes"]
 Normalization = Literal["nmt_nfkc", "nfkc", "identity"]
@@ -170,10 +172,14 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         InputError: there is no such file.
         CorruptFileError: the file is no vocabulary.
+        UnreadableError: it cannot be read.
     """
-    if not path.is_file():
-        raise InputError(f"no vocabulary at {path}", path=path, help="run t2tdeploy datagen first")
-    content = path.read_bytes()
+    try:
+        if not stat.S_ISREG(mode_of(path)):
+            raise InputError(f"no vocabulary at {path}", path=path, help="run t2tdeploy datagen first")
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(path, error) from error
     if content == _BYTES_FILE_CONTENT:
         return ByteTokenizer()
     try:

@@ -65,6 +65,7 @@ class Translator:
     Raises:
         InputError: the bundle does not translate.
         CorruptFileError: the graph or a vocabulary cannot be loaded, or does not suit the bundle's own options.
+        UnreadableError: one of them cannot be read.
         OperationalError: onnxruntime is not installed.
     """
 
@@ -109,6 +110,7 @@ class Translator:
 
         Raises:
             CorruptFileError: the bundle's graph is gone, or another one is in its place.
+            UnreadableError: it cannot be read.
         """
         other = copy.copy(self)
         other.session = self.session.with_threads(threads)

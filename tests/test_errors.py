@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from pathlib import Path
 
@@ -82,3 +84,31 @@ def test_a_run_conflict_shows_both_values_of_each_difference() -> None:
         "  seed: 0 in the run directory, 1 asked",
         "  dropout: 0.1 in the run directory, None asked",
     ]
+
+
+MAY_READ, MOVED, LINKS, MORE_FILES, DISK = (
+    "let the user who runs this read it",
+    "whether it is being moved or removed",
+    "where the links on the way to it lead",
+    "let the process open more files",
+    "whether its disk is well",
+)
+HELP = {
+    errno.EACCES: MAY_READ,
+    errno.EPERM: MAY_READ,
+    errno.ENOENT: MOVED,
+    errno.ENOTDIR: MOVED,
+    errno.ELOOP: LINKS,
+    errno.EMFILE: MORE_FILES,
+    errno.ENFILE: MORE_FILES,
+    errno.EIO: DISK,
+    errno.ESTALE: DISK,
+}
+
+
+@pytest.mark.parametrize("number", HELP, ids=errno.errorcode.get)
+def test_what_to_do_about_an_unreadable_file_fits_what_the_system_said(number: int) -> None:
+    error = errors.UnreadableError(Path("model.onnx"), OSError(number, os.strerror(number)))
+    assert error.message == f"model.onnx cannot be read: {os.strerror(number)}"
+    helps = [help for help in (MAY_READ, MOVED, LINKS, MORE_FILES, DISK) if help in str(error.help)]
+    assert helps == [HELP[number]]

@@ -1,23 +1,31 @@
+import os
+import resource
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from t2tdeploy.bundle import load_bundle, write_bundle
-from t2tdeploy.errors import CorruptFileError, OperationalError
+from t2tdeploy.errors import CorruptFileError, OperationalError, UnreadableError
 from t2tdeploy.runtime import (
     GraphSession,
     Interrupt,
     SearchStoppedError,
+    Session,
     available_cpus,
     available_targets,
     session_options,
 )
 from t2tdeploy.search_session import SearchSession
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
+from tests.unprivileged import as_nobody, folder_for_all
 
 SOURCE = np.array([[5, 6, 1], [7, 1, 0]], dtype=np.int64)
 OPTIONS = {"beam_size": 4, "alpha": 0.5, "num_hypotheses": 2}
@@ -102,6 +110,49 @@ def test_what_onnxruntime_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     session = SearchSession(write_toy_bundle(tmp_path / "bundle"), threads=1)
     with pytest.raises(OperationalError, match="onnxruntime failed"):
         session.search(SOURCE[0], np.array([10]), **OPTIONS)
+
+
+@contextmanager
+def no_more_files() -> Iterator[None]:
+    """Within it the process can open none."""
+    first_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(first_free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_graph_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:
+    """What onnxruntime says of it is the system's number alone."""
+    graph = write_toy_bundle(tmp_path / "bundle").path()
+    GraphSession(graph, threads=1)  # onnxruntime opens files of its own the first time
+    with no_more_files(), pytest.raises(UnreadableError, match=r"model\.onnx cannot be read: Too many open files"):
+        GraphSession(graph, threads=1)
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    with pytest.raises(UnreadableError, match=r"loop\.onnx cannot be read: Too many levels of symbolic links"):
+        GraphSession(tmp_path / "loop.onnx", threads=1)
+    with folder_for_all() as folder:
+        (folder / "closed.onnx").write_bytes(graph.read_bytes())
+        (folder / "closed.onnx").chmod(0)
+        with as_nobody(), pytest.raises(UnreadableError, match=r"closed\.onnx cannot be read: Permission denied"):
+            GraphSession(folder / "closed.onnx", threads=1)
+
+
+def test_weights_that_cannot_be_read_are_not_called_damaged() -> None:
+    weights = numpy_helper.from_array(np.ones((2, 2), np.float32), "weights")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (2, 2)) for name in ("x", "y")]
+    nodes = [helper.make_node("MatMul", ["x", "weights"], ["y"])]
+    graph = helper.make_graph(nodes, "product", values[:1], values[1:], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    with folder_for_all() as folder:
+        onnx.save(model, folder / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+        Session(folder / "model.onnx", threads=1)
+        (folder / "weights").chmod(0)
+        with as_nobody(), pytest.raises(UnreadableError, match=r"model\.onnx cannot be read: Permission denied"):
+            Session(folder / "model.onnx", threads=1)
 
 
 def test_reading_a_bundle_needs_no_onnxruntime(tmp_path: Path) -> None:

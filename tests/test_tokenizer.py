@@ -13,7 +13,7 @@ import sentencepiece as sentencepiece_library
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
+from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnreadableError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.tokenizer import (
     ByteTokenizer,
@@ -24,6 +24,7 @@ from t2tdeploy.tokenizer import (
     load_tokenizer,
     train_tokenizer,
 )
+from tests.unprivileged import as_nobody, folder_for_all
 
 TRAINED: tuple[VocabularyKind, ...] = ("unigram", "bpe")
 SIZE = 400
@@ -178,6 +179,17 @@ def test_bytes_need_no_text() -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no vocabulary at .*a.vocab"):
         load_tokenizer(tmp_path / "a.vocab")
+
+
+def test_a_file_that_cannot_be_read_is_neither_missing_nor_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.vocab").symlink_to("a.vocab")
+    with pytest.raises(UnreadableError, match=r"a\.vocab cannot be read: Too many levels of symbolic links"):
+        load_tokenizer(tmp_path / "a.vocab")
+    with folder_for_all() as folder:
+        (folder / "b.vocab").write_bytes(ByteTokenizer().to_bytes())
+        (folder / "b.vocab").chmod(0)
+        with as_nobody(), pytest.raises(UnreadableError, match=r"b\.vocab cannot be read: Permission denied"):
+            load_tokenizer(folder / "b.vocab")
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b"hello\n", lambda b: b[1:]])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2tdeploy.errors import CorruptFileError, RequestError
+from t2tdeploy.errors import CorruptFileError, RequestError, UnreadableError
 from t2tdeploy.translator import BLANK, BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 from tests.serving.toy_bundle import small_tokenizer, write_toy_bundle
 
@@ -151,6 +151,15 @@ def test_another_number_of_threads_translates_the_same(translator: Translator) -
     other = translator.with_threads(2)
     assert (translator.session.threads, other.session.threads) == (1, 2)
     assert other.translate(sources, num_hypotheses=2) == translator.translate(sources, num_hypotheses=2)
+
+
+def test_a_graph_that_cannot_be_read_any_more_is_not_called_damaged(tmp_path: Path) -> None:
+    translator = Translator(write_toy_bundle(tmp_path / "toy"), threads=1)
+    graph = translator.bundle.path()
+    graph.unlink()
+    graph.symlink_to(graph.name)
+    with pytest.raises(UnreadableError, match=r"model\.onnx cannot be read: Too many levels of symbolic links"):
+        translator.with_threads(2)
 
 
 def test_a_beam_is_at_most_half_the_target_vocabulary(tmp_path: Path) -> None:

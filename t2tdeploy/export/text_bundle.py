@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 
 from t2tdeploy.bundle import Bundle, TextGraph, write_bundle
-from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, ParityError
+from t2tdeploy.errors import InputError, OperationalError, ParityError
 from t2tdeploy.export.external_weights import move_weights
 from t2tdeploy.export.nodes import specs
 from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.files import atomic_file
 from t2tdeploy.progress import Reporter, SilentReporter
-from t2tdeploy.runtime import available_cpus, import_onnxruntime, session_options
+from t2tdeploy.runtime import available_cpus, import_onnxruntime, not_loaded, session_options
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
 
 TEXT_FILE = "text.onnx"
@@ -49,6 +49,7 @@ class TextSession:
 
     Raises:
         CorruptFileError: onnxruntime cannot load the graph (its own words).
+        UnreadableError: it, or the file of its weights, cannot be read.
         OperationalError: onnxruntime or onnxruntime-extensions is not installed.
     """
 
@@ -61,7 +62,7 @@ class TextSession:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             path = Path(TEXT_FILE) if isinstance(graph, bytes) else graph
-            raise CorruptFileError(path, f"onnxruntime cannot load it: {error}") from error
+            raise not_loaded(path, error) from error
 
     def translate(self, sources: Sequence[str], options: TranslateOptions = BUNDLE_DEFAULTS) -> list[list[Hypothesis]]:
         """As `Translator.translate` does with `truncate`, in one run.

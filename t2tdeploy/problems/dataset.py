@@ -224,6 +224,7 @@ def open_problem(name: str, data_dir: Path) -> ProblemData:
         UnknownNameError: there is no such problem.
         InputError: its data have not been generated in `data_dir`, or files are missing.
         CorruptFileError: the record or a vocabulary is damaged.
+        UnreadableError: a vocabulary cannot be read.
     """
     problem_class = get_problem(name)
     record = read_record(name, data_dir)

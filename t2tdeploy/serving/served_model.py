@@ -42,6 +42,7 @@ def load_model(bundle: Bundle, options: ServerOptions) -> LoadedModel:
     Raises:
         UnknownNameError: the bundle has no such variant.
         CorruptFileError: the graph or a vocabulary cannot be loaded.
+        UnreadableError: one of them cannot be read.
         OperationalError: onnxruntime cannot run it here.
     """
     on_cpus = bundle.variant(options.variant).target == "cpu"
