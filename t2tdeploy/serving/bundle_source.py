@@ -4,14 +4,16 @@
                ende/2/manifest.json
                deen/manifest.json       a bundle without a version folder is version 1
 
-The layout is that of TensorFlow Serving and Triton; folders whose name is no positive number are not versions.
+The layout is that of TensorFlow Serving and Triton; folders whose name is no positive number are not versions. Hidden
+folders and lost+found, which mkfs makes at the root of a file system, are not models.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,9 @@ from t2tdeploy.files import mode_of
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 """Path, size, modification time and inode of every file: what differs between two contents of a folder."""
+
+_GONE = (FileNotFoundError, NotADirectoryError)
+_LOST_AND_FOUND = "lost+found"
 
 
 def label_of(name: str, number: int) -> str:
@@ -34,7 +39,8 @@ class Found:
     """A bundle on disk, not read yet.
 
     Args:
-        error: why the folder of a model cannot be looked into; its number is 0 then.
+        number: its version; 0: a model whose folder cannot be looked into, so that its versions are not known.
+        error: why it cannot be looked into; nothing is known of its files then.
     """
 
     name: str
@@ -59,7 +65,11 @@ class BundleSource(Protocol):
     strict: bool
 
     def scan(self) -> list[Found]:
-        """The bundles that are there now, whatever their state. Cheap: no file is opened."""
+        """The bundles that are there now, whatever their state. Cheap: no file is opened.
+
+        Raises:
+            UnreadableError: there is no telling which are there.
+        """
 
 
 class BundleFolders:
@@ -87,40 +97,53 @@ class BundleFolders:
 
     def scan(self) -> list[Found]:
         """The bundles whose folders exist."""
-        return [
-            Found(name, 1, directory, fingerprint_of(directory))
-            for name, directory in self._directories.items()
-            if _is_there(directory)
-        ]
+        return _found((name, 1, directory) for name, directory in self._directories.items() if _is_there(directory))
 
 
 class RepositoryFolder:
     """A folder with a folder for every model, and in it one for every version.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: there is no such folder, or it is a bundle.
+        UnreadableError: it cannot be looked into.
     """
 
     strict = False
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
+        try:
+            is_folder, is_bundle = stat.S_ISDIR(mode_of(root)), stat.S_ISREG(mode_of(root / MANIFEST))
+        except OSError as error:
+            raise UnreadableError(root, error) from error
+        if not is_folder:
             raise InputError(f"{root} is not a folder", path=root, help="a repository holds NAME/1, NAME/2, …")
-        if (root / MANIFEST).is_file():
+        if is_bundle:
             raise InputError(f"{root} is a bundle, not a repository of bundles", path=root, help="give it as --bundle")
         self.root = root
 
     def scan(self) -> list[Found]:
-        """Every version of every model, by name and number."""
+        """Every version of every model, by name and number.
+
+        Raises:
+            UnreadableError: the repository itself cannot be looked into, or has gone.
+        """
+        try:
+            models = sorted(one for one in self.root.iterdir() if _may_be_model(one.name))
+        except OSError as error:
+            raise UnreadableError(self.root, error) from error
         found = []
-        for model in sorted(one for one in self.root.iterdir() if not one.name.startswith(".")):
+        for model in models:
             try:
                 found += _versions(model)
-            except (FileNotFoundError, NotADirectoryError):  # it has just gone
+            except _GONE:
                 continue
             except OSError as error:
                 found.append(Found(model.name, 0, model, (), UnreadableError(model, error)))
         return found
+
+
+def _may_be_model(name: str) -> bool:
+    return not name.startswith(".") and name != _LOST_AND_FOUND
 
 
 def _versions(model: Path) -> list[Found]:
@@ -131,9 +154,22 @@ def _versions(model: Path) -> list[Found]:
     if not stat.S_ISDIR(mode_of(model)):
         return []
     if stat.S_ISREG(mode_of(model / MANIFEST)):
-        return [Found(model.name, 1, model, fingerprint_of(model))]
+        return _found([(model.name, 1, model)])
     numbered = {int(one.name): one for one in model.iterdir() if _is_version(one)}
-    return [Found(model.name, number, folder, fingerprint_of(folder)) for number, folder in sorted(numbered.items())]
+    return _found((model.name, number, folder) for number, folder in sorted(numbered.items()))
+
+
+def _found(versions: Iterable[tuple[str, int, Path]]) -> list[Found]:
+    """Versions as they are now, each looked at by itself, without those that have just gone."""
+    found = []
+    for name, number, folder in versions:
+        try:
+            found.append(Found(name, number, folder, fingerprint_of(folder)))
+        except _GONE:
+            continue
+        except OSError as error:
+            found.append(Found(name, number, folder, (), UnreadableError(folder, error)))
+    return found
 
 
 def _is_version(path: Path) -> bool:
@@ -149,17 +185,26 @@ def _is_there(path: Path) -> bool:
 
 
 def fingerprint_of(directory: Path) -> Fingerprint:
-    """See `Fingerprint`; files that vanish meanwhile are left out, and all of a folder that may not be looked into."""
+    """See `Fingerprint`; files that vanish meanwhile are left out, and all of a folder that may not be listed: it may
+    still be that they can be read.
+
+    Raises:
+        OSError: the folder has gone, or a folder cannot be listed for another reason.
+    """
+
+    def leave_out(error: OSError) -> None:
+        vanished = isinstance(error, _GONE) and error.filename != str(directory)
+        if not vanished and not isinstance(error, PermissionError):
+            raise error
+
     entries = []
-    try:
-        paths = sorted(directory.rglob("*"))
-    except PermissionError:
-        return ()
-    for path in paths:
-        try:
-            status = path.stat()
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            entries.append((path.relative_to(directory).as_posix(), status.st_size, status.st_mtime_ns, status.st_ino))
-    return tuple(entries)
+    for folder, _, names in os.walk(directory, onerror=leave_out):
+        for path in (Path(folder, name) for name in names):
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                place = path.relative_to(directory).as_posix()
+                entries.append((place, status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(sorted(entries))

@@ -183,6 +183,7 @@ class ServeSettings(ServerOptions):
         Raises:
             UserError: none are given, or in both ways.
             InputError, CorruptFileError: a folder is not what it is said to be.
+            UnreadableError: one cannot be read.
         """
         if bool(self.bundles) == (self.repository is not None):
             both = "both given: choose one" if self.bundles else "give one of them"

@@ -54,7 +54,7 @@ def app(args: dict[str, str]) -> serve.Application:
 
     Raises:
         SettingsError: an argument is unknown or out of range.
-        InputError, CorruptFileError: there is no bundle where the application is built.
+        InputError, CorruptFileError, UnreadableError: no bundle can be read where the application is built.
     """
     options = AppOptions.create(args)
     options.server_options()

@@ -47,7 +47,7 @@ class AppOptions(Settings):
         """Where a replica finds its bundles.
 
         Raises:
-            InputError, CorruptFileError: there are none.
+            InputError, CorruptFileError, UnreadableError: there are none that can be read.
         """
         return RepositoryFolder(Path(self.repository)) if self.repository else BundleFolders([Path(str(self.bundle))])
 

@@ -56,8 +56,8 @@ class _Broken:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the same files may be loaded later: they could not be read."""
-        return isinstance(self.error, UnreadableError)
+        """Whether the same files may be loaded later: the system did not let them, or anything else, be read."""
+        return isinstance(self.error, UnreadableError | OSError)
 
 
 class ModelRepository:
@@ -100,6 +100,7 @@ class ModelRepository:
 
         Raises:
             InputError: it has nothing, or an alias names nothing.
+            UnreadableError: it cannot be looked at.
             T2TDeployError: a bundle cannot be loaded, and the source is strict or nothing else is there.
         """
         async with self._lock:
@@ -129,11 +130,14 @@ class ModelRepository:
 
         A folder counts as gone when it is missing twice in a row, so that one which is replaced is not unloaded
         in between. Of a model whose folder cannot be looked into, nothing counts as gone.
+
+        Raises:
+            UnreadableError: the source cannot be looked at; nothing has changed.
         """
         async with self._lock:
             found = await asyncio.to_thread(self._source.scan)
             present = {(one.name, one.number) for one in found}
-            closed = {one.name for one in found if one.error}
+            closed = {one.name for one in found if not one.number}
             missing = {(one.name, one.number) for one in self.models() if one.name not in closed} - present
             for name, number in sorted(missing & self._missing):
                 self._retire(self._served[name].pop(number))
@@ -158,10 +162,13 @@ class ModelRepository:
 
         Raises:
             UnknownNameError: the source has no such model.
-            UnavailableError: its newest version cannot be loaded; the reason is told.
+            UnavailableError: its newest version cannot be loaded, or the source not be looked at; the reason is told.
         """
         async with self._lock:
-            every = await asyncio.to_thread(self._source.scan)
+            try:
+                every = await asyncio.to_thread(self._source.scan)
+            except UnreadableError as error:
+                raise UnavailableError(f"{name} cannot be loaded: {error.message}") from error
             found = [one for one in every if one.name == name]
             if not found:
                 raise UnknownNameError("model", name, {one.name for one in every})
@@ -263,7 +270,7 @@ class ModelRepository:
 
     async def _refresh(self, found: list[Found]) -> None:
         """Serves of one model what the policy wants of what is on disk, as far as it can be loaded."""
-        if found[0].error:
+        if found[0].error and not found[0].number:
             self._report_broken(found[0], found[0].error)
             return
         name, by_number = found[0].name, {one.number: one for one in found}
@@ -283,11 +290,14 @@ class ModelRepository:
     async def _obtain(self, found: Found) -> bool:
         """Whether this version is served afterwards, perhaps with older content."""
         key = found.name, found.number
-        served = self._served.get(found.name, {}).get(found.number)
+        served, broken = self._served.get(found.name, {}).get(found.number), self._broken.get(key)
+        if found.error:
+            if not broken or broken.may_pass:  # else more is known of it
+                self._report_broken(found, found.error)
+            return served is not None
         if served and served.fingerprint == found.fingerprint:
             self._broken.pop(key, None)
             return True
-        broken = self._broken.get(key)
         if broken and broken.fingerprint == found.fingerprint and not broken.may_pass:
             return served is not None
         self._loading.add(key)

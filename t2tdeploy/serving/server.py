@@ -45,7 +45,7 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
     `stopping` and `stopped`. A second signal waits for nothing more.
 
     Raises:
-        InputError, CorruptFileError: a bundle cannot be read.
+        InputError, CorruptFileError, UnreadableError: a bundle, or the repository, cannot be read.
         UnknownNameError: it has no such variant.
         OperationalError: the port cannot be had, or the variant is made for another kind of machine.
     """
@@ -113,7 +113,8 @@ class Server:
 
         Raises:
             OperationalError: a port cannot be had.
-            InputError, CorruptFileError: a bundle cannot be loaded.
+            InputError, CorruptFileError, UnreadableError: a bundle, or the repository, cannot be read.
+            UnknownNameError: a bundle has no such variant, or an alias names no model.
         """
         await self._set_health()
         self.port = await self._bind()

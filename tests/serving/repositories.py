@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.serving.bundle_source import BundleSource
@@ -50,6 +53,29 @@ def with_repository(
 
 def labels(repository: ModelRepository) -> Labels:
     return [model.label for model in repository.models()]
+
+
+@contextmanager
+def when_listed(folder: Path, happens: Callable[[], object]) -> Iterator[None]:
+    """Within it something happens to a folder whenever it is about to be listed."""
+    scandir = os.scandir
+
+    def listed(path: Any = ".") -> Any:
+        if not isinstance(path, int) and Path(path) == folder:
+            happens()
+        return scandir(path)
+
+    with mock.patch("os.scandir", listed):
+        yield
+
+
+def fails(number: int) -> Callable[[], None]:
+    """Fails as the system does with an error of this number."""
+
+    def fail() -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
 
 
 class Listening(SilentReporter):

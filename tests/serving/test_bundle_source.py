@@ -1,13 +1,18 @@
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from t2tdeploy.bundle import MANIFEST
-from t2tdeploy.errors import InputError, UserError
-from t2tdeploy.serving.bundle_source import BundleFolders, RepositoryFolder
-from tests.serving.toy_bundle import write_toy_bundle
+from t2tdeploy.bundle import MANIFEST, write_bundle
+from t2tdeploy.errors import InputError, UnreadableError, UserError
+from t2tdeploy.serving.bundle_source import BundleFolders, RepositoryFolder, fingerprint_of
+from tests.serving.repositories import fails, when_listed
+from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 from tests.unprivileged import as_nobody, folder_for_all
+
+PASSING = [errno.EIO, errno.ESTALE, errno.EMFILE]
 
 
 @pytest.fixture
@@ -16,7 +21,7 @@ def repository(tmp_path: Path) -> Path:
     write_toy_bundle(root / "ende" / "2")
     shutil.copytree(root / "ende" / "2", root / "ende" / "10")
     shutil.copytree(root / "ende" / "2", root / "deen")
-    for other in ("ende/0", "ende/v3", "ende/.3.part", ".git/1", "empty"):
+    for other in ("ende/0", "ende/v3", "ende/.3.part", ".git/1", "..data/1", "lost+found", "empty"):
         (root / other).mkdir(parents=True)
     (root / "README.md").write_text("not a model")
     return root
@@ -84,3 +89,80 @@ def test_a_bundle_that_cannot_be_looked_at_is_not_gone() -> None:
         with as_nobody():
             assert [bool(one.fingerprint) for one in source.scan()] == [False]
         (root / "place").chmod(0o755)
+
+
+@pytest.mark.parametrize(("gone", "left"), [("ende/2", ["deen:1", "ende:10"]), ("deen", ["ende:2", "ende:10"])])
+def test_what_goes_while_it_is_looked_at_hides_nothing_else(repository: Path, gone: str, left: list[str]) -> None:
+    """A version, and a model without versions."""
+    folder = repository / gone
+    with when_listed(folder, lambda: folder.rename(folder.parent / ".gone")):
+        found = RepositoryFolder(repository).scan()
+    assert not folder.exists()
+    assert [one.label for one in found] == left
+    assert all(one.fingerprint and one.error is None for one in found)
+
+
+def test_a_folder_that_goes_from_a_bundle_while_it_is_looked_at_is_left_out(repository: Path) -> None:
+    before = fingerprint_of(repository / "deen")
+    (repository / "deen" / "more").mkdir()
+    (repository / "deen" / "more" / "file").touch()
+    assert len(fingerprint_of(repository / "deen")) == len(before) + 1
+    with when_listed(repository / "deen" / "more", lambda: shutil.rmtree(repository / "deen" / "more")):
+        assert fingerprint_of(repository / "deen") == before
+
+
+@pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)
+def test_a_version_that_cannot_be_listed_hides_no_other(repository: Path, number: int) -> None:
+    for folder, label in ((repository / "ende" / "2", "ende:2"), (repository / "deen", "deen:1")):
+        with when_listed(folder, fails(number)):
+            found = RepositoryFolder(repository).scan()
+        assert [one.label for one in found] == ["deen:1", "ende:2", "ende:10"]
+        (failed,) = [one for one in found if one.error]
+        assert (failed.label, failed.fingerprint) == (label, ())
+        assert str(failed.error) == f"{folder} cannot be read: {os.strerror(number)}"
+
+
+@pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)
+def test_of_bundles_given_one_by_one_one_that_cannot_be_listed_hides_no_other(tmp_path: Path, number: int) -> None:
+    folders = [write_bundle(tmp_path / name, toy_manifest(name), toy_files()).directory for name in ("a", "b")]
+    source = BundleFolders(folders)
+    with when_listed(folders[0], fails(number)):
+        failed, other = source.scan()
+    assert (failed.label, other.label, other.error) == ("a:1", "b:1", None)
+    assert str(failed.error) == f"{folders[0]} cannot be read: {os.strerror(number)}"
+    with when_listed(folders[0], lambda: folders[0].rename(tmp_path / "gone")):
+        assert source.scan() == [other]
+
+
+def test_the_lost_and_found_of_a_disk_and_hidden_folders_are_no_models() -> None:
+    """Both belong to others and are often closed; any other closed folder is said to be so."""
+    with folder_for_all() as root:
+        for name in ("lost+found", ".snapshots", "ende"):
+            (root / name).mkdir()
+            (root / name).chmod(0)
+        with as_nobody():
+            (found,) = RepositoryFolder(root).scan()
+        for closed in root.iterdir():
+            closed.chmod(0o755)
+    assert str(found.error).endswith("/ende cannot be read: Permission denied")
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o711], ids=["closed", "not to be listed"])
+def test_a_repository_that_may_not_be_looked_into_is_unreadable(mode: int) -> None:
+    with folder_for_all() as place:
+        root = place / "models"
+        write_toy_bundle(root / "ende" / "1")
+        root.chmod(mode)
+        with as_nobody(), pytest.raises(UnreadableError, match="models cannot be read: Permission denied") as caught:
+            RepositoryFolder(root).scan()
+        root.chmod(0o755)
+        assert [one.label for one in RepositoryFolder(root).scan()] == ["ende:1"]
+    assert "let the user" in str(caught.value.help)
+
+
+def test_a_repository_that_goes_is_unreadable(repository: Path) -> None:
+    """Nothing is known of its models: its disk may be away for a moment."""
+    source = RepositoryFolder(repository)
+    repository.rename(repository.parent / "away")
+    with pytest.raises(UnreadableError, match="models cannot be read: No such file or directory"):
+        source.scan()

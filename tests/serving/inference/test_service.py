@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.serving import messages
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
+from t2tdeploy.serving.bundle_source import RepositoryFolder
 from t2tdeploy.serving.inference.core import priority_of
 from t2tdeploy.serving.inference.service import SERVICE
 from t2tdeploy.serving.inference.translation import TranslationInterface
@@ -283,6 +284,20 @@ def test_models_come_and_go_by_request(bundle: Bundle) -> None:
         ) as caught:
             client.load_model("toy", config="{}")
         assert status_of(caught) == "INVALID_ARGUMENT"
+
+
+def test_a_repository_that_cannot_be_looked_at_is_unavailable(tmp_path) -> None:
+    root = tmp_path / "models"
+    write_toy_bundle(root / "toy" / "1")
+    with (
+        running(RepositoryFolder(root)) as server,
+        triton.InferenceServerClient(f"127.0.0.1:{server.port}") as client,
+    ):
+        root.rename(tmp_path / "away")
+        with pytest.raises(InferenceServerException, match=r"toy cannot be loaded: .*models cannot be read") as caught:
+            client.load_model("toy")
+        assert status_of(caught) == "UNAVAILABLE"
+        assert client.is_model_ready("toy")
 
 
 def test_before_it_serves_the_server_is_live_and_not_ready(tmp_path) -> None:
