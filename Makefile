@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-decode bench-stop-rules bench-leaving-rows bench-past bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-padding bench-decode bench-stop-rules bench-leaving-rows bench-past bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-train: $(INSTALLED) ## speed and memory of training steps, engine ort besi
 
 bench-train-memory: $(INSTALLED) ## memory of engine ort over 2000 steps of any shape
 	@$(PY) benchmarks/train_engines.py --memory
+
+bench-padding: $(INSTALLED) ## what it brings that a training graph leaves padding out
+	@$(PY) benchmarks/padding.py
 
 bench-decode: $(INSTALLED) ## decoding beside CTranslate2 (ARGS=--quick: 3 minutes)
 	@$(PY) benchmarks/decode_vs_ctranslate2.py $(ARGS)

@@ -25,6 +25,7 @@ class Job:
         hparams: overrides, as of `t2tdeploy train --hparams`.
         batches: what `save_batches` wrote.
         device: "cpu" or "cuda".
+        padded: the graph of engine ort computes padding, too.
     """
 
     engine: str
@@ -35,6 +36,7 @@ class Job:
     threads: int
     vocabulary: int = VOCABULARY
     device: str = "cpu"
+    padded: bool = False
 
 
 def save_batches(path: Path, groups: Mapping[str, Sequence[Batch]]) -> None:

@@ -65,7 +65,13 @@ class Worker:
         hparams = hparams_sets.get(job["hparams_set"])().override(job["hparams"])
         names = ("inputs", "targets")
         features = {name: FeatureSpec(name, Modality.SYMBOL, "shared", job["vocabulary"]) for name in names}
-        model = Transformer(hparams, features)
+
+        class Padded(Transformer):
+            """Of a subclass nobody knows that its layers see each token by itself, until it says so."""
+
+            independent_rows = True
+
+        model = (Padded if job["padded"] else Transformer)(hparams, features)
         self.started = _obtain(model, hparams, self._device) if job["engine"] == "ort" else {}
         begun = time.perf_counter()
         self._engine = make_engine(job["engine"], model, hparams, device=self._device)

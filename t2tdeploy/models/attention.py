@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from t2tdeploy.models.layers import linear
+from t2tdeploy.models.tokens import Tokens
 
 MASKED = -1e9
 
@@ -53,10 +54,17 @@ class _Attention(nn.Module):
         logits = (query * self.scale) @ key.transpose(-1, -2)
         return torch.softmax(logits if bias is None else logits + bias, dim=-1)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """-> [a, n, hidden], weights [a, heads, n, m]"""
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, tokens: Tokens | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """-> [a, n, hidden] or [tokens, hidden], weights [a, heads, n, m]"""
         weights = self.weights(query, key, bias)
-        return self.output(_merge_heads(self.dropout(weights) @ value)), weights
+        found = self.dropout(weights) @ value
+        return self.output(tokens.merge_heads(found) if tokens else _merge_heads(found)), weights
+
+    def split_heads(self, x: Tensor, tokens: Tokens | None) -> Tensor:
+        """[a, n, hidden] or [tokens, hidden] -> [a, heads, n, head_dim]"""
+        return tokens.split_heads(x, self.heads) if tokens else _split_heads(x, self.heads)
 
     def attend_in_two(
         self, query: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], bias: Tensor
@@ -78,10 +86,10 @@ class SelfAttention(_Attention):
         super().__init__(hidden_size=hidden_size, heads=heads, dropout=dropout)
         self.query_key_value = linear(hidden_size, hidden_size, hidden_size, hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """x [batch, length, hidden] -> [batch, length, hidden]"""
-        query, key, value = (_split_heads(part, self.heads) for part in self.query_key_value(x).chunk(3, dim=-1))
-        return self.attend(query, key, value, bias)[0]
+    def forward(self, x: Tensor, bias: Tensor, tokens: Tokens | None = None) -> Tensor:
+        """x [batch, length, hidden] or [tokens, hidden] -> the same"""
+        query, key, value = (self.split_heads(part, tokens) for part in self.query_key_value(x).chunk(3, dim=-1))
+        return self.attend(query, key, value, bias, tokens)[0]
 
     def step(
         self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor, past: tuple[Tensor, Tensor] | None = None
@@ -116,14 +124,18 @@ class CrossAttention(_Attention):
         self.query = linear(hidden_size, hidden_size)
         self.key_value = linear(hidden_size, hidden_size, hidden_size)
 
-    def project(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory [batch, source_length, hidden] -> key, value [batch, heads, source_length, head_dim]"""
-        key, value = self.key_value(memory).chunk(2, dim=-1)
-        return _split_heads(key, self.heads), _split_heads(value, self.heads)
+    def project(self, memory: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, Tensor]:
+        """memory [batch, source_length, hidden] or [tokens, hidden] -> key, value [batch, heads, source_length,
+        head_dim]"""
+        key, value = (self.split_heads(part, tokens) for part in self.key_value(memory).chunk(2, dim=-1))
+        return key, value
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """x [batch, n, hidden], n target positions or beams -> the same; weights [batch, heads, n, source_length]"""
-        return self.attend(_split_heads(self.query(x), self.heads), key, value, bias)
+    def forward(
+        self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor, tokens: Tokens | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x [batch, n, hidden], n target positions or beams, or [tokens, hidden] -> the same; weights [batch, heads,
+        n, source_length]"""
+        return self.attend(self.split_heads(self.query(x), tokens), key, value, bias, tokens)
 
     def alignment(self, x: Tensor, key: Tensor, bias: Tensor) -> Tensor:
         """The weights that `forward` uses, [batch, heads, n, source_length], for pictures."""

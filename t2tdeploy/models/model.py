@@ -20,6 +20,7 @@ from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.hparams import BasicHParams, HParams
 from t2tdeploy.models.layers import masked_mean
 from t2tdeploy.models.modalities import PREDICTED, BaseModality, LossTerms, make_modality
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.registry import snake_case
 
 Batch = Mapping[str, Tensor]
@@ -57,6 +58,8 @@ class Model(nn.Module):
         independent_rows: the loss of an example does not depend on the other examples of its batch, so that an engine
             may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not
             inherited: what a subclass adds may change it.
+        packed_features: the texts whose padding `packed_body` leaves out; an engine may train by it and not by `body`.
+            Nor is this inherited: a layer of a subclass may look at several positions, pads among them.
         raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
         takes_past: `decode_step` may be given what was decoded long ago apart, so that an exported search copies less.
             Behind what `encode` returned, `memory` then has the parts of the state with the axis `history`, in their
@@ -72,6 +75,7 @@ class Model(nn.Module):
     default_hparams_set: ClassVar[str | None] = None
     accepts: ClassVar[Mapping[str, tuple[Modality, ...]]] = {}
     independent_rows: ClassVar[bool] = False
+    packed_features: ClassVar[tuple[str, ...]] = ()
     raw_numbers: ClassVar[bool] = False
     takes_past: ClassVar[bool] = False
     target = "targets"
@@ -175,6 +179,15 @@ class Model(nn.Module):
         For any other target [batch, body_size], or [batch, ..., body_size], of which the mean is taken.
         """
         raise NotImplementedError(f"{type(self).__name__} must define body")
+
+    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
+        """As `body` of a target that is text, but [tokens, hidden], of its tokens alone.
+
+        Args:
+            features: what `bottom` returned.
+            tokens: of each of `packed_features`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define packed_body")
 
     def pooled(self, x: Tensor, features: Mapping[str, Tensor]) -> Tensor:
         """What `body` returned -> [batch, body_size], unless the target is text: the mean over what lies between.

@@ -21,6 +21,7 @@ from t2tdeploy.models.attention import (
 )
 from t2tdeploy.models.layers import FeedForward, TimingSignal, layer_norm
 from t2tdeploy.models.model import Batch, Model
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.models.transformer_hparams import TransformerHParams
 from t2tdeploy.registry import register_model
 
@@ -39,8 +40,8 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size=hidden_size, filter_size=filter_size, dropout=relu_dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias))
+    def forward(self, x: Tensor, bias: Tensor, tokens: Tokens | None = None) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias, tokens))
         result: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return result
 
@@ -61,15 +62,20 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(hidden_size=hidden_size, filter_size=filter_size, dropout=relu_dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def over_source(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def over_source(
+        self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor, tokens: Tokens | None = None
+    ) -> tuple[Tensor, Tensor]:
         """What follows self-attention; x [batch, n, hidden] with n target positions or n beams; also the attention."""
-        attended, weights = self.cross_attention(self.cross_norm(x), key, value, bias)
+        attended, weights = self.cross_attention(self.cross_norm(x), key, value, bias, tokens)
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), weights
 
-    def forward(self, x: Tensor, self_bias: Tensor, memory: Tensor, source_bias: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attention(self.self_norm(x), self_bias))
-        return self.over_source(x, *self.cross_attention.project(memory), source_bias)[0]
+    def forward(
+        self, x: Tensor, self_bias: Tensor, memory: Tensor, source_bias: Tensor,
+        tokens: Tokens | None = None, source_tokens: Tokens | None = None,
+    ) -> Tensor:  # fmt: skip
+        x = x + self.dropout(self.self_attention(self.self_norm(x), self_bias, tokens))
+        return self.over_source(x, *self.cross_attention.project(memory, source_tokens), source_bias, tokens)[0]
 
     def step(
         self,
@@ -99,6 +105,7 @@ class Transformer(Model):
     hparams_class = TransformerHParams
     default_hparams_set = "transformer_tiny"
     independent_rows = True
+    packed_features = ("inputs", "targets")
     takes_past = True
     accepts: ClassVar = {"inputs": (Modality.SYMBOL,), "targets": (Modality.SYMBOL,)}
 
@@ -128,22 +135,33 @@ class Transformer(Model):
         result: Tensor = x + self.timing(torch.arange(x.size(1), device=x.device))
         return result
 
-    def _encode(self, embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """-> memory [batch, source_length, hidden], bias [batch, 1, 1, source_length]"""
+    def _encode(self, embedded: Tensor, mask: Tensor, tokens: Tokens | None = None) -> tuple[Tensor, Tensor]:
+        """-> memory [batch, source_length, hidden] or [tokens, hidden], bias [batch, 1, 1, source_length]"""
         bias = padding_bias(mask)
-        x = self.dropout(self._positioned(embedded + self.target_space))
+        x = self._positioned(embedded + self.target_space)
+        x = self.dropout(tokens.pack(x) if tokens else x)
         for layer in self.encoder:
-            x = layer(x, bias)
+            x = layer(x, bias, tokens)
         return self.encoder_norm(x), bias
 
-    def body(self, features: dict[str, Tensor]) -> Tensor:
-        memory, source_bias = self._encode(features["inputs"], features["inputs_mask"])
-        x = self.dropout(self._positioned(features["targets"]))
+    def _decode(
+        self, features: Mapping[str, Tensor], source: Tokens | None = None, target: Tokens | None = None
+    ) -> Tensor:
+        """-> [batch, target_length, hidden] or [tokens, hidden]"""
+        memory, source_bias = self._encode(features["inputs"], features["inputs_mask"], source)
+        x = self._positioned(features["targets"])
         self_bias = causal_bias(x.size(1), x.device)
+        x = self.dropout(target.pack(x) if target else x)
         for layer in self.decoder:
-            x = layer(x, self_bias, memory, source_bias)
+            x = layer(x, self_bias, memory, source_bias, target, source)
         result: Tensor = self.decoder_norm(x)
         return result
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return self._decode(features)
+
+    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
+        return self._decode(features, tokens["inputs"], tokens["targets"])
 
     def memory_axes(self) -> dict[str, tuple[str | int, ...]]:
         projected: tuple[str | int, ...] = ("batch", self.heads, "source_length", self.head_dim)

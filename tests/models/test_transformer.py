@@ -11,9 +11,10 @@ from t2tdeploy.errors import SettingsError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.layers import TimingSignal
 from t2tdeploy.models.modalities import smoothed_cross_entropy, soft_target_entropy
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.models.transformer_hparams import transformer_base, transformer_big, transformer_tiny
-from tests.models.tiny import features, padded, random_sources, tiny_transformer
+from tests.models.tiny import features, padded, places_of, random_sources, tiny_transformer
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,29 @@ def test_a_history_in_two_parts_is_the_history(split: int):
             for new, part in zip(found[2], after, strict=True):
                 torch.testing.assert_close(new, part[:, :, at:], atol=1e-5, rtol=1e-5)
             state = after
+
+
+TARGETS = {
+    "padded": padded(random_sources(40, 2)),
+    "full": torch.randint(3, 40, (5, 6)),
+    "a pad within": torch.tensor([[5, 0, 7, 1], [5, 1, 0, 0], [0, 9, 1, 0], [0, 0, 0, 0], [3, 3, 3, 1]]),
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)
+def test_without_padding_it_computes_the_same(targets: torch.Tensor):
+    """At every token, and so do the gradients of what looks at real tokens alone."""
+    model = tiny_transformer(40, joint=False)
+    batch = {"inputs": padded(random_sources(40, 1)), "targets": targets}
+    bottom, at = model.bottom(batch), {name: places_of(ids) for name, ids in batch.items()}
+    full = model.body(bottom).flatten(0, 1)[at["targets"]]
+    packed = model.packed_body(bottom, {name: Tokens(at[name], *ids.shape) for name, ids in batch.items()})
+    real = targets.flatten()[at["targets"]] != PAD_ID
+    torch.testing.assert_close(packed[real], full[real], atol=1e-5, rtol=1e-5)
+    weight = torch.randn_like(full) * real[:, None]
+    parameters = list(model.parameters())
+    expected, found = (torch.autograd.grad((x * weight).sum(), parameters, retain_graph=True) for x in (full, packed))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_beams_of_one_source_do_not_see_each_other():

@@ -41,3 +41,12 @@ def random_sources(vocab_size: int, seed: int, count: int = 5) -> list[list[int]
 
 def padded(rows: list[list[int]]) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+def places_of(ids: torch.Tensor) -> torch.Tensor:
+    """Of the tokens of ids [batch, length], see models/tokens.py: up to the last real one of a row, then one pad."""
+    length = ids.size(1)
+    ends = [max((place + 1 for place, one in enumerate(row) if one), default=0) for row in ids.tolist()]
+    tokens = [row * length + place for row, end in enumerate(ends) for place in range(end)]
+    pads = [row * length + place for row, end in enumerate(ends) for place in range(end, length)]
+    return torch.tensor([*tokens, *pads[:1]])

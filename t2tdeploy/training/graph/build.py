@@ -31,14 +31,22 @@ from t2tdeploy.training.graph.manifest import (
     TensorSpec,
 )
 from t2tdeploy.training.graph.masks import masks_as_inputs
+from t2tdeploy.training.graph.packed import find_tokens, packed_features
 from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
-from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
+from t2tdeploy.training.graph.step import (
+    EvaluationStep,
+    TrainingStep,
+    constant_buffers,
+    places_name,
+)
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
 _PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
 _PREFIX, _SCALED = "model.", "scaled_loss"
-_BATCH, _LENGTHS = 5, range(17, 2**16, 2)  # of the example: sizes that differ, so that axes are told apart
+_BATCH, _LENGTHS, _TOKENS = 5, range(17, 2**16, 2), range(16, 2**16, 2)
+"""Of the example: sizes that differ, so that axes are told apart."""
+_BATCH_AXIS = "batch"
 
 Differentiate = Callable[..., ModelProto]
 _CPU = Target()
@@ -57,13 +65,15 @@ def build_training_graph(
         UserError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
     """
     was_training = model.training
+    packed = packed_features(model, builder, target)
     with quiet_exporter(), without_garbage_collection():
-        step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision).train()
+        step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision, packed=packed).train()
+        places = [torch.arange(count) for count in _TOKENS[: len(packed)]]
         training = _differentiation(builder, target)(
             step,
-            (torch.tensor(1.0), *_example(model)),
-            (None, *_dynamic_shapes(model)),
-            GraphNames((LOSS_SCALE, *model.features), (_SCALED, NUMERATOR, DENOMINATOR)),
+            (torch.tensor(1.0), *_example(model), *places),
+            (None, *_dynamic_shapes(model), *({0: Dim(_axis(name, "tokens"))} for name in packed)),
+            GraphNames((LOSS_SCALE, *model.features, *map(places_name, packed)), (_SCALED, NUMERATOR, DENOMINATOR)),
         )
         _rename(training)
         _embed(training, constant_buffers(model))
@@ -80,6 +90,9 @@ def build_training_graph(
     model.train(was_training)
     masks = masks_as_inputs(training)
     merge_relu_dropout(training)
+    if packed:
+        axes = {name: (_axis(name, "tokens"), f"{_BATCH_AXIS}*{_axis(name, 'length')}") for name in packed}
+        masks = find_tokens(training, axes, masks)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
 
 
@@ -120,16 +133,16 @@ def _example(model: Model) -> tuple[Tensor, ...]:
 
 
 def _dynamic_shapes(model: Model) -> tuple[dict[int, Any], ...]:
-    batch = Dim("batch")
+    batch = Dim(_BATCH_AXIS)
     return tuple(
-        {0: batch, 1: Dim(_length_name(name))} if spec.modality is Modality.SYMBOL else {0: batch}
+        {0: batch, 1: Dim(_axis(name, "length"))} if spec.modality is Modality.SYMBOL else {0: batch}
         for name, spec in model.features.items()
     )
 
 
-def _length_name(feature: str) -> str:
-    """The axis of a text's tokens; torch wants an identifier, which the name of a column need not be."""
-    return re.sub(r"\W|^(?=\d)", "_", feature) + "_length"
+def _axis(feature: str, kind: str) -> str:
+    """An axis of a text; torch wants an identifier, which the name of a column need not be."""
+    return re.sub(r"\W|^(?=\d)", "_", feature) + f"_{kind}"
 
 
 def _rename(model: ModelProto) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from t2tdeploy.models.modalities import LossTerms, SymbolModality, soft_target_entropy
 from t2tdeploy.models.model import Model
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.training.graph.linear_cross_entropy import linear_cross_entropy
 from t2tdeploy.training.precision import Precision
 
@@ -15,24 +17,31 @@ _OUTPUT_SIDE = ("forward", "top", "loss")
 
 
 class TrainingStep(nn.Module):
-    """The loss to differentiate. Call it with the scale of the gradients and one tensor per feature.
+    """The loss to differentiate. Call it with the scale of the gradients, one tensor per feature, and the places of the
+    tokens of each of `packed` (see models/tokens.py).
 
     Args:
         model: in training mode.
         label_smoothing: see `smoothed_cross_entropy`.
         precision: of the output layer; that of the rest is autocast's.
+        packed: features whose padding is not computed: none, or the model's `packed_features`.
     """
 
-    def __init__(self, model: Model, *, label_smoothing: float, precision: Precision = "float32") -> None:
+    def __init__(
+        self, model: Model, *, label_smoothing: float, precision: Precision = "float32", packed: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.model = model
         self.label_smoothing = label_smoothing
         self.precision: Precision = precision
+        self.packed = tuple(packed)
 
-    def forward(self, loss_scale: Tensor, *features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, loss_scale: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss_scale [] float32 -> numerator * loss_scale, numerator, denominator, all []"""
-        batch = dict(zip(self.model.features, features, strict=True))
-        terms = loss_terms(self.model, batch, self.label_smoothing, self.precision)
+        given = dict(zip((*self.model.features, *map(places_name, self.packed)), tensors, strict=True))
+        batch = {name: given[name] for name in self.model.features}
+        places = {name: given[places_name(name)] for name in self.packed}
+        terms = loss_terms(self.model, batch, self.label_smoothing, self.precision, places)
         return terms.numerator * loss_scale, terms.numerator.detach(), terms.denominator
 
 
@@ -55,10 +64,23 @@ class EvaluationStep(nn.Module):
         return found if self.model.autoregressive else (*found, logits.float())
 
 
+def places_name(feature: str) -> str:
+    """Of the places of a feature's tokens, as an input."""
+    return f"{feature}.places"
+
+
 def loss_terms(
-    model: Model, batch: Mapping[str, Tensor], label_smoothing: float, precision: Precision = "float32"
+    model: Model,
+    batch: Mapping[str, Tensor],
+    label_smoothing: float,
+    precision: Precision = "float32",
+    places: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> LossTerms:
-    """`model.loss` of `model(batch)`; where both are the contract's own, without logits of all rows at once."""
+    """`model.loss` of `model(batch)`; where both are the contract's own, without logits of all rows at once.
+
+    Args:
+        places: of the tokens of `packed_features`; none: padding is computed, too.
+    """
     if not has_tied_softmax(model):
         return model.loss(model(batch), batch, label_smoothing=label_smoothing)
     target, labels = model.modality(model.target), batch[model.target]
@@ -67,8 +89,13 @@ def loss_terms(
     vocab = weight.size(0)
     # The same smoothing as in smoothed_cross_entropy.
     share = label_smoothing * vocab / (vocab - 1)
-    x = model.body(model.bottom(batch))
-    numerator, _, _ = linear_cross_entropy(x.flatten(0, 1).float(), weight, labels.flatten(), share, precision)
+    features, rows = model.bottom(batch), labels.flatten()
+    if places:
+        where = {name: Tokens(at, *batch[name].shape) for name, at in places.items()}
+        x, rows = model.packed_body(features, where), rows[places[model.target]]
+    else:
+        x = model.body(features).flatten(0, 1)
+    numerator, _, _ = linear_cross_entropy(x.float(), weight, rows, share, precision)
     tokens = (labels != 0).float().sum()
     return LossTerms(numerator - tokens * soft_target_entropy(label_smoothing, vocab), tokens)
 

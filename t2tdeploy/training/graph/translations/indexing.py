@@ -10,6 +10,7 @@ import torch
 from onnxscript import ir
 from onnxscript.function_libs.torch_lib.ops.core import aten_index_put
 
+from t2tdeploy.models import tokens
 from t2tdeploy.training.graph.translations.rows import summed_rows
 from t2tdeploy.training.graph.translations.shapes import constant, op, padded_to, rank, shape_of, size, size_vector
 
@@ -129,6 +130,11 @@ def select_backward(gradient: Any, input_sizes: Sequence[Any], dim: int, index: 
     return padded_to(op.Unsqueeze(gradient, constant([dim])), place, total, [dim])
 
 
+def take_rows(x: Any, index: Any, back: Any) -> Any:
+    """t2tdeploy.take_rows (models/tokens.py), of which `back` is for the gradient alone."""
+    return op.Gather(x, index, axis=0)
+
+
 _aten = torch.ops.aten
 TABLE: dict[Any, Callable[..., Any]] = {
     _aten.embedding_dense_backward.default: embedding_dense_backward,
@@ -139,4 +145,5 @@ TABLE: dict[Any, Callable[..., Any]] = {
     _aten.unbind.int: unbind,
     _aten.slice_backward.default: slice_backward,
     _aten.select_backward.default: select_backward,
+    tokens.take_rows._opoverload: take_rows,
 }

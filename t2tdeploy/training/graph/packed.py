@@ -1,0 +1,127 @@
+"""Training graphs that leave padding out find the tokens of a batch themselves.
+
+How many tokens a batch has is not in its shapes, and torch.export tells sizes by shapes. So a model is captured with
+the places of the tokens as inputs of their own (models/tokens.py); here nodes that find them take the place of these
+inputs. Masks of tokens are drawn for every position, of which as many as there are tokens are used: then whoever runs
+the graph draws them by the shapes of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from t2tdeploy.features import PAD_ID
+from t2tdeploy.models.model import Model
+from t2tdeploy.training.graph.environment import PORTABLE
+from t2tdeploy.training.graph.manifest import MaskSpec
+from t2tdeploy.training.graph.step import has_tied_softmax, places_name
+from t2tdeploy.training.graph.target import Target
+
+
+def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ...]:
+    """The features whose padding a graph of the model leaves out.
+
+    Only on CPUs: a GPU would have to wait, to know how many tokens there are. Gradients of the other builder are those
+    of indexing, sums over rows that may repeat.
+    """
+    named: tuple[str, ...] = vars(type(model)).get("packed_features", ())
+    return named if builder == PORTABLE and target.device == "cpu" and has_tied_softmax(model) else ()
+
+
+def find_tokens(
+    model: ModelProto, features: Mapping[str, tuple[str, str]], masks: Sequence[MaskSpec]
+) -> list[MaskSpec]:
+    """Rewrites `model` in place.
+
+    Args:
+        features: packed feature -> (axis of its tokens, the expression of all its positions).
+        masks: inputs of `model`, whose shapes may have an axis of tokens.
+
+    Returns:
+        the masks with their new shapes.
+    """
+    graph = model.graph
+    _write_constants(graph)
+    nodes = [node for name in features for node in _places(name)]
+    counts = {axis: f"{places_name(name)}/count" for name, (axis, _) in features.items()}
+    of_all = dict(features.values())
+    changed = {mask.name: _of_all_positions(mask, of_all) for mask in masks}
+    for mask in masks:
+        if changed[mask.name] != mask:
+            used = f"{mask.name}/tokens"
+            _read_instead(graph, mask.name, used)
+            nodes.append(_node("Slice", [mask.name, _ZERO, counts[str(mask.shape[0])], _ZERO], used))
+    inputs = [value for value in graph.input if value.name not in map(places_name, features)]
+    for value in inputs:
+        if value.name in changed:
+            shape = changed[value.name].shape
+            value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.UINT8, shape))
+    _replace(graph.input, inputs)
+    _replace(graph.node, [*nodes, *graph.node])
+    return [*changed.values()]
+
+
+def _of_all_positions(mask: MaskSpec, of_all: Mapping[str, str]) -> MaskSpec:
+    first = tuple(of_all.get(str(axis), axis) for axis in mask.shape[:1])
+    return mask.model_copy(update={"shape": first + mask.shape[1:]})
+
+
+def _replace(repeated: Any, values: Sequence[Any]) -> None:
+    del repeated[:]
+    repeated.extend(values)
+
+
+_ZERO, _ONE, _MINUS_ONE, _PAD, _ONE_NUMBER = (f"places/{name}" for name in ("0", "1", "-1", "pad", "one"))
+
+
+def _write_constants(graph: GraphProto) -> None:
+    values = {_ZERO: [0], _ONE: [1], _MINUS_ONE: [-1], _PAD: PAD_ID, _ONE_NUMBER: 1}
+    graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items())
+
+
+def _places(feature: str) -> list[NodeProto]:
+    """Nodes that make the places, and their count, of the tokens of ids [batch, length]: see models/tokens.py."""
+    places = places_name(feature)
+    own = {name: f"{places}/{name}" for name in _NAMES}
+    named = {"ids": feature, "places": places, **own}
+    return [
+        _node(operator, [named.get(name, name) for name in inputs], named[output], **attributes)
+        for operator, inputs, output, attributes in _RECIPE
+    ]
+
+
+_RECIPE: list[tuple[str, list[str], str, dict[str, int]]] = [
+    ("Equal", ["ids", _PAD], "is_pad", {}),
+    ("Not", ["is_pad"], "is_real", {}),
+    ("Cast", ["is_real"], "real", {"to": TensorProto.INT64}),
+    ("Shape", ["ids"], "length_axis", {"start": 1}),
+    ("Squeeze", ["length_axis"], "length", {}),
+    ("Add", ["length", _ONE_NUMBER], "end", {}),
+    ("Range", [_ONE_NUMBER, "end", _ONE_NUMBER], "number", {}),
+    ("Mul", ["real", "number"], "real_number", {}),
+    ("ReduceMax", ["real_number", _ONE], "last", {"keepdims": 1}),
+    ("LessOrEqual", ["number", "last"], "is_token", {}),
+    ("Reshape", ["is_token", _MINUS_ONE], "flat", {}),
+    ("NonZero", ["flat"], "found", {}),
+    ("Squeeze", ["found", _ZERO], "tokens", {}),
+    ("Not", ["flat"], "is_left_out", {}),
+    ("NonZero", ["is_left_out"], "found_left_out", {}),
+    ("Squeeze", ["found_left_out", _ZERO], "left_out", {}),
+    ("Slice", ["left_out", _ZERO, _ONE], "a_pad", {}),
+    ("Concat", ["tokens", "a_pad"], "places", {"axis": 0}),
+    ("Shape", ["places"], "count", {}),
+]
+_NAMES = [output for _, _, output, _ in _RECIPE if output != "places"]
+
+
+def _read_instead(graph: GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
+def _node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(operator, list(inputs), [output], name=output, **attributes)

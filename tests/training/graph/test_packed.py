@@ -1,0 +1,144 @@
+"""A graph that leaves padding out finds the tokens itself, and computes what torch computes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+import pytest
+import torch
+from onnx import ModelProto, TensorProto, helper
+from torch import Tensor, nn
+
+from t2tdeploy.models.modalities import LossTerms
+from t2tdeploy.models.model import Batch
+from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.training.graph.build import build_training_graph
+from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
+from t2tdeploy.training.graph.manifest import MaskSpec, axes_of, size_of
+from t2tdeploy.training.graph.packed import find_tokens, packed_features
+from t2tdeploy.training.graph.step import TrainingStep
+from t2tdeploy.training.graph.target import Target
+from t2tdeploy.training.graph.training_graph import TrainingGraph
+from tests.models.tiny import HPARAMS, features, padded, places_of, random_sources
+from tests.training.graph.parity import assert_equal, autograd, run, tensors
+
+VOCAB, SMOOTHING = 20, 0.1
+ONE_LAYER = HPARAMS.replace(num_encoder_layers=1, num_decoder_layers=1)
+IDS = {
+    "padded": padded(random_sources(VOCAB, 1)),
+    "full": torch.ones(4, 3, dtype=torch.int64),
+    "a pad within": torch.tensor([[5, 0, 7, 0], [5, 1, 0, 0], [0, 9, 1, 0], [0, 0, 0, 0], [3, 3, 3, 1]]),
+    "pads": torch.zeros(2, 3, dtype=torch.int64),
+    "one token": torch.ones(1, 1, dtype=torch.int64),
+}
+
+
+def transformer(dropout: float = 0.0) -> Transformer:
+    torch.manual_seed(1)
+    rates = dict.fromkeys(("dropout", "attention_dropout", "relu_dropout"), dropout)
+    return Transformer(ONE_LAYER.replace(**rates), features(VOCAB, joint=False))
+
+
+@pytest.fixture(scope="module")
+def graph() -> TrainingGraph:
+    return build_training_graph(transformer(dropout=0.25), label_smoothing=SMOOTHING)
+
+
+def masks_of(graph: TrainingGraph, batch: Mapping[str, Tensor], least: int) -> dict[str, Tensor]:
+    """Of random entries, at least `least`."""
+    axes = axes_of(graph.manifest.features, {name: tuple(tensor.shape) for name, tensor in batch.items()})
+    return {
+        spec.name: torch.randint(least, 2, [size_of(axis, axes) for axis in spec.shape], dtype=torch.uint8)
+        for spec in graph.manifest.masks
+    }
+
+
+class Scaled(nn.Module):
+    """Dropout of rate 1/4 whose mask keeps everything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0.75
+
+
+def finder() -> ModelProto:
+    """A graph of ids and a mask of their tokens -> places, and the part of the mask that is read."""
+    nodes = [helper.make_node("Identity", ["ids.places"], ["p"]), helper.make_node("Identity", ["mask"], ["m"])]
+    value = helper.make_tensor_value_info
+    inputs = [value("ids", TensorProto.INT64, ["b", "n"]), value("ids.places", TensorProto.INT64, ["t"])]
+    inputs.append(value("mask", TensorProto.UINT8, ["t", 2]))
+    outputs = [value("p", TensorProto.INT64, ["t"]), value("m", TensorProto.UINT8, ["t", 2])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "finder", inputs, outputs), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
+    )
+    mask = MaskSpec(name="mask", rate=0.5, shape=("t", 2))
+    (changed,) = find_tokens(model, {"ids": ("t", "b*n")}, [mask])
+    assert changed.shape == ("b*n", 2)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
+def test_places_are_those_up_to_the_last_real_token_and_a_pad(ids: Tensor) -> None:
+    mask = torch.randint(0, 2, (ids.numel(), 2), dtype=torch.uint8)
+    found = run(finder(), {"ids": ids, "mask": mask})
+    assert found["p"].tolist() == places_of(ids).tolist()
+    assert found["m"].tolist() == mask[: len(places_of(ids))].tolist()
+
+
+@pytest.mark.parametrize("targets", [name for name in IDS if name != "pads"])
+def test_loss_and_gradients_are_torch_s_with_padding(graph: TrainingGraph, targets: str) -> None:
+    model, ids = transformer(dropout=0.25), IDS[targets]
+    batch = {"inputs": padded(random_sources(VOCAB, 3, len(ids))), "targets": ids}
+    given = {**tensors(model), **batch, **masks_of(graph, batch, least=1), "loss_scale": torch.tensor(0.25)}
+    found = run(graph.training, given)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, Scaled())
+    step = TrainingStep(model, label_smoothing=SMOOTHING)
+    wanted = autograd(step, (torch.tensor(0.25), *batch.values()), ["scaled", "numerator", "denominator"])
+    assert_equal(found, {name.removeprefix("model."): value for name, value in wanted.items() if name != "scaled"})
+
+
+def test_nothing_is_given_but_the_batch_and_masks_of_its_shape(graph: TrainingGraph) -> None:
+    """As many entries of a mask are used as there are tokens; none is drawn for a number that only the graph knows."""
+    assert [spec.name for spec in graph.manifest.features] == ["inputs", "targets"]
+    batch = {"inputs": padded(random_sources(VOCAB, 3)), "targets": padded(random_sources(VOCAB, 4))}
+    masks = masks_of(graph, batch, least=0)
+    given = {**tensors(transformer()), **batch, **masks, "loss_scale": torch.tensor(0.25)}
+    expected = run(graph.training, given)
+    packed = [spec for spec in graph.manifest.masks if "*" in str(spec.shape[0])]
+    assert {spec.shape[0] for spec in packed} == {"batch*inputs_length", "batch*targets_length"}
+    for spec in packed:
+        count = len(places_of(batch[str(spec.shape[0]).removeprefix("batch*").removesuffix("_length")]))
+        changed = masks[spec.name].clone()
+        changed[count:] = 1 - changed[count:]
+        found = run(graph.training, {**given, spec.name: changed})
+        assert all((found[name] == value).all() for name, value in expected.items()), spec.name
+        changed[:count] = 1 - changed[:count]
+        assert run(graph.training, {**given, spec.name: changed})["numerator"] != expected["numerator"], spec.name
+
+
+class WiderTransformer(Transformer):
+    """A layer of it may look at several positions."""
+
+
+class OwnLoss(Transformer):
+    packed_features = ("inputs", "targets")
+
+    def loss(self, logits: Tensor, batch: Batch, *, label_smoothing: float) -> LossTerms:
+        terms = super().loss(logits, batch, label_smoothing=label_smoothing)
+        return LossTerms(terms.numerator * 2, terms.denominator)
+
+
+@pytest.mark.parametrize("model", [WiderTransformer, OwnLoss])
+def test_a_model_that_does_not_say_so_keeps_its_padding(model: type[Transformer]) -> None:
+    assert packed_features(transformer(), PORTABLE, Target()) == ("inputs", "targets")
+    assert packed_features(model(ONE_LAYER, features(VOCAB)), PORTABLE, Target()) == ()
+
+
+@pytest.mark.parametrize(("builder", "target"), [(ONNXRUNTIME_TRAINING, Target()), (PORTABLE, Target("cuda"))])
+def test_other_graphs_keep_padding(builder: str, target: Target) -> None:
+    """To know how many tokens there are, a GPU would have to wait; and the other builder takes gradients of its own."""
+    assert packed_features(transformer(), builder, target) == ()
