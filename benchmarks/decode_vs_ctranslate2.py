@@ -310,6 +310,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="best", help="of that run [best]")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument("--name", default="decode_vs_ctranslate2", help="of the results: another machine's stay apart")
     parser.add_argument("--work", type=Path, help="folder for the models [a temporary one]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -321,8 +322,8 @@ def main() -> None:
     if options.quick:
         print(json.dumps(line))
         return
-    plot(result["base"]["decoders"], [str(size) for size in FORCED], RESULTS / "decode_vs_ctranslate2.png")
-    publish("decode_vs_ctranslate2", result, packages=PACKAGES, last_line=line)
+    plot(result["base"]["decoders"], [str(size) for size in FORCED], RESULTS / f"{options.name}.png")
+    publish(options.name, result, packages=PACKAGES, last_line=line)
 
 
 if __name__ == "__main__":

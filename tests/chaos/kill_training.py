@@ -37,7 +37,8 @@ PROBLEM = "translate_dates_ende"
 # The sizes of tests/integration: there the same training graph is used, so that it may be in the cache.
 DATA_OPTIONS = "train_examples=800,dev_examples=40,test_examples=40,vocab_size=500"
 HPARAMS = (
-    "hidden_size=32,filter_size=64,num_heads=2,dropout=0.1,batch_size=256,learning_rate_constant=1,extra_length=10"
+    "hidden_size=32,filter_size=64,num_heads=2,num_encoder_layers=1,num_decoder_layers=1,"
+    "dropout=0.1,batch_size=256,learning_rate_constant=1,extra_length=10"
 )
 SAVE_EVERY, EVALUATE_EVERY = 5, 20  # steps
 STEPS_OF_A_LIFE = 25  # more than the training steps between a start and the kill, on average

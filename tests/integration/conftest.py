@@ -12,6 +12,7 @@ import pytest
 from t2tdeploy import registry
 from t2tdeploy.cli.main import main
 from tests.integration.commands import ENVIRONMENT, Outcome, succeed
+from tests.sessions import made_once
 
 Command = Callable[..., Outcome]
 Fails = Callable[..., str]
@@ -58,12 +59,24 @@ def _processes_share_the_cache(graph_cache: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Road:
-    road = Road(tmp_path_factory.mktemp("road"))
-    succeed("datagen", "--problem", PROBLEM, "--data-dir", road.data, "--problem-options", DATA_OPTIONS)
-    succeed(*train_arguments(road.folder, road.run, steps=40))
-    succeed("export", "--output-dir", road.run, "--bundle", road.bundle, "--parity-sentences", "4")
-    return road
+def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Road]:
+    """All sessions have the same, so that no test may change what is in it."""
+
+    def make(folder: Path) -> None:
+        road = Road(folder)
+        succeed("datagen", "--problem", PROBLEM, "--data-dir", road.data, "--problem-options", DATA_OPTIONS)
+        succeed(*train_arguments(road.folder, road.run, steps=40))
+        succeed("export", "--output-dir", road.run, "--bundle", road.bundle, "--parity-sentences", "4")
+
+    folder = made_once(tmp_path_factory, "road", make)
+    before = contents(folder)
+    yield Road(folder)
+    assert contents(folder) == before
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    """Path -> size and time of change, of everything in a folder."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,17 +98,18 @@ def test_a_bundle_says_where_it_comes_from_and_how_close_it_is(road: Road):
     assert bundle.manifest.decode.extra_length == 10
 
 
-def test_average_is_the_mean_of_the_last_checkpoints(road: Road):
-    result = succeed("average", "--output-dir", road.run, "--last", "2", "--json").result
+def test_average_is_the_mean_of_the_last_checkpoints(road: Road, tmp_path: Path):
+    run = Path(shutil.copytree(road.run, tmp_path / "run"))
+    result = succeed("average", "--output-dir", run, "--last", "2", "--json").result
     assert result["averaged"] == "30, 40"
     first, second, mean = (
         load_file(path / "model.safetensors")
         for path in (
-            road.run / "checkpoints/step-00000030",
-            road.run / "checkpoints/step-00000040",
-            road.run / "averaged",
+            run / "checkpoints/step-00000030",
+            run / "checkpoints/step-00000040",
+            run / "averaged",
         )
     )
     for name, value in mean.items():
         assert value == pytest.approx((first[name] + second[name]) / 2, abs=1e-6)
-    succeed("evaluate", "--output-dir", road.run, "--checkpoint", "averaged", "--sentences", "2")
+    succeed("evaluate", "--output-dir", run, "--checkpoint", "averaged", "--sentences", "2")

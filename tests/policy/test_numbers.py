@@ -52,6 +52,7 @@ def quoted() -> list[str]:
     spinning = result("spinning")
     return [
         *decoding(),
+        *padding(),
         "| {:.2f} / {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
         "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_compile"] for of in steps[1:])),
         "| {:.2f} / {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
@@ -144,6 +145,12 @@ def decoding() -> list[str]:
     ]
 
 
+def padding() -> list[str]:
+    found = result("padding")
+    ratios = " / ".join(f"{one['ratio']:.2f}" for one in found["sizes"].values())
+    return [f"{100 * found['padding_share']:.0f} % of all positions, against", f"| {ratios} times as fast |"]
+
+
 def memory_and_loading(decoders: Any) -> list[str]:
     both = [[decoders[f"{who} {of}, 2 threads"] for who in ("t2tdeploy", "ctranslate2")] for of in ("int8", "float32")]
     over = " / ".join(f"{ours['peak_mib'] / theirs['peak_mib']:.2f}" for ours, theirs in both)
@@ -172,6 +179,14 @@ def test_the_page_on_texts_quotes_the_committed_accuracy() -> None:
     page = (ROOT / "docs" / "classify-your-text.md").read_text(encoding="utf-8")
     found = result("classify")["sst2"]
     assert f"`{found['model']}` reaches {100 * found['test_accuracy']:.1f} % on test" in page
+
+
+def test_the_page_on_the_training_graph_quotes_what_leaving_padding_out_brings() -> None:
+    page = (ROOT / "docs" / "training-graph.md").read_text(encoding="utf-8")
+    found = result("padding")
+    share, ratio = 100 * found["padding_share"], found["sizes"]["tiny"]["ratio"]
+    said = f"Where {share:.0f} % of the positions are pads, a step of transformer_tiny is {ratio:.2f} times as fast"
+    assert said in " ".join(page.split())
 
 
 def test_the_architecture_quotes_what_the_past_apart_gives() -> None:
