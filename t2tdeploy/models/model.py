@@ -58,8 +58,8 @@ class Model(nn.Module):
         independent_rows: the loss of an example does not depend on the other examples of its batch, so that an engine
             may divide batches. Not with batch normalization, nor with a loss that compares examples. It is not
             inherited: what a subclass adds may change it.
-        packed_features: the texts whose padding `packed_body` leaves out; an engine may train by it and not by `body`.
-            Nor is this inherited: a layer of a subclass may look at several positions, pads among them.
+        packed_features: the texts whose padding `packed_body` leaves out, the target among them; an engine may train by
+            it and not by `body`. Nor is this inherited: a layer of a subclass may look at several positions.
         raw_numbers: REAL inputs come to `body` as they are, [batch, *shape], not through a linear map.
         takes_past: `decode_step` may be given what was decoded long ago apart, so that an exported search copies less.
             Behind what `encode` returned, `memory` then has the parts of the state with the axis `history`, in their
@@ -182,6 +182,9 @@ class Model(nn.Module):
 
     def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
         """As `body` of a target that is text, but [tokens, hidden], of its tokens alone.
+
+        Nothing may depend on a pad behind real tokens (models/tokens.py). In what goes through dropout, tokens may only
+        be the first axis.
 
         Args:
             features: what `bottom` returned.

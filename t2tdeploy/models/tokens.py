@@ -3,8 +3,8 @@
 Tensor2Tensor has its PadRemover around the feed-forward layers of an encoder. Here padding is left out of all but the
 attention itself: the way there and back takes the place of the transposes that divide a sequence among heads.
 
-    tokens: the positions of [batch, length] up to the last real token of each row, row by row; then one more, a pad,
-            if there is any
+    tokens: the positions of [batch, length] up to the last real token of each row, all of a row that has none, row by
+            row; then one more, a pad, if any position is left
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ take_rows.register_autograd(_backward, setup_context=_save)
 class Tokens:
     """Where the tokens of one text of a batch are.
 
-    All pads share the row of the last token. Whatever they hold nothing may depend on, as on no pad: then their
-    gradients are zero, and none is lost.
+    All pads behind real tokens share the row of the last token. Nothing may depend on what they hold: then their
+    gradients are zero, and none is lost. (On pads that are all of their row something does: where attention finds
+    nothing but pads, it takes their mean. So these count as tokens.)
 
     Args:
         places: [tokens] int64, in [batch * length].

@@ -26,6 +26,11 @@ from t2tdeploy.models.transformer_hparams import TransformerHParams
 from t2tdeploy.registry import register_model
 
 
+def _given(*tokens: Tokens | None) -> tuple[Tokens, ...]:
+    """What a layer gets beside the rest: layers of a subclass need not know of tokens."""
+    return tuple(one for one in tokens if one is not None)
+
+
 class EncoderLayer(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)). [batch, source_length, hidden], same out."""
 
@@ -41,7 +46,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, bias: Tensor, tokens: Tokens | None = None) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), bias, tokens))
+        x = x + self.dropout(self.attention(self.attention_norm(x), bias, *_given(tokens)))
         result: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return result
 
@@ -66,7 +71,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor, tokens: Tokens | None = None
     ) -> tuple[Tensor, Tensor]:
         """What follows self-attention; x [batch, n, hidden] with n target positions or n beams; also the attention."""
-        attended, weights = self.cross_attention(self.cross_norm(x), key, value, bias, tokens)
+        attended, weights = self.cross_attention(self.cross_norm(x), key, value, bias, *_given(tokens))
         x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), weights
 
@@ -74,8 +79,9 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, self_bias: Tensor, memory: Tensor, source_bias: Tensor,
         tokens: Tokens | None = None, source_tokens: Tokens | None = None,
     ) -> Tensor:  # fmt: skip
-        x = x + self.dropout(self.self_attention(self.self_norm(x), self_bias, tokens))
-        return self.over_source(x, *self.cross_attention.project(memory, source_tokens), source_bias, tokens)[0]
+        x = x + self.dropout(self.self_attention(self.self_norm(x), self_bias, *_given(tokens)))
+        key, value = self.cross_attention.project(memory, *_given(source_tokens))
+        return self.over_source(x, key, value, source_bias, tokens)[0]
 
     def step(
         self,
@@ -141,7 +147,7 @@ class Transformer(Model):
         x = self._positioned(embedded + self.target_space)
         x = self.dropout(tokens.pack(x) if tokens else x)
         for layer in self.encoder:
-            x = layer(x, bias, tokens)
+            x = layer(x, bias, *_given(tokens))
         return self.encoder_norm(x), bias
 
     def _decode(
@@ -153,7 +159,7 @@ class Transformer(Model):
         self_bias = causal_bias(x.size(1), x.device)
         x = self.dropout(target.pack(x) if target else x)
         for layer in self.decoder:
-            x = layer(x, self_bias, memory, source_bias, target, source)
+            x = layer(x, self_bias, memory, source_bias, *_given(target, source))
         result: Tensor = self.decoder_norm(x)
         return result
 

@@ -31,8 +31,8 @@ def values(ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def kept(ids: Tensor) -> Tensor:
-    """[batch, length], True where the row goes on with a real token."""
-    return (ids != 0).flip(1).cumsum(1).flip(1) > 0
+    """[batch, length], True where the row goes on with a real token, or has none."""
+    return ((ids != 0).flip(1).cumsum(1).flip(1) > 0) | (ids == 0).all(1, keepdim=True)
 
 
 def test_tokens_are_packed_in_order(ids: Tensor) -> None:

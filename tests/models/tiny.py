@@ -46,7 +46,7 @@ def padded(rows: list[list[int]]) -> torch.Tensor:
 def places_of(ids: torch.Tensor) -> torch.Tensor:
     """Of the tokens of ids [batch, length], see models/tokens.py: up to the last real one of a row, then one pad."""
     length = ids.size(1)
-    ends = [max((place + 1 for place, one in enumerate(row) if one), default=0) for row in ids.tolist()]
+    ends = [max((place + 1 for place, one in enumerate(row) if one), default=length) for row in ids.tolist()]
     tokens = [row * length + place for row, end in enumerate(ends) for place in range(end)]
     pads = [row * length + place for row, end in enumerate(ends) for place in range(end, length)]
     return torch.tensor([*tokens, *pads[:1]])

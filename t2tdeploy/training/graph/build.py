@@ -142,7 +142,8 @@ def _dynamic_shapes(model: Model) -> tuple[dict[int, Any], ...]:
 
 def _axis(feature: str, kind: str) -> str:
     """An axis of a text; torch wants an identifier, which the name of a column need not be."""
-    return re.sub(r"\W|^(?=\d)", "_", feature) + f"_{kind}"
+    spelled = re.sub(r"[^0-9a-zA-Z_]", lambda found: f"_{ord(found[0]):x}_", feature)
+    return re.sub(r"^(?=\d)", "_", spelled) + f"_{kind}"
 
 
 def _rename(model: ModelProto) -> None:
@@ -154,6 +155,8 @@ def _rename(model: ModelProto) -> None:
     new = {value.name: value.name.removeprefix(_PREFIX) for value in [*graph.input, *graph.output]}
     for value in [*graph.input, *graph.output]:
         value.name = new[value.name]
+    for tensor in graph.initializer:  # a gradient of zeros may be one
+        tensor.name = new.get(tensor.name, tensor.name)
     _rename_in(graph, new)
 
 

@@ -17,6 +17,7 @@ from t2tdeploy.training.graph.cache import GraphCache, default_directory
 from t2tdeploy.training.graph.environment import choose_gradient_builder, require_target
 from t2tdeploy.training.graph.graph_key import graph_key
 from t2tdeploy.training.graph.manifest import FORMAT_VERSION
+from t2tdeploy.training.graph.packed import packed_features
 from t2tdeploy.training.graph.step import constant_buffers
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
@@ -53,6 +54,7 @@ def obtain_training_graph(
         "label_smoothing": hparams.label_smoothing,
         "device": target.device,
         "precision": target.precision,
+        "packed": packed_features(model, builder, target),
         "constants": {name: _content(tensor) for name, tensor in constant_buffers(model).items()},
     }
     key = graph_key(builder=builder, model=model, hparams=hparams, features=model.features, options=options)

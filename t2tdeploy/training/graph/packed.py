@@ -8,13 +8,15 @@ the graph draws them by the shapes of the batch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from t2tdeploy.features import PAD_ID
+from t2tdeploy.errors import DifferentiationError, UserError
+from t2tdeploy.features import PAD_ID, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.environment import PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec
@@ -27,9 +29,30 @@ def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ..
 
     Only on CPUs: a GPU would have to wait, to know how many tokens there are. Gradients of the other builder are those
     of indexing, sums over rows that may repeat.
+
+    Raises:
+        UserError: what the model says of them cannot be.
     """
-    named: tuple[str, ...] = vars(type(model)).get("packed_features", ())
-    return named if builder == PORTABLE and target.device == "cpu" and has_tied_softmax(model) else ()
+    kind = type(model)
+    named = vars(kind).get("packed_features", ())
+    if not named or builder != PORTABLE or target.device != "cpu" or not has_tied_softmax(model):
+        return ()
+    texts = [name for name, spec in model.features.items() if spec.modality is Modality.SYMBOL]
+    if not isinstance(named, tuple) or not {model.target} <= set(named) <= set(texts):
+        raise UserError(
+            f"packed_features of {kind.__name__} is {named!r}: not a tuple of texts, '{model.target}' among them",
+            help=f"texts of this problem: {', '.join(texts)}",
+        )
+    if _owner(kind, "body") is not _owner(kind, "packed_body"):
+        raise UserError(
+            f"{kind.__name__} has packed_features, but its body and packed_body are of different classes",
+            help="define both where you define one, or leave packed_features out",
+        )
+    return named
+
+
+def _owner(kind: type[Model], name: str) -> type:
+    return next(one for one in kind.__mro__ if name in vars(one))
 
 
 def find_tokens(
@@ -43,6 +66,9 @@ def find_tokens(
 
     Returns:
         the masks with their new shapes.
+
+    Raises:
+        DifferentiationError: a mask has tokens in another place than its first axis.
     """
     graph = model.graph
     _write_constants(graph)
@@ -50,6 +76,10 @@ def find_tokens(
     counts = {axis: f"{places_name(name)}/count" for name, (axis, _) in features.items()}
     of_all = dict(features.values())
     changed = {mask.name: _of_all_positions(mask, of_all) for mask in masks}
+    for mask in changed.values():
+        if any(re.search(rf"\b{axis}\b", str(size)) for axis in of_all for size in mask.shape):
+            named = ", ".join(map(str, mask.shape))
+            raise DifferentiationError(f"packed_body has a dropout of [{named}]: tokens may only be its first axis")
     for mask in masks:
         if changed[mask.name] != mask:
             used = f"{mask.name}/tokens"
@@ -103,7 +133,9 @@ _RECIPE: list[tuple[str, list[str], str, dict[str, int]]] = [
     ("Add", ["length", _ONE_NUMBER], "end", {}),
     ("Range", [_ONE_NUMBER, "end", _ONE_NUMBER], "number", {}),
     ("Mul", ["real", "number"], "real_number", {}),
-    ("ReduceMax", ["real_number", _ONE], "last", {"keepdims": 1}),
+    ("ReduceMax", ["real_number", _ONE], "last_real", {"keepdims": 1}),
+    ("Cast", ["last_real"], "is_not_empty", {"to": TensorProto.BOOL}),
+    ("Where", ["is_not_empty", "last_real", "length"], "last", {}),
     ("LessOrEqual", ["number", "last"], "is_token", {}),
     ("Reshape", ["is_token", _MINUS_ONE], "flat", {}),
     ("NonZero", ["flat"], "found", {}),

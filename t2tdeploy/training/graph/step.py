@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
+from t2tdeploy.errors import UserError
 from t2tdeploy.models.modalities import LossTerms, SymbolModality, soft_target_entropy
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.tokens import Tokens
@@ -93,6 +94,11 @@ def loss_terms(
     if places:
         where = {name: Tokens(at, *batch[name].shape) for name, at in places.items()}
         x, rows = model.packed_body(features, where), rows[places[model.target]]
+        if x.dim() != 2 or x.size(0) != rows.size(0):
+            raise UserError(
+                f"packed_body of {type(model).__name__} returned {x.dim()} axes, not [tokens, hidden] of the target",
+                help="let it return a vector for each token, or leave packed_features out",
+            )
     else:
         x = model.body(features).flatten(0, 1)
     numerator, _, _ = linear_cross_entropy(x.float(), weight, rows, share, precision)

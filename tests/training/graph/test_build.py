@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.build import build_training_graph
 from t2tdeploy.training.graph.manifest import axes_of, size_of
 from t2tdeploy.training.graph.obtain import obtain_training_graph
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep
 from t2tdeploy.training.graph.training_graph import TrainingGraph
-from tests.models.tiny import padded, random_sources
+from tests.models.tiny import features, padded, random_sources
 from tests.training.graph.parity import assert_equal, autograd, run, tensors
 from tests.training.graph.small_model import HPARAMS, VOCAB, Small
 
@@ -113,3 +115,32 @@ def test_the_evaluation_is_torch_s(graph: TrainingGraph) -> None:
 
 def test_a_rate_of_nothing_has_no_mask() -> None:
     assert obtain_training_graph(Small(), HPARAMS).manifest.masks == ()
+
+
+class Unused(Small):
+    """A layer, and a text, that nothing uses, under names that torch would not take for an axis."""
+
+    def __init__(self) -> None:
+        Model.__init__(self, HPARAMS, {**{name: text(name) for name in ODD}, **features(VOCAB)})
+        self.unused = torch.nn.Linear(3, 4)
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return features["targets"]
+
+
+ODD = ("a b", "a_b", "a\u00b2", "1")
+
+
+def text(name: str) -> FeatureSpec:
+    return FeatureSpec(name, Modality.SYMBOL, name, 9)
+
+
+def test_what_nothing_uses_has_a_gradient_of_zeros() -> None:
+    model = Unused()
+    graph = build_training_graph(model, label_smoothing=SMOOTHING)
+    given = {name: torch.ones(2, length, dtype=torch.int64) for length, name in enumerate(model.features, start=1)}
+    found = run(graph.training, {**tensors(model), **given, "loss_scale": torch.tensor(1.0)})
+    unused = [name for name, _ in model.named_parameters() if "shared" not in name]
+    assert {"unused.weight", "unused.bias"} < set(unused)
+    assert all((found[f"{name}.grad"] == 0).all() for name in unused)
+    assert (found["modalities.shared.weight.grad"] != 0).any()

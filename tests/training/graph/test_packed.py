@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import onnx
 import pytest
@@ -10,12 +12,16 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
+from t2tdeploy.errors import UserError
+from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.modalities import LossTerms
 from t2tdeploy.models.model import Batch
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.training.graph.build import build_training_graph
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec, axes_of, size_of
+from t2tdeploy.training.graph.obtain import obtain_training_graph
 from t2tdeploy.training.graph.packed import find_tokens, packed_features
 from t2tdeploy.training.graph.step import TrainingStep
 from t2tdeploy.training.graph.target import Target
@@ -86,10 +92,14 @@ def test_places_are_those_up_to_the_last_real_token_and_a_pad(ids: Tensor) -> No
     assert found["m"].tolist() == mask[: len(places_of(ids))].tolist()
 
 
+@pytest.mark.parametrize("inputs", ["padded", "a row of pads", "pads"])
 @pytest.mark.parametrize("targets", [name for name in IDS if name != "pads"])
-def test_loss_and_gradients_are_torch_s_with_padding(graph: TrainingGraph, targets: str) -> None:
+def test_loss_and_gradients_are_torch_s_with_padding(graph: TrainingGraph, targets: str, inputs: str) -> None:
+    """Also of a source without a token, where attention takes the mean of its pads."""
     model, ids = transformer(dropout=0.25), IDS[targets]
-    batch = {"inputs": padded(random_sources(VOCAB, 3, len(ids))), "targets": ids}
+    sources = padded(random_sources(VOCAB, 3, len(ids)))
+    sources[{"padded": slice(0), "a row of pads": slice(1), "pads": slice(None)}[inputs]] = PAD_ID
+    batch = {"inputs": sources, "targets": ids}
     given = {**tensors(model), **batch, **masks_of(graph, batch, least=1), "loss_scale": torch.tensor(0.25)}
     found = run(graph.training, given)
     for module in list(model.modules()):
@@ -120,6 +130,20 @@ def test_nothing_is_given_but_the_batch_and_masks_of_its_shape(graph: TrainingGr
         assert run(graph.training, {**given, spec.name: changed})["numerator"] != expected["numerator"], spec.name
 
 
+class TwoArguments(nn.Module):
+    """A layer that knows nothing of tokens."""
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return x + bias.mean()
+
+
+def test_layers_of_a_subclass_need_not_know_of_tokens() -> None:
+    model = WiderTransformer(ONE_LAYER, features(VOCAB))
+    model.encoder = nn.ModuleList([TwoArguments()])
+    model.decoder[0].self_attention = TwoArguments()
+    assert model({"inputs": IDS["padded"], "targets": IDS["padded"]}).isfinite().all()
+
+
 class WiderTransformer(Transformer):
     """A layer of it may look at several positions."""
 
@@ -136,6 +160,71 @@ class OwnLoss(Transformer):
 def test_a_model_that_does_not_say_so_keeps_its_padding(model: type[Transformer]) -> None:
     assert packed_features(transformer(), PORTABLE, Target()) == ("inputs", "targets")
     assert packed_features(model(ONE_LAYER, features(VOCAB)), PORTABLE, Target()) == ()
+
+
+class ByHead(Transformer):
+    packed_features = ("inputs", "targets")
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return super().body(features)
+
+    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
+        x = super().packed_body(features, tokens)
+        return self.dropout(x.view(-1, 2, 8).flatten(0, 1)).view_as(x)
+
+
+class Unpacked(ByHead):
+    packed_features = ("inputs", "targets")
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return super().body(features)
+
+    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
+        return self.body(dict(features)).flatten(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [(ByHead, "dropout of [2*targets_tokens, 8]: tokens may only be its first axis"), (Unpacked, "not [tokens, hid")],
+)
+def test_what_a_packed_body_may_not_do_is_refused(model: type[Transformer], message: str) -> None:
+    built = model(ONE_LAYER.replace(dropout=0.25), features(VOCAB))
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_training_graph(built, label_smoothing=SMOOTHING)
+
+
+@pytest.mark.parametrize("named", [("inputs",), "targets", ("context", "targets"), ["inputs", "targets"]])
+def test_packed_features_are_texts_and_the_target_among_them(named: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transformer, "packed_features", named)
+    with pytest.raises(UserError, match="not a tuple of texts, 'targets' among them"):
+        packed_features(transformer(), PORTABLE, Target())
+
+
+class OwnBody(Transformer):
+    packed_features = ("inputs", "targets")
+
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return super().body(features) * 2
+
+
+def test_both_bodies_are_of_one_class() -> None:
+    with pytest.raises(UserError, match="its body and packed_body are of different classes"):
+        packed_features(OwnBody(ONE_LAYER, features(VOCAB)), PORTABLE, Target())
+
+
+def test_a_kept_graph_is_found_by_what_it_leaves_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    def key(**options: object) -> str:
+        asked.append(options["options"])
+        raise UserError("no graph is needed")
+
+    monkeypatch.setattr("t2tdeploy.training.graph.obtain.graph_key", key)
+    for named in (("inputs", "targets"), ()):
+        monkeypatch.setattr(Transformer, "packed_features", named)
+        with pytest.raises(UserError, match="no graph"):
+            obtain_training_graph(transformer(), ONE_LAYER, directory=tmp_path)
+    assert asked[0] != asked[1]
 
 
 @pytest.mark.parametrize(("builder", "target"), [(ONNXRUNTIME_TRAINING, Target()), (PORTABLE, Target("cuda"))])
