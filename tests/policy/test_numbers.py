@@ -52,6 +52,7 @@ def quoted() -> list[str]:
     spinning = result("spinning")
     return [
         *decoding(),
+        *decoding_with_amx(),
         *padding(),
         "| {:.2f} / {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
         "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_compile"] for of in steps[1:])),
@@ -142,6 +143,19 @@ def decoding() -> list[str]:
         "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
         f"| {100 * sizes['t2tdeploy int8'] / sizes['t2tdeploy float32']:.0f} % of float32 |",
         *memory_and_loading(decode["base"]["decoders"]),
+    ]
+
+
+def decoding_with_amx() -> list[str]:
+    ratios = result("decode_vs_ctranslate2_amx")["base"]["ratios"]
+    int8, float32, alone = (
+        " / ".join(f"{ratios[threads][of][size]['median']:.2f}" for size in ("1", "16", "64"))
+        for threads, of in (("2", "int8"), ("2", "float32"), ("1", "int8"))
+    )
+    return [
+        f"both use it: int8 | {int8} times as many |",
+        f"| the same there in float32 | {float32} times as many |",
+        f"in int8, with AMX {alone}.",
     ]
 
 
