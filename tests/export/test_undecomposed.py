@@ -12,7 +12,9 @@ from torch.export import Dim, ExportedProgram
 
 from t2tdeploy.export import undecomposed
 from t2tdeploy.export.undecomposed import Undecomposed, to_onnx
-from t2tdeploy.training.graph import build
+from t2tdeploy.training.graph.forward import forward_graph
+from t2tdeploy.training.graph.joint import GraphNames
+from t2tdeploy.training.graph.step import EvaluationStep
 from tests.export.calls import Calls
 from tests.models.tiny import tiny_transformer
 
@@ -115,7 +117,11 @@ def test_the_evaluation_of_a_transformer_is_captured_once(monkeypatch: pytest.Mo
         return export_quickly(program, *args, **options)
 
     monkeypatch.setattr(undecomposed, "export_quickly", noting)
-    build.build_training_graph(tiny_transformer(11, layers=1), label_smoothing=0.1)
+    model, batch = tiny_transformer(11, layers=1), Dim("batch")
+    example = tuple(torch.ones(5, length, dtype=torch.int64) for length in (17, 19))
+    shapes = [{0: batch, 1: Dim(f"{name}_length")} for name in model.features]
+    names = GraphNames(tuple(model.features), ("numerator", "denominator", "correct"))
+    forward_graph(EvaluationStep(model), example, shapes, names)
     assert translated == [Undecomposed]
 
 
