@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from t2tdeploy.files import atomic_directory, atomic_file, naming, recover, remove_directory, sha256_of, write_json
+from tests.limits import no_file_larger_than
 
 
 class StopError(Exception):
@@ -51,16 +49,6 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         write(tmp_path / "b.txt")
     assert names(tmp_path) == {"a.txt"}
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("folder", [False, True])

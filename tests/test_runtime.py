@@ -1,10 +1,6 @@
-import os
-import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,7 @@ from t2tdeploy.runtime import (
     session_options,
 )
 from t2tdeploy.search_session import SearchSession
+from tests.limits import no_more_files
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 from tests.unprivileged import as_nobody, folder_for_all
 
@@ -110,19 +107,6 @@ def test_what_onnxruntime_refuses_is_said_in_its_words(tmp_path: Path) -> None:
     session = SearchSession(write_toy_bundle(tmp_path / "bundle"), threads=1)
     with pytest.raises(OperationalError, match="onnxruntime failed"):
         session.search(SOURCE[0], np.array([10]), **OPTIONS)
-
-
-@contextmanager
-def no_more_files() -> Iterator[None]:
-    """Within it the process can open none."""
-    first_free = os.open(os.devnull, os.O_RDONLY)
-    os.close(first_free)
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_graph_that_cannot_be_read_is_not_called_damaged(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ TASKS: dict[Modality, Task] = {  # by the target
 }
 
 
+def defining_class(kind: type[Model], method: str) -> type:
+    """The class whose own `method` a model of this kind has: what it says of itself counts there, see `Model`."""
+    return next(one for one in kind.__mro__ if method in vars(one))
+
+
 def shift_right(ids: Tensor) -> Tensor:
     """[batch, target_length]: PAD in front, the last id dropped. PAD embeds to zero, so decoding starts from zero."""
     return F.pad(ids, (1, 0), value=PAD_ID)[:, :-1]

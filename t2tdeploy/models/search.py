@@ -31,7 +31,7 @@ from t2tdeploy.models.controls import (
     sample,
     sequences,
 )
-from t2tdeploy.models.model import Model
+from t2tdeploy.models.model import Model, defining_class
 
 
 class BeamState(NamedTuple):
@@ -282,8 +282,7 @@ def reordered(rows: Sequence[Tensor], parents: Tensor) -> tuple[Tensor, ...]:
 
 def past_of(model: Model) -> dict[str, str]:
     """The parts of the model's state of which `decode_step` may be given the past apart: name -> name of the past."""
-    owner = next(one for one in type(model).__mro__ if "decode_step" in vars(one))
-    if not vars(owner).get("takes_past", False):
+    if not vars(defining_class(type(model), "decode_step")).get("takes_past", False):
         return {}
     return {name: f"past_{name}" for name, axes in model.state_axes().items() if "history" in axes}
 

@@ -119,7 +119,7 @@ class ModelRepository:
         if errors and (self._source.strict or not self._served):
             raise errors[0]
         if not self._served:
-            numbers = ", ".join(f"{one.name}:{one.number}" for one in found)
+            numbers = ", ".join(one.label for one in found)
             raise InputError(
                 f"versions = {self._options.versions} takes none of what is there: {numbers}",
                 help="choose other versions",
@@ -154,6 +154,8 @@ class ModelRepository:
             await asyncio.sleep(seconds)
             try:
                 await self.poll()
+            except UnreadableError as error:
+                logger.error("the bundles on disk could not be looked at: %s", error.message)
             except Exception:  # a disk that is away for a moment must not end the polling
                 logger.exception("the bundles on disk could not be looked at")
 

@@ -6,10 +6,7 @@ is put right on the way, and said.
 
 from __future__ import annotations
 
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,19 +18,9 @@ from t2tdeploy.training.checkpoints import verify
 from t2tdeploy.training.graph.cache import default_directory
 from tests.integration.commands import ENVIRONMENT, fail, succeed
 from tests.integration.conftest import HPARAMS, Command, Fails, Road, train_arguments
+from tests.limits import no_file_larger_than
 
 SMALLER = HPARAMS.replace("hidden_size=32", "hidden_size=16")
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """In processes started here too. Writing fails as on a full disk, with EFBIG in place of ENOSPC."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

@@ -133,11 +133,15 @@ def decoding() -> list[str]:
                 for own, other in zip(at_best(decode, f"t2tdeploy {of}"), others, strict=True)
             )
         ),
-        "with one\nthread each, ours has {:.2f} / {:.2f} / {:.2f} of its tokens per second in int8".format(
+        "with one thread each, ours has {:.2f} / {:.2f} / {:.2f} of its tokens per second in int8".format(
             *(decode["base"]["ratios"]["1"]["int8"][size]["median"] for size in ("1", "16", "64"))
         ),
-        "(in int8 {:.0f} against\n{:.0f} tokens per second in batches of 1)".format(
-            *(speed(decode, f"ctranslate2 int8, {threads}", "1") for threads in ("2 threads", "1 thread"))
+        "(there {:.0f} against {:.0f} and {:.0f} against {:.0f} tokens per second)".format(
+            *(
+                speed(one, f"ctranslate2 int8, {threads}", "1")
+                for one in (decode, result("decode_vs_ctranslate2_amx"))
+                for threads in ("2 threads", "1 thread")
+            )
         ),
         "| {:.2f} / {:.2f} times as many |".format(*(of["test"]["median"] for of in trained["ratios"].values())),
         "| {:.2f} / {:.2f} / {:.2f} |".format(*bleu),
@@ -153,9 +157,9 @@ def decoding_with_amx() -> list[str]:
         for threads, of in (("2", "int8"), ("2", "float32"), ("1", "int8"))
     )
     return [
-        f"both use it: int8 | {int8} times as many |",
+        f"on a Xeon with AMX: int8 | {int8} times as many |",
         f"| the same there in float32 | {float32} times as many |",
-        f"in int8, with AMX {alone}.",
+        f"in int8, with AMX\n{alone}.",
     ]
 
 

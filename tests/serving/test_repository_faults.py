@@ -1,5 +1,6 @@
 """What cannot be read for a moment takes nothing else with it, and is tried again."""
 
+import asyncio
 import errno
 import os
 from contextlib import ExitStack
@@ -186,6 +187,21 @@ def test_whatever_the_system_refuses_while_a_bundle_is_loaded_is_tried_again(
         assert labels(repository) == ["ende:2"]
 
     with_repository(RepositoryFolder(root), work)
+
+
+def test_a_repository_that_goes_is_one_line_at_each_look(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(repository: ModelRepository) -> None:
+        root.rename(root.parent / "away")
+        looking = asyncio.create_task(repository.poll_forever(0.01))
+        while len(caplog.records) < 2:
+            await asyncio.sleep(0.01)
+        looking.cancel()
+        assert labels(repository) == ["ende:1"]
+
+    with_repository(RepositoryFolder(root), work)
+    said = f"the bundles on disk could not be looked at: {root} cannot be read: No such file or directory"
+    assert {record.getMessage() for record in caplog.records} == {said}
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_a_repository_that_may_not_be_listed_starts_no_server_and_unloads_nothing() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from t2tdeploy.training.checkpoints import (
     write_average,
 )
 from t2tdeploy.training.engine import EngineState
+from tests.limits import no_file_larger_than
 
 
 def engine_state(value: float) -> EngineState:
@@ -65,18 +65,14 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 def test_without_room_the_checkpoints_that_were_there_stay(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     save(store, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        for size in (10, 300):  # not even the parameters; parameters, but not the optimizer's state
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    for size in (10, 300):  # not even the parameters; parameters, but not the optimizer's state
+        with no_file_larger_than(size):
             for step in (1, 2):
                 with pytest.raises(OperationalError, match=rf"step-0000000{step} cannot be written: File too") as error:
                     save(store, step)
                 assert "goes on from step-00000001" in (error.value.help or "")
             with pytest.raises(OperationalError, match="step-00000001 cannot be written"):
                 store.record(TrainingState(step=1, epoch=2, batch=0))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     verify(store.path(1))
     assert store.load(1)[1].epoch == 1

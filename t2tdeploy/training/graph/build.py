@@ -14,6 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 from torch.export import Dim
 
+from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.export.quick import without_garbage_collection
 from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.features import FeatureSpec, Modality
@@ -33,12 +34,7 @@ from t2tdeploy.training.graph.manifest import (
 from t2tdeploy.training.graph.masks import masks_as_inputs
 from t2tdeploy.training.graph.packed import find_tokens, packed_features
 from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
-from t2tdeploy.training.graph.step import (
-    EvaluationStep,
-    TrainingStep,
-    constant_buffers,
-    places_name,
-)
+from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers, places_name
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
@@ -157,16 +153,7 @@ def _rename(model: ModelProto) -> None:
         value.name = new[value.name]
     for tensor in graph.initializer:  # a gradient of zeros may be one
         tensor.name = new.get(tensor.name, tensor.name)
-    _rename_in(graph, new)
-
-
-def _rename_in(graph: onnx.GraphProto, new: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename_in(attribute.g, new)
+    rename_tensors(graph, new)
 
 
 def _embed(model: ModelProto, values: Mapping[str, Tensor]) -> None:

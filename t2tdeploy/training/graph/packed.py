@@ -16,8 +16,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from t2tdeploy.errors import DifferentiationError, UserError
+from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.features import PAD_ID, Modality
-from t2tdeploy.models.model import Model
+from t2tdeploy.models.model import Model, defining_class
 from t2tdeploy.training.graph.environment import PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec
 from t2tdeploy.training.graph.step import has_tied_softmax, places_name
@@ -43,16 +44,12 @@ def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ..
             f"packed_features of {kind.__name__} is {named!r}: not a tuple of texts, '{model.target}' among them",
             help=f"texts of this problem: {', '.join(texts)}",
         )
-    if _owner(kind, "body") is not _owner(kind, "packed_body"):
+    if defining_class(kind, "body") is not defining_class(kind, "packed_body"):
         raise UserError(
             f"{kind.__name__} has packed_features, but its body and packed_body are of different classes",
             help="define both where you define one, or leave packed_features out",
         )
     return named
-
-
-def _owner(kind: type[Model], name: str) -> type:
-    return next(one for one in kind.__mro__ if name in vars(one))
 
 
 def find_tokens(
@@ -83,7 +80,7 @@ def find_tokens(
     for mask in masks:
         if changed[mask.name] != mask:
             used = f"{mask.name}/tokens"
-            _read_instead(graph, mask.name, used)
+            rename_tensors(graph, {mask.name: used})
             nodes.append(_node("Slice", [mask.name, _ZERO, counts[str(mask.shape[0])], _ZERO], used))
     inputs = [value for value in graph.input if value.name not in map(places_name, features)]
     for value in inputs:
@@ -148,11 +145,6 @@ _RECIPE: list[tuple[str, list[str], str, dict[str, int]]] = [
     ("Shape", ["places"], "count", {}),
 ]
 _NAMES = [output for _, _, output, _ in _RECIPE if output != "places"]
-
-
-def _read_instead(graph: GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
 
 
 def _node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:

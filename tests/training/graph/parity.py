@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from t2tdeploy.training.graph.joint import GraphNames, joint_graph
+from t2tdeploy.training.graph.manifest import Manifest, axes_of, size_of
 
 BATCH = Dim("batch")
 
@@ -54,6 +55,22 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: tensor.detach().clone() for name, tensor in named}
+
+
+def masks_of(manifest: Manifest, batch: Mapping[str, Tensor], *, least: int) -> dict[str, Tensor]:
+    """Dropout masks for a batch, their entries random but at least `least`."""
+    axes = axes_of(manifest.features, {name: tuple(tensor.shape) for name, tensor in batch.items()})
+    return {
+        spec.name: torch.randint(least, 2, [size_of(axis, axes) for axis in spec.shape], dtype=torch.uint8)
+        for spec in manifest.masks
+    }
+
+
+class Scaled(nn.Module):
+    """Dropout of rate 1/4 whose mask keeps everything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0.75
 
 
 def run(graph: onnx.ModelProto, feed: Mapping[str, Tensor], *, threads: int = 1) -> dict[str, np.ndarray]:

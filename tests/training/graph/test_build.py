@@ -12,12 +12,11 @@ from torch import Tensor
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.build import build_training_graph
-from t2tdeploy.training.graph.manifest import axes_of, size_of
 from t2tdeploy.training.graph.obtain import obtain_training_graph
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 from tests.models.tiny import features, padded, random_sources
-from tests.training.graph.parity import assert_equal, autograd, run, tensors
+from tests.training.graph.parity import Scaled, assert_equal, autograd, masks_of, run, tensors
 from tests.training.graph.small_model import HPARAMS, VOCAB, Small
 
 SMOOTHING = 0.1
@@ -40,12 +39,7 @@ def batch(seed: int, rows: int) -> dict[str, Tensor]:
 
 def feed(graph: TrainingGraph, model: Small, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All inputs but the scale; every mask keeps everything."""
-    axes = axes_of(graph.manifest.features, {name: tuple(tensor.shape) for name, tensor in features.items()})
-    masks = {
-        spec.name: torch.ones([size_of(axis, axes) for axis in spec.shape], dtype=torch.uint8)
-        for spec in graph.manifest.masks
-    }
-    return {**tensors(model), **features, **masks}
+    return {**tensors(model), **features, **masks_of(graph.manifest, features, least=1)}
 
 
 def test_the_manifest_names_every_input_and_output(graph: TrainingGraph) -> None:
@@ -95,13 +89,6 @@ def test_gradients_and_changed_buffers_are_torch_s_for_every_shape(graph: Traini
         wanted = {name.removeprefix("model."): value for name, value in wanted.items() if name != "scaled"}
         assert_equal({name: found[name] for name in wanted}, wanted)
         assert found.keys() == wanted.keys()
-
-
-class Scaled(torch.nn.Module):
-    """Dropout of rate 1/4 whose mask keeps everything."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 0.75
 
 
 def test_the_evaluation_is_torch_s(graph: TrainingGraph) -> None:

@@ -20,14 +20,14 @@ from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.training.graph.build import build_training_graph
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
-from t2tdeploy.training.graph.manifest import MaskSpec, axes_of, size_of
+from t2tdeploy.training.graph.manifest import MaskSpec
 from t2tdeploy.training.graph.obtain import obtain_training_graph
 from t2tdeploy.training.graph.packed import find_tokens, packed_features
 from t2tdeploy.training.graph.step import TrainingStep
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 from tests.models.tiny import HPARAMS, features, padded, places_of, random_sources
-from tests.training.graph.parity import assert_equal, autograd, run, tensors
+from tests.training.graph.parity import Scaled, assert_equal, autograd, masks_of, run, tensors
 
 VOCAB, SMOOTHING = 20, 0.1
 ONE_LAYER = HPARAMS.replace(num_encoder_layers=1, num_decoder_layers=1)
@@ -49,22 +49,6 @@ def transformer(dropout: float = 0.0) -> Transformer:
 @pytest.fixture(scope="module")
 def graph() -> TrainingGraph:
     return build_training_graph(transformer(dropout=0.25), label_smoothing=SMOOTHING)
-
-
-def masks_of(graph: TrainingGraph, batch: Mapping[str, Tensor], least: int) -> dict[str, Tensor]:
-    """Of random entries, at least `least`."""
-    axes = axes_of(graph.manifest.features, {name: tuple(tensor.shape) for name, tensor in batch.items()})
-    return {
-        spec.name: torch.randint(least, 2, [size_of(axis, axes) for axis in spec.shape], dtype=torch.uint8)
-        for spec in graph.manifest.masks
-    }
-
-
-class Scaled(nn.Module):
-    """Dropout of rate 1/4 whose mask keeps everything."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 0.75
 
 
 def finder() -> ModelProto:
@@ -100,7 +84,7 @@ def test_loss_and_gradients_are_torch_s_with_padding(graph: TrainingGraph, targe
     sources = padded(random_sources(VOCAB, 3, len(ids)))
     sources[{"padded": slice(0), "a row of pads": slice(1), "pads": slice(None)}[inputs]] = PAD_ID
     batch = {"inputs": sources, "targets": ids}
-    given = {**tensors(model), **batch, **masks_of(graph, batch, least=1), "loss_scale": torch.tensor(0.25)}
+    given = {**tensors(model), **batch, **masks_of(graph.manifest, batch, least=1), "loss_scale": torch.tensor(0.25)}
     found = run(graph.training, given)
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -115,7 +99,7 @@ def test_nothing_is_given_but_the_batch_and_masks_of_its_shape(graph: TrainingGr
     """As many entries of a mask are used as there are tokens; none is drawn for a number that only the graph knows."""
     assert [spec.name for spec in graph.manifest.features] == ["inputs", "targets"]
     batch = {"inputs": padded(random_sources(VOCAB, 3)), "targets": padded(random_sources(VOCAB, 4))}
-    masks = masks_of(graph, batch, least=0)
+    masks = masks_of(graph.manifest, batch, least=0)
     given = {**tensors(transformer()), **batch, **masks, "loss_scale": torch.tensor(0.25)}
     expected = run(graph.training, given)
     packed = [spec for spec in graph.manifest.masks if "*" in str(spec.shape[0])]
