@@ -189,7 +189,7 @@ class UnreadableError(OperationalError):
         self.path = path
 
 
-def _help_to_read(number: int | None) -> str:
+def _help_to_read(number: int | None) -> str | None:
     match number:
         case errno.EACCES | errno.EPERM:
             return "let the user who runs this read it, the folders around it and what is in it"
@@ -199,7 +199,9 @@ def _help_to_read(number: int | None) -> str:
             return "see where the links on the way to it lead"
         case errno.EMFILE | errno.ENFILE:
             return "let the process open more files (ulimit -n), or close some that are open on this machine"
-    return "see whether its disk is well"
+        case errno.EIO | errno.ESTALE | errno.ETIMEDOUT | errno.ENODEV | errno.ENXIO:
+            return "see whether its disk is well"
+    return None
 
 
 class ParityError(OperationalError):

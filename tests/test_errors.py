@@ -93,7 +93,7 @@ MAY_READ, MOVED, LINKS, MORE_FILES, DISK = (
     "let the process open more files",
     "whether its disk is well",
 )
-HELP = {
+HELP: dict[int, str | None] = {
     errno.EACCES: MAY_READ,
     errno.EPERM: MAY_READ,
     errno.ENOENT: MOVED,
@@ -103,6 +103,8 @@ HELP = {
     errno.ENFILE: MORE_FILES,
     errno.EIO: DISK,
     errno.ESTALE: DISK,
+    errno.ENAMETOOLONG: None,
+    errno.EISDIR: None,
 }
 
 
@@ -111,4 +113,5 @@ def test_what_to_do_about_an_unreadable_file_fits_what_the_system_said(number: i
     error = errors.UnreadableError(Path("model.onnx"), OSError(number, os.strerror(number)))
     assert error.message == f"model.onnx cannot be read: {os.strerror(number)}"
     helps = [help for help in (MAY_READ, MOVED, LINKS, MORE_FILES, DISK) if help in str(error.help)]
-    assert helps == [HELP[number]]
+    assert helps == [help for help in [HELP[number]] if help]
+    assert (error.help is None) == (HELP[number] is None)

@@ -10,10 +10,11 @@ folders and lost+found, which mkfs makes at the root of a file system, are not m
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,8 @@ from t2tdeploy.errors import InputError, UnreadableError, UserError
 from t2tdeploy.files import mode_of
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
-"""Path, size, modification time and inode of every file: what differs between two contents of a folder."""
+"""Path, size, modification time and inode of every file that may be seen: what differs between two contents of a
+folder."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
 _LOST_AND_FOUND = "lost+found"
@@ -185,26 +187,36 @@ def _is_there(path: Path) -> bool:
 
 
 def fingerprint_of(directory: Path) -> Fingerprint:
-    """See `Fingerprint`; files that vanish meanwhile are left out, and all of a folder that may not be listed: it may
-    still be that they can be read.
+    """See `Fingerprint`; files that vanish meanwhile, or that may not be looked at, are left out.
+
+    Of a folder that may not be listed its own state and that of a manifest in it must do: it may still be that the
+    files can be read.
 
     Raises:
-        OSError: the folder has gone, or a folder cannot be listed for another reason.
+        OSError: the folder has gone, or a folder or file in it cannot be looked at for another reason.
     """
+    entries = []
 
-    def leave_out(error: OSError) -> None:
-        vanished = isinstance(error, _GONE) and error.filename != str(directory)
-        if not vanished and not isinstance(error, PermissionError):
+    def add(path: Path, kind: Callable[[int], bool]) -> None:
+        try:
+            status = path.stat()
+        except OSError as error:
+            if isinstance(error, (*_GONE, PermissionError)) or error.errno == errno.ELOOP:
+                return
+            raise
+        if kind(status.st_mode):
+            place = path.relative_to(directory).as_posix()
+            entries.append((place, status.st_size, status.st_mtime_ns, status.st_ino))
+
+    def not_listed(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            folder = Path(error.filename)
+            add(folder, stat.S_ISDIR)
+            add(folder / MANIFEST, stat.S_ISREG)
+        elif not isinstance(error, _GONE) or error.filename == str(directory):
             raise error
 
-    entries = []
-    for folder, _, names in os.walk(directory, onerror=leave_out):
-        for path in (Path(folder, name) for name in names):
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            if stat.S_ISREG(status.st_mode):
-                place = path.relative_to(directory).as_posix()
-                entries.append((place, status.st_size, status.st_mtime_ns, status.st_ino))
+    for folder, _, names in os.walk(directory, onerror=not_listed):
+        for name in names:
+            add(Path(folder, name), stat.S_ISREG)
     return tuple(sorted(entries))

@@ -69,8 +69,9 @@ class Pace:
             others_waited: it was as large as its key, its limits and its leader's time allowed. Of other batches only
                 those are learned from in which a token was cheaper than known: those of a lone sentence cost many
                 times as much.
-            complete: False: it was stopped, and would have taken longer. Its tokens count as those of any batch: it may
-                be stopped because it is small, a lone request of options that nobody else has.
+            complete: False: it was stopped, and would have taken longer. Of its tokens no more is learned than that
+                those of large batches are dearer, if others waited: it may be stopped because it is small, a lone
+                request of options that nobody else has.
             widened: it had the CPUs of all workers; of batches that run at once each would have taken longer.
         """
         self._batch = _learned(self._batch, seconds) if complete else max(self.batch, seconds)

@@ -7,7 +7,7 @@ import pytest
 
 from t2tdeploy.bundle import MANIFEST, write_bundle
 from t2tdeploy.errors import InputError, UnreadableError, UserError
-from t2tdeploy.serving.bundle_source import BundleFolders, RepositoryFolder, fingerprint_of
+from t2tdeploy.serving.bundle_source import BundleFolders, Fingerprint, RepositoryFolder, fingerprint_of
 from tests.serving.repositories import fails, when_listed
 from tests.serving.toy_bundle import toy_files, toy_manifest, write_toy_bundle
 from tests.unprivileged import as_nobody, folder_for_all
@@ -109,6 +109,46 @@ def test_a_folder_that_goes_from_a_bundle_while_it_is_looked_at_is_left_out(repo
     assert len(fingerprint_of(repository / "deen")) == len(before) + 1
     with when_listed(repository / "deen" / "more", lambda: shutil.rmtree(repository / "deen" / "more")):
         assert fingerprint_of(repository / "deen") == before
+
+
+def test_what_may_not_be_listed_is_seen_to_change() -> None:
+    """As far as its manifest or its folder does: both when a bundle takes the place of another."""
+    with folder_for_all() as root:
+        version = write_toy_bundle(root / "ende" / "1").directory
+        version.chmod(0o711)
+
+        def look() -> Fingerprint:
+            with as_nobody():
+                (found,) = RepositoryFolder(root).scan()
+            assert found.error is None
+            return found.fingerprint
+
+        before = look()
+        assert before == look() != ()
+        (version / MANIFEST).write_text((version / MANIFEST).read_text() + " ")
+        after = look()
+        assert after != before
+        (version / "shared.vocab").unlink()
+        assert look() != after
+
+
+@pytest.mark.parametrize("number", [*PASSING, errno.EACCES, errno.ENOENT, errno.ELOOP], ids=errno.errorcode.get)
+def test_a_version_with_a_file_that_cannot_be_looked_at_for_now_has_not_changed(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing is known of it. Others are left out: they vanish, are not allowed, or lead nowhere."""
+    stranger, look = repository / "ende" / "2" / MANIFEST, Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path == stranger:
+            raise OSError(number, os.strerror(number), str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found = {one.label: one for one in RepositoryFolder(repository).scan()}
+    assert found["deen:1"].error is None
+    assert found["ende:10"].error is None
+    assert (found["ende:2"].error is not None) == (number in PASSING)
 
 
 @pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)

@@ -115,6 +115,11 @@ def test_a_version_that_may_not_be_listed_but_read_is_served() -> None:
             with as_nobody():
                 await repository.poll()
             assert labels(repository) == ["ende:2"]
+            changed = toy_manifest("ende", max_source_length=99)
+            write_bundle(root / "ende" / "2", changed, toy_files(), overwrite=True).directory.chmod(0o711)
+            with as_nobody():
+                await repository.poll()
+            assert repository.find("ende").bundle.decode.max_source_length == 99
 
         with_repository(RepositoryFolder(root), work)
 
