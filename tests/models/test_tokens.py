@@ -49,6 +49,17 @@ def test_heads_are_those_without_packing(ids: Tensor) -> None:
     torch.testing.assert_close(tokens.merge_heads(expected), packed, rtol=0, atol=0)
 
 
+def test_layers_may_have_other_numbers_of_heads(ids: Tensor) -> None:
+    """One batch, whose places among heads are kept for each number of them."""
+    x, packed = values(ids)
+    tokens = Tokens(places_of(ids), *ids.shape)
+    for heads in (HEADS, 2 * HEADS, 1, HEADS):
+        split = tokens.split_heads(packed, heads)
+        assert split.shape == (len(ids), heads, ids.size(1), HEADS * HEAD_DIM // heads)
+        torch.testing.assert_close(tokens.merge_heads(split), packed, rtol=0, atol=0)
+        torch.testing.assert_close(split.transpose(1, 2).flatten(2)[kept(ids)], x[kept(ids)], rtol=0, atol=0)
+
+
 def test_gradients_are_the_adjoint_where_pads_have_none(ids: Tensor) -> None:
     """<gradient of <A x, w>, v> = <A v, w>, if w is zero at pads, as the gradients of a loss are."""
     tokens = Tokens(places_of(ids), *ids.shape)

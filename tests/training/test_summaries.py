@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import resource
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training.evaluate import Example
 from t2tdeploy.training.summaries import Summaries, attention_picture, curve, read_metrics
+from tests.limits import no_file_larger_than
 
 from .conftest import make_run
 
@@ -66,17 +66,11 @@ def test_attention_picture_is_labelled() -> None:
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_is_one_error_that_names_the_place(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-
     def write_much() -> None:
-        with Summaries(tmp_path, step=0) as summaries:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        with no_file_larger_than(2000), Summaries(tmp_path, step=0) as summaries:
             for step in range(100):
                 summaries.examples(step, [Example("a " * 100, "b", "c")])  # TensorBoard's thread meets the error first
 
-    try:
-        with pytest.raises(OSError) as caught:
-            write_much()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(OSError) as caught:
+        write_much()
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path))

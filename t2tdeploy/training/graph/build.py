@@ -20,6 +20,7 @@ from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
+from t2tdeploy.training.graph.faults import evaluation_faults
 from t2tdeploy.training.graph.forward import forward_graph
 from t2tdeploy.training.graph.joint import GraphNames, joint_graph
 from t2tdeploy.training.graph.manifest import (
@@ -32,9 +33,15 @@ from t2tdeploy.training.graph.manifest import (
     TensorSpec,
 )
 from t2tdeploy.training.graph.masks import masks_as_inputs
-from t2tdeploy.training.graph.packed import find_tokens, packed_features
+from t2tdeploy.training.graph.packed import (
+    PackedText,
+    find_tokens,
+    packed_features,
+    packing_is_optional,
+    require_same_bodies,
+)
 from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
-from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers, places_name
+from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 
@@ -61,35 +68,51 @@ def build_training_graph(
         UserError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
     """
     was_training = model.training
-    packed = packed_features(model, builder, target)
-    with quiet_exporter(), without_garbage_collection():
-        step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision, packed=packed).train()
-        places = [torch.arange(count) for count in _TOKENS[: len(packed)]]
-        training = _differentiation(builder, target)(
-            step,
-            (torch.tensor(1.0), *_example(model), *places),
-            (None, *_dynamic_shapes(model), *({0: Dim(_axis(name, "tokens"))} for name in packed)),
-            GraphNames((LOSS_SCALE, *model.features, *map(places_name, packed)), (_SCALED, NUMERATOR, DENOMINATOR)),
-        )
-        _rename(training)
-        _embed(training, constant_buffers(model))
+    packed = _packed_texts(model, packed_features(model, builder, target))
+    step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision, packed=tuple(packed))
+    with quiet_exporter(), without_garbage_collection(), packing_is_optional(tuple(packed)):
+        training = _differentiated(step.train(), _differentiation(builder, target), packed)
+        evaluation = _evaluation(model)
+        require_same_bodies(model, tuple(packed), _example(model))
+        model.train(was_training)
+        masks = masks_as_inputs(training)
+        merge_relu_dropout(training)
+        if packed:
+            masks = find_tokens(training, packed, masks)
+    return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
+
+
+def _differentiated(step: TrainingStep, differentiate: Differentiate, packed: Mapping[str, PackedText]) -> ModelProto:
+    model = step.model
+    places = [torch.arange(count) for count in _TOKENS[: len(packed)]]
+    training = differentiate(
+        step,
+        (torch.tensor(1.0), *_example(model).values(), *places),
+        (None, *_dynamic_shapes(model), *({0: Dim(text.tokens)} for text in packed.values())),
+        GraphNames(
+            (LOSS_SCALE, *model.features, *(text.places for text in packed.values())),
+            (_SCALED, NUMERATOR, DENOMINATOR),
+        ),
+    )
+    _rename(training)
+    _embed(training, constant_buffers(model))
+    return training
+
+
+def _evaluation(model: Model) -> ModelProto:
+    step = EvaluationStep(model).eval()
+    with evaluation_faults(step):
         evaluation = forward_graph(
-            EvaluationStep(model).eval(),
-            _example(model),
+            step,
+            tuple(_example(model).values()),
             _dynamic_shapes(model),
             GraphNames(tuple(model.features), _evaluation_outputs(model)),
         )
-        # torch.onnx states a wrong shape for cross-entropy, of which onnxruntime would warn; it infers its own.
-        del evaluation.graph.value_info[:]
-        _rename(evaluation)
-        _embed(evaluation, constant_buffers(model))
-    model.train(was_training)
-    masks = masks_as_inputs(training)
-    merge_relu_dropout(training)
-    if packed:
-        axes = {name: (_axis(name, "tokens"), f"{_BATCH_AXIS}*{_axis(name, 'length')}") for name in packed}
-        masks = find_tokens(training, axes, masks)
-    return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
+    # torch.onnx states a wrong shape for cross-entropy, of which onnxruntime would warn; it infers its own.
+    del evaluation.graph.value_info[:]
+    _rename(evaluation)
+    _embed(evaluation, constant_buffers(model))
+    return evaluation
 
 
 def _differentiation(builder: str, target: Target) -> Differentiate:
@@ -104,7 +127,7 @@ def _evaluation_outputs(model: Model) -> tuple[str, ...]:
     return (NUMERATOR, DENOMINATOR, CORRECT, *(() if model.autoregressive else (LOGITS,)))
 
 
-def _example(model: Model) -> tuple[Tensor, ...]:
+def _example(model: Model) -> dict[str, Tensor]:
     generator, lengths = torch.Generator().manual_seed(0), iter(_LENGTHS)
 
     def example(spec: FeatureSpec) -> Tensor:
@@ -125,21 +148,43 @@ def _example(model: Model) -> tuple[Tensor, ...]:
             case Modality.CATEGORY:
                 return integers(spec.vocab_size)
 
-    return tuple(example(spec) for spec in model.features.values())
+    return {name: example(spec) for name, spec in model.features.items()}
 
 
 def _dynamic_shapes(model: Model) -> tuple[dict[int, Any], ...]:
-    batch = Dim(_BATCH_AXIS)
+    batch, names = Dim(_BATCH_AXIS), _axis_names(model)
     return tuple(
-        {0: batch, 1: Dim(_axis(name, "length"))} if spec.modality is Modality.SYMBOL else {0: batch}
+        {0: batch, 1: Dim(f"{names[name]}_length")} if spec.modality is Modality.SYMBOL else {0: batch}
         for name, spec in model.features.items()
     )
 
 
-def _axis(feature: str, kind: str) -> str:
-    """An axis of a text; torch wants an identifier, which the name of a column need not be."""
-    spelled = re.sub(r"[^0-9a-zA-Z_]", lambda found: f"_{ord(found[0]):x}_", feature)
-    return re.sub(r"^(?=\d)", "_", spelled) + f"_{kind}"
+def _packed_texts(model: Model, packed: Sequence[str]) -> dict[str, PackedText]:
+    names, taken = _axis_names(model), {*model.features}
+    found = {}
+    for feature in packed:
+        places = _free(f"{feature}.places", taken)
+        axis = names[feature]
+        found[feature] = PackedText(places, f"{axis}_tokens", f"{_BATCH_AXIS}*{axis}_length")
+    return found
+
+
+def _axis_names(model: Model) -> dict[str, str]:
+    """Feature -> how names of its axes begin: torch wants identifiers, which the names of columns need not be."""
+    taken: set[str] = set()
+    found = {}
+    for feature in model.features:
+        spelled = re.sub(r"[^0-9a-zA-Z_]", lambda one: f"_{ord(one[0]):x}_", feature)
+        found[feature] = _free(re.sub(r"^(?=\d)", "_", spelled), taken)
+    return found
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with underscores behind it if it is taken; it is then."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _rename(model: ModelProto) -> None:

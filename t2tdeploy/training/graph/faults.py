@@ -38,6 +38,21 @@ def tracing_faults(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def evaluation_faults(module: nn.Module) -> Iterator[None]:
+    """As `tracing_faults`, of the export of a forward pass alone."""
+    with quiet():
+        try:
+            yield
+        except T2TDeployError:
+            raise
+        except Exception as error:
+            cause = [*_causes(error)][-1]
+            path, line = _place(cause.__traceback__, module)
+            reason = f"its evaluation cannot be exported{line}: {_tracing_problem(cause)}"
+            raise DifferentiationError(reason, module_path=path) from error
+
+
+@contextmanager
 def differentiation_faults(graph: fx.Graph) -> Iterator[None]:
     """Turns any exception of AOTAutograd into a DifferentiationError with the operator of `graph` that it names."""
     with quiet():
@@ -99,7 +114,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    name = type(error).__name__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), name)
+    return f"{name}: {line}" if isinstance(error, KeyError) else line  # which says no more than the key
 
 
 def _named_operator(message: str, graph: fx.Graph) -> tuple[str | None, str | None]:
@@ -111,7 +128,7 @@ def _named_operator(message: str, graph: fx.Graph) -> tuple[str | None, str | No
     return None, None
 
 
-def _tracing_problem(error: Exception) -> str:
+def _tracing_problem(error: BaseException) -> str:
     lines = str(error).splitlines()
     if "data-dependent" in str(error):
         return "what it computes depends on the values of tensors, as in `if x.sum() > 0`"

@@ -9,20 +9,41 @@ the graph draws them by the shapes of the batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from t2tdeploy.errors import DifferentiationError, UserError
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.features import PAD_ID, Modality
 from t2tdeploy.models.model import Model, defining_class
+from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.training.graph.environment import PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec
-from t2tdeploy.training.graph.step import has_tied_softmax, places_name
+from t2tdeploy.training.graph.step import has_tied_softmax
 from t2tdeploy.training.graph.target import Target
+
+_INSTEAD = "leave packed_features out, so that padding is computed"
+_SAME = 1e-3  # of the largest number: bodies that differ more compute different things
+
+
+class PackedText(NamedTuple):
+    """Names in a graph that leaves the padding of a text out.
+
+    Args:
+        places: of the tokens, where the model reads them.
+        tokens: the axis of its tokens.
+        positions: the expression of all its positions.
+    """
+
+    places: str
+    tokens: str
+    positions: str
 
 
 def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ...]:
@@ -32,33 +53,82 @@ def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ..
     of indexing, sums over rows that may repeat.
 
     Raises:
-        UserError: what the model says of them cannot be.
+        UserError: what the model says of them cannot be; wherever it is to be trained.
     """
+    named = _declared(model)
+    usable = builder == PORTABLE and target.device == "cpu" and has_tied_softmax(model)
+    return named if usable else ()
+
+
+def _declared(model: Model) -> tuple[str, ...]:
     kind = type(model)
-    named = vars(kind).get("packed_features", ())
-    if not named or builder != PORTABLE or target.device != "cpu" or not has_tied_softmax(model):
+    named: Any = vars(kind).get("packed_features", ())
+    if named == () or not model.autoregressive:
         return ()
     texts = [name for name, spec in model.features.items() if spec.modality is Modality.SYMBOL]
-    if not isinstance(named, tuple) or not {model.target} <= set(named) <= set(texts):
+    distinct = isinstance(named, tuple) and all(named.count(name) == 1 for name in named)
+    if not distinct or model.target not in named or any(name not in texts for name in named):
         raise UserError(
-            f"packed_features of {kind.__name__} is {named!r}: not a tuple of texts, '{model.target}' among them",
+            f"packed_features of {kind.__name__} is {named!r}: not a tuple of texts, each once, '{model.target}' among "
+            "them",
             help=f"texts of this problem: {', '.join(texts)}",
         )
     if defining_class(kind, "body") is not defining_class(kind, "packed_body"):
         raise UserError(
             f"{kind.__name__} has packed_features, but its body and packed_body are of different classes",
-            help="define both where you define one, or leave packed_features out",
+            help=f"define both where you define one, or {_INSTEAD}",
         )
-    return named
+    return tuple(named)
 
 
-def find_tokens(
-    model: ModelProto, features: Mapping[str, tuple[str, str]], masks: Sequence[MaskSpec]
-) -> list[MaskSpec]:
+@contextmanager
+def packing_is_optional(packed: Sequence[str]) -> Iterator[None]:
+    """Faults of a model that leaves padding out, if there are any `packed` features, say that it need not."""
+    try:
+        yield
+    except DifferentiationError as error:
+        if packed:
+            error.help = f"{error.help}; or {_INSTEAD}"
+        raise
+
+
+def require_same_bodies(model: Model, packed: Sequence[str], example: Mapping[str, Tensor]) -> None:
+    """Compares what `body` and `packed_body` make of the tokens of an example of which pads are put at some ends.
+
+    Args:
+        model: in evaluation mode.
+        example: feature -> value, texts without a pad.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
+    if not packed:
+        return
+    batch, places = dict(example), {}
+    for name in packed:
+        rows, length = example[name].shape
+        real = torch.arange(length) < length - torch.arange(rows)[:, None] % length
+        batch[name] = example[name].where(real, PAD_ID)
+        places[name] = torch.cat([real.flatten().nonzero(), (~real).flatten().nonzero()[:1]]).flatten()
+    with torch.no_grad():
+        features = model.bottom(batch)
+        whole = model.body(features).flatten(0, 1)[places[model.target]]
+        alone = model.packed_body(features, {name: Tokens(at, *batch[name].shape) for name, at in places.items()})
+    real = batch[model.target].flatten()[places[model.target]] != PAD_ID
+    difference, largest = (float(x[real].abs().max()) for x in (whole - alone, whole))
+    if not difference <= _SAME * largest:
+        raise UserError(
+            f"packed_body of {type(model).__name__} does not compute what its body does: of numbers up to {largest:.3g}"
+            f" some differ by {difference:.3g}",
+            help=f"let both make the same of every token, or {_INSTEAD}",
+        )
+
+
+def find_tokens(model: ModelProto, features: Mapping[str, PackedText], masks: Sequence[MaskSpec]) -> list[MaskSpec]:
     """Rewrites `model` in place.
 
     Args:
-        features: packed feature -> (axis of its tokens, the expression of all its positions).
+        features: those that are packed.
         masks: inputs of `model`, whose shapes may have an axis of tokens.
 
     Returns:
@@ -69,20 +139,20 @@ def find_tokens(
     """
     graph = model.graph
     _write_constants(graph)
-    nodes = [node for name in features for node in _places(name)]
-    counts = {axis: f"{places_name(name)}/count" for name, (axis, _) in features.items()}
-    of_all = dict(features.values())
+    nodes = [node for name, text in features.items() for node in _places(name, text.places)]
+    counts = {text.tokens: f"{text.places}/count" for text in features.values()}
+    of_all = {text.tokens: text.positions for text in features.values()}
     changed = {mask.name: _of_all_positions(mask, of_all) for mask in masks}
     for mask in changed.values():
         if any(re.search(rf"\b{axis}\b", str(size)) for axis in of_all for size in mask.shape):
             named = ", ".join(map(str, mask.shape))
             raise DifferentiationError(f"packed_body has a dropout of [{named}]: tokens may only be its first axis")
-    for mask in masks:
-        if changed[mask.name] != mask:
-            used = f"{mask.name}/tokens"
-            rename_tensors(graph, {mask.name: used})
-            nodes.append(_node("Slice", [mask.name, _ZERO, counts[str(mask.shape[0])], _ZERO], used))
-    inputs = [value for value in graph.input if value.name not in map(places_name, features)]
+    cut = {mask.name: counts[str(mask.shape[0])] for mask in masks if changed[mask.name] != mask}
+    used = {name: f"{name}/tokens" for name in cut}
+    rename_tensors(graph, used)
+    nodes += [_node("Slice", [name, _ZERO, count, _ZERO], used[name]) for name, count in cut.items()]
+    found = {text.places for text in features.values()}
+    inputs = [value for value in graph.input if value.name not in found]
     for value in inputs:
         if value.name in changed:
             shape = changed[value.name].shape
@@ -110,9 +180,8 @@ def _write_constants(graph: GraphProto) -> None:
     graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in values.items())
 
 
-def _places(feature: str) -> list[NodeProto]:
+def _places(feature: str, places: str) -> list[NodeProto]:
     """Nodes that make the places, and their count, of the tokens of ids [batch, length]: see models/tokens.py."""
-    places = places_name(feature)
     own = {name: f"{places}/{name}" for name in _NAMES}
     named = {"ids": feature, "places": places, **own}
     return [

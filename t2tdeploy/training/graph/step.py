@@ -39,9 +39,9 @@ class TrainingStep(nn.Module):
 
     def forward(self, loss_scale: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loss_scale [] float32 -> numerator * loss_scale, numerator, denominator, all []"""
-        given = dict(zip((*self.model.features, *map(places_name, self.packed)), tensors, strict=True))
-        batch = {name: given[name] for name in self.model.features}
-        places = {name: given[places_name(name)] for name in self.packed}
+        given = len(self.model.features)
+        batch = dict(zip(self.model.features, tensors[:given], strict=True))
+        places = dict(zip(self.packed, tensors[given:], strict=True))
         terms = loss_terms(self.model, batch, self.label_smoothing, self.precision, places)
         return terms.numerator * loss_scale, terms.numerator.detach(), terms.denominator
 
@@ -65,11 +65,6 @@ class EvaluationStep(nn.Module):
         return found if self.model.autoregressive else (*found, logits.float())
 
 
-def places_name(feature: str) -> str:
-    """Of the places of a feature's tokens, as an input."""
-    return f"{feature}.places"
-
-
 def loss_terms(
     model: Model,
     batch: Mapping[str, Tensor],
@@ -81,6 +76,9 @@ def loss_terms(
 
     Args:
         places: of the tokens of `packed_features`; none: padding is computed, too.
+
+    Raises:
+        UserError: what `body` or `packed_body` returned are not vectors of the output's size, one for each row.
     """
     if not has_tied_softmax(model):
         return model.loss(model(batch), batch, label_smoothing=label_smoothing)
@@ -93,17 +91,38 @@ def loss_terms(
     features, rows = model.bottom(batch), labels.flatten()
     if places:
         where = {name: Tokens(at, *batch[name].shape) for name, at in places.items()}
-        x, rows = model.packed_body(features, where), rows[places[model.target]]
-        if x.dim() != 2 or x.size(0) != rows.size(0):
+        rows = rows[places[model.target]]
+        x = model.packed_body(features, where)
+        _require_vectors(model, "packed_body", x, ("tokens", "hidden"), weight.size(1))
+        if x.size(0) != rows.size(0):
             raise UserError(
-                f"packed_body of {type(model).__name__} returned {x.dim()} axes, not [tokens, hidden] of the target",
-                help="let it return a vector for each token, or leave packed_features out",
+                f"packed_body of {type(model).__name__} returned other rows than those of the tokens of "
+                f"'{model.target}', one for each",
+                help="let it return what tokens.merge_heads or tokens.pack of that text makes, in its order",
             )
     else:
-        x = model.body(features).flatten(0, 1)
+        x = model.body(features)
+        _require_vectors(model, "body", x, ("batch", "length", "hidden"), weight.size(1))
+        x = x.flatten(0, 1)
     numerator, _, _ = linear_cross_entropy(x.float(), weight, rows, share, precision)
     tokens = (labels != 0).float().sum()
     return LossTerms(numerator - tokens * soft_target_entropy(label_smoothing, vocab), tokens)
+
+
+def _require_vectors(model: Model, method: str, x: object, axes: Sequence[str], hidden: int) -> None:
+    if not isinstance(x, Tensor):
+        found = f"a {type(x).__name__}"
+    elif x.dim() != len(axes):
+        found = f"a tensor of {x.dim()} axes"
+    elif x.size(-1) != hidden:
+        found = f"vectors of {x.size(-1)} numbers"
+    else:
+        return
+    raise UserError(
+        f"{method} of {type(model).__name__} returned {found}, not [{', '.join(axes)}] of '{model.target}', hidden = "
+        f"{hidden}",
+        help=f"{hidden} is the size of the embedding, with which logits are a product",
+    )
 
 
 def has_tied_softmax(model: Model) -> bool:

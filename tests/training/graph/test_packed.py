@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import onnx
 import pytest
@@ -12,7 +13,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
-from t2tdeploy.errors import UserError
+from t2tdeploy.errors import DifferentiationError, UserError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.modalities import LossTerms
 from t2tdeploy.models.model import Batch
@@ -22,9 +23,9 @@ from t2tdeploy.training.graph.build import build_training_graph
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec
 from t2tdeploy.training.graph.obtain import obtain_training_graph
-from t2tdeploy.training.graph.packed import find_tokens, packed_features
+from t2tdeploy.training.graph.packed import PackedText, find_tokens, packed_features
 from t2tdeploy.training.graph.step import TrainingStep
-from t2tdeploy.training.graph.target import Target
+from t2tdeploy.training.graph.target import Device, Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 from tests.models.tiny import HPARAMS, features, padded, places_of, random_sources
 from tests.training.graph.parity import Scaled, assert_equal, autograd, masks_of, run, tensors
@@ -62,7 +63,7 @@ def finder() -> ModelProto:
         helper.make_graph(nodes, "finder", inputs, outputs), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
     )
     mask = MaskSpec(name="mask", rate=0.5, shape=("t", 2))
-    (changed,) = find_tokens(model, {"ids": ("t", "b*n")}, [mask])
+    (changed,) = find_tokens(model, {"ids": PackedText("ids.places", "t", "b*n")}, [mask])
     assert changed.shape == ("b*n", 2)
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -146,42 +147,117 @@ def test_a_model_that_does_not_say_so_keeps_its_padding(model: type[Transformer]
     assert packed_features(model(ONE_LAYER, features(VOCAB)), PORTABLE, Target()) == ()
 
 
-class ByHead(Transformer):
+class Other(Transformer):
+    """Its bodies may make anything of what the Transformer's make."""
+
     packed_features = ("inputs", "targets")
 
     def body(self, features: dict[str, Tensor]) -> Tensor:
         return super().body(features)
 
-    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
-        x = super().packed_body(features, tokens)
-        return self.dropout(x.view(-1, 2, 8).flatten(0, 1)).view_as(x)
+    def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Any:
+        return PACKED[type(self).made](self, super().packed_body(features, tokens), features, tokens)
+
+    made: ClassVar[str]
 
 
-class Unpacked(ByHead):
+PACKED: dict[str, Callable[..., Any]] = {
+    "dropout by head": lambda model, x, *_: model.dropout(x.view(-1, 2, 8).flatten(0, 1)).view_as(x),
+    "padding": lambda model, x, features, _: model.body(features).flatten(0, 1),
+    "positions": lambda model, x, features, _: model.body(features),
+    "batches of tokens": lambda model, x, *_: x[:, None],
+    "half a vector": lambda model, x, *_: x[:, :8],
+    "nothing": lambda *_: None,
+    "two": lambda model, x, *_: (x, x),
+    "a text that is not packed": lambda model, x, features, tokens: tokens["context"].pack(x),
+    "twice as much": lambda model, x, *_: 2 * x,
+}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("dropout by head", "dropout of [2*targets_tokens, 8]: tokens may only be its first axis"),
+        ("padding", "packed_body of Other returned other rows than those of the tokens of 'targets'"),
+        ("positions", "returned a tensor of 3 axes, not [tokens, hidden] of 'targets', hidden = 16"),
+        ("batches of tokens", "returned a tensor of 3 axes, not [tokens, hidden]"),
+        ("half a vector", "returned vectors of 8 numbers, not [tokens, hidden] of 'targets', hidden = 16"),
+        ("nothing", "returned a NoneType, not [tokens, hidden]"),
+        ("two", "returned a tuple, not [tokens, hidden]"),
+        ("a text that is not packed", "KeyError: 'context'"),
+        ("twice as much", "packed_body of Other does not compute what its body does"),
+    ],
+)
+def test_what_a_packed_body_may_not_do_is_refused(made: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Other, "made", made, raising=False)
+    built = Other(ONE_LAYER.replace(dropout=0.25), features(VOCAB))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        build_training_graph(built, label_smoothing=SMOOTHING)
+    if isinstance(caught.value, DifferentiationError):
+        assert "--engine torch" in str(caught.value.help)
+        assert "leave packed_features out" in str(caught.value.help)
+
+
+class Narrow(WiderTransformer):
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return super().body(features)[..., :8]
+
+
+class NarrowEvaluation(Transformer):
     packed_features = ("inputs", "targets")
 
     def body(self, features: dict[str, Tensor]) -> Tensor:
-        return super().body(features)
+        return super().body(features)[..., :8]
 
     def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
-        return self.body(dict(features)).flatten(0, 1)
+        return super().packed_body(features, tokens)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(ByHead, "dropout of [2*targets_tokens, 8]: tokens may only be its first axis"), (Unpacked, "not [tokens, hid")],
+    [(Narrow, "body of Narrow returned vectors of 8 numbers"), (NarrowEvaluation, "its evaluation cannot be exported")],
 )
-def test_what_a_packed_body_may_not_do_is_refused(model: type[Transformer], message: str) -> None:
-    built = model(ONE_LAYER.replace(dropout=0.25), features(VOCAB))
-    with pytest.raises(UserError, match=re.escape(message)):
-        build_training_graph(built, label_smoothing=SMOOTHING)
+def test_a_body_of_the_wrong_size_is_one_error(model: type[Transformer], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_training_graph(model(ONE_LAYER, features(VOCAB)), label_smoothing=SMOOTHING)
 
 
-@pytest.mark.parametrize("named", [("inputs",), "targets", ("context", "targets"), ["inputs", "targets"]])
-def test_packed_features_are_texts_and_the_target_among_them(named: object, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("inputs",),
+        "targets",
+        ("context", "targets"),
+        ["inputs", "targets"],
+        (["inputs"], "targets"),
+        ("inputs", "targets", "inputs"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_packed_features_are_texts_and_the_target_among_them(
+    named: object, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the model is trained: a graph for GPUs leaves nothing out."""
     monkeypatch.setattr(Transformer, "packed_features", named)
-    with pytest.raises(UserError, match="not a tuple of texts, 'targets' among them"):
-        packed_features(transformer(), PORTABLE, Target())
+    with pytest.raises(UserError, match="not a tuple of texts, each once, 'targets' among them"):
+        packed_features(transformer(), PORTABLE, Target(device))
+
+
+def test_texts_of_any_name_can_be_packed() -> None:
+    """Also if torch takes two of them for one axis, or a text is called as the places of another."""
+    texts = {name: features(VOCAB)["inputs"] for name in ("a b", "a_20_b", "targets.places", "inputs")}
+
+    class ManyTexts(Transformer):
+        packed_features = ("inputs", "targets")
+        body, packed_body = Transformer.body, Transformer.packed_body
+
+    model = ManyTexts(ONE_LAYER, {**texts, "targets": features(VOCAB)["targets"]})
+    graph = build_training_graph(model, label_smoothing=SMOOTHING)
+    names = [spec.name for spec in graph.manifest.features]
+    assert names == [*texts, "targets"]
+    batch = {name: padded(random_sources(VOCAB, seed, 4)) for seed, name in enumerate(names)}
+    given = {**tensors(model), **batch, **masks_of(graph.manifest, batch, least=1), "loss_scale": torch.tensor(1.0)}
+    assert run(graph.training, given)["numerator"] > 0
 
 
 class OwnBody(Transformer):
