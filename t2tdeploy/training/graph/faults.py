@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from traceback import walk_tb
@@ -23,33 +23,31 @@ _OPERATOR = re.compile(r"\b([A-Za-z_]\w*)(?:\.|::)(\w+)")
 _TRANSLATED = re.compile(r"call_function\[target=(?:torch\.ops\.)?([\w.]+)\]")
 
 
-@contextmanager
-def tracing_faults(module: nn.Module) -> Iterator[None]:
+def tracing_faults(module: nn.Module) -> AbstractContextManager[None]:
     """Turns any exception of torch.export into a DifferentiationError with the place in `module` where it arose."""
-    with quiet():
-        try:
-            yield
-        except T2TDeployError:
-            raise
-        except Exception as error:
-            path, line = _place(error.__traceback__, module)
-            reason = f"torch.export cannot trace it{line}: {_tracing_problem(error)}"
-            raise DifferentiationError(reason, module_path=path) from error
+    return _faults(module, "torch.export cannot trace it", lambda error: error)
+
+
+def evaluation_faults(module: nn.Module) -> AbstractContextManager[None]:
+    """As `tracing_faults`, of the export of a forward pass alone."""
+    return _faults(module, "its evaluation cannot be exported", lambda error: [*_causes(error)][-1])
 
 
 @contextmanager
-def evaluation_faults(module: nn.Module) -> Iterator[None]:
-    """As `tracing_faults`, of the export of a forward pass alone."""
+def _faults(module: nn.Module, what: str, telling: Callable[[BaseException], BaseException]) -> Iterator[None]:
+    """
+    Args:
+        telling: an exception -> itself or one of its causes, the one to quote.
+    """
     with quiet():
         try:
             yield
         except T2TDeployError:
             raise
         except Exception as error:
-            cause = [*_causes(error)][-1]
+            cause = telling(error)
             path, line = _place(cause.__traceback__, module)
-            reason = f"its evaluation cannot be exported{line}: {_tracing_problem(cause)}"
-            raise DifferentiationError(reason, module_path=path) from error
+            raise DifferentiationError(f"{what}{line}: {_tracing_problem(cause)}", module_path=path) from error
 
 
 @contextmanager
