@@ -227,10 +227,14 @@ class Benchmark:
         say(f"{self._size} {name} could not run: {error}")
 
 
-def earlier_sizes(settings: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier call measured on this machine with these versions and settings: sizes can be run one by one."""
+def earlier_sizes(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier call measured on this machine with these versions and settings: sizes can be run one by one.
+
+    Args:
+        name: of the results.
+    """
     try:
-        content = json.loads((RESULTS / "train_engines.json").read_text(encoding="utf-8"))
+        content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     same = content["machine"] == machine() and content["packages"] == versions(PACKAGES)
@@ -253,6 +257,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, help="of a pass")
     parser.add_argument("--threads", type=int, default=available_cpus())
     parser.add_argument("--data-dir", type=Path, help="of Multi30k [the lengths in multi30k_lengths.json]")
+    parser.add_argument("--name", default="train_engines", help="of the results: another machine's stay apart")
     options = parser.parse_args()
     options.sizes = _chosen(parser, options.sizes, SIZES, [QUICK_SIZE] if options.quick else list(SIZES))
     usual = list(QUICK_VARIANTS if options.quick else VARIANTS)
@@ -278,7 +283,7 @@ def main() -> None:
         return
     deadline = time.monotonic() + (QUICK_SECONDS if options.quick else 4 * 3600.0)
     lengths = multi30k_lengths(options.data_dir)
-    sizes: dict[str, Any] = {}
+    settings = {"batch_size": BATCH_SIZE, "vocabulary": VOCABULARY, "clip_grad_norm": CLIP, "threads": options.threads}
     last_line: dict[str, Any] = {}
     for size in options.sizes:
         rounds, count = (QUICK_ROUNDS, QUICK_BATCHES) if options.quick else SIZES[size]
@@ -287,27 +292,37 @@ def main() -> None:
             size, options.variants, batches, threads=options.threads, quick=options.quick, deadline=deadline
         )
         benchmark.run(options.rounds or rounds)
-        last_line[size], spread = ratios_of(benchmark.measured)
-        sizes[size] = {
-            "shapes": batches.shapes,
-            "tokens_of_a_pass": batches.tokens,
-            "padding_share": round(batches.padding_share, 4),
-            "epoch_padding_share": round(batches.epoch_padding_share, 4),
-            "variants": {name: measured.record(batches.tokens) for name, measured in benchmark.measured.items()},
-            "ratios": last_line[size],
-            "ratio_quartiles": spread,
-        }
-        say(json.dumps({size: sizes[size]}, indent=2, ensure_ascii=False))
+        found = content_of(benchmark, batches)
+        say(json.dumps({size: found}, indent=2, ensure_ascii=False))
+        last_line[size] = found["ratios"]
+        if not options.quick:  # at once: the next size takes long
+            write(options.name, settings, {size: found})
     if options.quick:
         print(json.dumps(last_line))
-        return
-    settings = {"batch_size": BATCH_SIZE, "vocabulary": VOCABULARY, "clip_grad_norm": CLIP, "threads": options.threads}
-    sizes = earlier_sizes(settings) | sizes
+
+
+def content_of(benchmark: Benchmark, batches: Rotation) -> dict[str, Any]:
+    """What is written of a size."""
+    ratios, spread = ratios_of(benchmark.measured)
+    return {
+        "shapes": batches.shapes,
+        "tokens_of_a_pass": batches.tokens,
+        "padding_share": round(batches.padding_share, 4),
+        "epoch_padding_share": round(batches.epoch_padding_share, 4),
+        "variants": {name: measured.record(batches.tokens) for name, measured in benchmark.measured.items()},
+        "ratios": ratios,
+        "ratio_quartiles": spread,
+    }
+
+
+def write(name: str, settings: dict[str, Any], measured: dict[str, Any]) -> None:
+    """Writes the results, with those of earlier calls, and prints the ratios."""
+    sizes = earlier_sizes(name, settings) | measured
     sizes = {size: sizes[size] for size in SIZES if size in sizes}
-    last_line = {size: content["ratios"] for size, content in sizes.items()}
+    ratios = {size: content["ratios"] for size, content in sizes.items()}
     RESULTS.mkdir(exist_ok=True)
-    plot(sizes, RESULTS / "train_engines.png")
-    publish("train_engines", {"settings": settings, "sizes": sizes}, packages=PACKAGES, last_line=last_line)
+    plot(sizes, RESULTS / f"{name}.png")
+    publish(name, {"settings": settings, "sizes": sizes}, packages=PACKAGES, last_line=ratios)
 
 
 if __name__ == "__main__":

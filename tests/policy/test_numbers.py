@@ -54,6 +54,7 @@ def quoted() -> list[str]:
         *decoding(),
         *decoding_with_amx(),
         *padding(),
+        *training_with_amx(),
         "| {:.2f} / {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_torch"] for of in steps)),
         "| {:.2f} / {:.2f} times as fast |".format(*(of["ort_over_compile"] for of in steps[1:])),
         "| {:.2f} / {:.2f} / {:.2f} of torch's |".format(*(of["memory_ratio"] for of in steps)),
@@ -91,6 +92,18 @@ def quoted() -> list[str]:
         ),
         "| {} / {} times as fast | | `make bench-batches` |".format(
             *(f"{one['ratio']:.2f}" for one in result("batches_at_once")["batches"].values())
+        ),
+    ]
+
+
+def training_with_amx() -> list[str]:
+    tiny, small, base = (result("train_engines_amx")["sizes"][size]["ratios"] for size in ("tiny", "small", "base"))
+    return [
+        "against torch eager | {:.2f} / {:.2f} / {:.2f} times as fast |".format(
+            *(of["ort_over_torch"] for of in (tiny, small, base))
+        ),
+        "| {:.2f} / {:.2f} times as fast; {:.2f} / {:.2f} / {:.2f} |".format(
+            *(of["ort_over_compile"] for of in (small, base)), *(of["memory_ratio"] for of in (tiny, small, base))
         ),
     ]
 
