@@ -2,6 +2,7 @@
 
     python benchmarks/train_engines.py            # all sizes, an hour; writes results/train_engines.json and .png
     python benchmarks/train_engines.py --sizes base --rounds 3    # one of them; the others' results stay
+    python benchmarks/train_engines.py --name train_engines_amx   # beside the results of another machine
     python benchmarks/train_engines.py --quick    # tiny, within three minutes, writes nothing
     python benchmarks/train_engines.py --memory   # engine ort over 2000 steps of any shape, see train_memory.py
 

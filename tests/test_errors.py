@@ -103,6 +103,9 @@ HELP: dict[int, str | None] = {
     errno.ENFILE: MORE_FILES,
     errno.EIO: DISK,
     errno.ESTALE: DISK,
+    errno.ETIMEDOUT: DISK,
+    errno.ENODEV: DISK,
+    errno.ENXIO: DISK,
     errno.ENAMETOOLONG: None,
     errno.EISDIR: None,
 }

@@ -70,14 +70,16 @@ def build_training_graph(
     was_training = model.training
     packed = _packed_texts(model, packed_features(model, builder, target))
     step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision, packed=tuple(packed))
-    with quiet_exporter(), without_garbage_collection(), packing_is_optional(tuple(packed)):
-        training = _differentiated(step.train(), _differentiation(builder, target), packed)
+    with quiet_exporter(), without_garbage_collection():
+        with packing_is_optional(step.packed):
+            training = _differentiated(step.train(), _differentiation(builder, target), packed)
         evaluation = _evaluation(model)
-        require_same_bodies(model, tuple(packed), _example(model))
-        model.train(was_training)
-        masks = masks_as_inputs(training)
-        merge_relu_dropout(training)
-        if packed:
+        require_same_bodies(model, step.packed, _example(model))
+    model.train(was_training)
+    masks = masks_as_inputs(training)
+    merge_relu_dropout(training)
+    if packed:
+        with packing_is_optional(step.packed):
             masks = find_tokens(training, packed, masks)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
 
