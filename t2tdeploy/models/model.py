@@ -188,8 +188,9 @@ class Model(nn.Module):
     def packed_body(self, features: Mapping[str, Tensor], tokens: Mapping[str, Tokens]) -> Tensor:
         """As `body` of a target that is text, but [tokens, hidden], of its tokens alone.
 
-        Nothing may depend on a pad behind real tokens (models/tokens.py). In what goes through dropout, tokens may only
-        be the first axis.
+        It must compute what `body` does: the two are compared where a graph is built, and defined in, or inherited
+        from, one class. Nothing may depend on a pad behind real tokens (models/tokens.py). In what goes through
+        dropout, tokens may only be the first axis.
 
         Args:
             features: what `bottom` returned.
@@ -226,7 +227,42 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Teacher-forced logits [batch, target_length, vocab] of text; else logits [batch, classes] or values."""
         features = self.bottom(batch)
-        return self.top(self.pooled(self.body(features), features))
+        x = self.body(features)
+        if self.autoregressive and type(self).top is Model.top:
+            self.require_vectors("body", x, batch[self.target].shape)
+        return self.top(self.pooled(x, features))
+
+    def require_vectors(self, method: str, x: object, rows: Sequence[int]) -> None:
+        """Checks what `body` or `packed_body` returned, of a target that is text.
+
+        Args:
+            method: which of them.
+            x: what it returned.
+            rows: [batch, target_length] of `body`, [tokens] of `packed_body`.
+
+        Raises:
+            UserError: these are not vectors of the size of the embedding, one for each of the rows.
+        """
+        size, axes = self.modality(self.target).size, len(rows) + 1
+        help = "let it return one tensor, with a vector for each token"
+        if not isinstance(x, Tensor):
+            found = f"a {type(x).__name__}"
+        elif x.dim() != axes:
+            found = f"a tensor of {x.dim()} axes"
+        elif x.size(-1) != size:
+            found = f"vectors of {x.size(-1)} numbers"
+            help = f"{size} is the size of the embedding, with which logits are a product"
+        elif x.shape[:-1] != rows:
+            found = "other rows"
+            help = "let it return a vector for each token of that text, in its order, and of nothing else"
+        else:
+            return
+        wanted = "batch, length" if len(rows) == 2 else "tokens"
+        raise UserError(
+            f"{method} of {type(self).__name__} returned {found}, not [{wanted}, hidden] of '{self.target}', hidden = "
+            f"{size}",
+            help=help,
+        )
 
     def initialize(self, batches: Iterable[Batch]) -> None:
         """Sets the parameters and buffers that follow from the training data, if there are any.

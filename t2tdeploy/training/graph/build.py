@@ -6,7 +6,7 @@ import importlib.metadata
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx
 import torch
@@ -14,6 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 from torch import Tensor
 from torch.export import Dim
 
+from t2tdeploy.errors import DifferentiationError, UserError
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.export.quick import without_garbage_collection
 from t2tdeploy.export.quiet import quiet_exporter
@@ -30,17 +31,13 @@ from t2tdeploy.training.graph.manifest import (
     LOSS_SCALE,
     NUMERATOR,
     Manifest,
+    MaskSpec,
     TensorSpec,
 )
 from t2tdeploy.training.graph.masks import masks_as_inputs
-from t2tdeploy.training.graph.packed import (
-    PackedText,
-    find_tokens,
-    packed_features,
-    packing_is_optional,
-    require_same_bodies,
-)
+from t2tdeploy.training.graph.packed import INSTEAD, PackedText, find_tokens, packed_features
 from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
+from t2tdeploy.training.graph.same_bodies import require_same_bodies
 from t2tdeploy.training.graph.step import EvaluationStep, TrainingStep, constant_buffers
 from t2tdeploy.training.graph.target import Target
 from t2tdeploy.training.graph.training_graph import TrainingGraph
@@ -49,6 +46,8 @@ _PACKAGES = ("t2tdeploy", "torch", "onnx", "onnxscript")
 _PREFIX, _SCALED = "model.", "scaled_loss"
 _BATCH, _LENGTHS, _TOKENS = 5, range(17, 2**16, 2), range(16, 2**16, 2)
 """Of the example: sizes that differ, so that axes are told apart."""
+_FEW = range(4, 2**16)
+"""Lengths of the example that is computed."""
 _BATCH_AXIS = "batch"
 
 Differentiate = Callable[..., ModelProto]
@@ -65,23 +64,52 @@ def build_training_graph(
         builder: one of `environment.gradient_builders()`.
 
     Raises:
-        UserError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
+        DifferentiationError: an operator of the model cannot be differentiated or translated; see `joint_graph`.
+        UserError: its `body` or `packed_body` returned what cannot be, or they compute different things.
     """
-    was_training = model.training
     packed = _packed_texts(model, packed_features(model, builder, target))
-    step = TrainingStep(model, label_smoothing=label_smoothing, precision=target.precision, packed=tuple(packed))
-    with quiet_exporter(), without_garbage_collection():
-        with packing_is_optional(step.packed):
-            training = _differentiated(step.train(), _differentiation(builder, target), packed)
-        evaluation = _evaluation(model)
-        require_same_bodies(model, step.packed, _example(model))
-    model.train(was_training)
-    masks = masks_as_inputs(training)
-    merge_relu_dropout(training)
-    if packed:
-        with packing_is_optional(step.packed):
-            masks = find_tokens(training, packed, masks)
+    was_training, options = model.training, _Options(label_smoothing, target, builder)
+    try:
+        with quiet_exporter(), without_garbage_collection():
+            training, masks = _training(model, options, packed)
+            evaluation = _evaluation(model)
+            require_same_bodies(model, tuple(packed), _example(model, _FEW))
+    finally:
+        model.train(was_training)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
+
+
+class _Options(NamedTuple):
+    label_smoothing: float
+    target: Target
+    builder: str
+
+
+def _training(
+    model: Model, options: _Options, packed: Mapping[str, PackedText]
+) -> tuple[ModelProto, Sequence[MaskSpec]]:
+    """The graph and its masks."""
+    step = TrainingStep(
+        model, label_smoothing=options.label_smoothing, precision=options.target.precision, packed=tuple(packed)
+    )
+    try:
+        training = _differentiated(step.train(), _differentiation(options.builder, options.target), packed)
+        masks = masks_as_inputs(training)
+        merge_relu_dropout(training)
+        return training, find_tokens(training, packed, masks) if packed else masks
+    except DifferentiationError as error:
+        if packed and _can_be_built(model, options):
+            error.help = f"{error.help}; or {INSTEAD}"
+        raise
+
+
+def _can_be_built(model: Model, options: _Options) -> bool:
+    """Whether there is a graph that computes padding."""
+    try:
+        _training(model, options, {})
+    except UserError:
+        return False
+    return True
 
 
 def _differentiated(step: TrainingStep, differentiate: Differentiate, packed: Mapping[str, PackedText]) -> ModelProto:
@@ -129,8 +157,8 @@ def _evaluation_outputs(model: Model) -> tuple[str, ...]:
     return (NUMERATOR, DENOMINATOR, CORRECT, *(() if model.autoregressive else (LOGITS,)))
 
 
-def _example(model: Model) -> dict[str, Tensor]:
-    generator, lengths = torch.Generator().manual_seed(0), iter(_LENGTHS)
+def _example(model: Model, of_texts: Sequence[int] = _LENGTHS) -> dict[str, Tensor]:
+    generator, lengths = torch.Generator().manual_seed(0), iter(of_texts)
 
     def example(spec: FeatureSpec) -> Tensor:
         def integers(most: int, *shape: int, least: int = 0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -13,11 +13,20 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from t2tdeploy.errors import DifferentiationError, T2TDeployError
 
-_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental", "onnxscript", "onnx_ir")
+_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx.experimental",
+    "torch._subclasses.fake_tensor",
+    "onnxscript",
+    "onnx_ir",
+)
+_INSIDE = (Path(torch.__file__).parent, Path(__file__).parent)
 # As torch writes operators in its messages: aten.foo.default, aten::foo.
 _OPERATOR = re.compile(r"\b([A-Za-z_]\w*)(?:\.|::)(\w+)")
 _TRANSLATED = re.compile(r"call_function\[target=(?:torch\.ops\.)?([\w.]+)\]")
@@ -25,27 +34,34 @@ _TRANSLATED = re.compile(r"call_function\[target=(?:torch\.ops\.)?([\w.]+)\]")
 
 def tracing_faults(module: nn.Module) -> AbstractContextManager[None]:
     """Turns any exception of torch.export into a DifferentiationError with the place in `module` where it arose."""
-    return _faults(module, "torch.export cannot trace it", lambda error: error)
+    return _faults(module, "torch.export cannot trace it")
 
 
 def evaluation_faults(module: nn.Module) -> AbstractContextManager[None]:
-    """As `tracing_faults`, of the export of a forward pass alone."""
-    return _faults(module, "its evaluation cannot be exported", lambda error: [*_causes(error)][-1])
+    """As `tracing_faults`, of the export of a forward pass alone; or with the operator that has no translation."""
+    return _faults(module, "its evaluation cannot be exported")
+
+
+def example_faults(module: nn.Module) -> AbstractContextManager[None]:
+    """As `tracing_faults`, of what torch computes of an example."""
+    return _faults(module, "it cannot be computed of an example")
 
 
 @contextmanager
-def _faults(module: nn.Module, what: str, telling: Callable[[BaseException], BaseException]) -> Iterator[None]:
-    """
-    Args:
-        telling: an exception -> itself or one of its causes, the one to quote.
-    """
+def _faults(module: nn.Module, what: str) -> Iterator[None]:
     with quiet():
         try:
             yield
-        except T2TDeployError:
-            raise
         except Exception as error:
-            cause = telling(error)
+            chain = [*_causes(error)]
+            for cause in chain:
+                if isinstance(cause, T2TDeployError):
+                    raise cause from None
+            if operator := _translated(chain):
+                raise DifferentiationError(_without_translation(operator, chain[-1]), operator=operator) from error
+            # torch.onnx's own exceptions say only that there was another one.
+            told = (cause for cause in chain if not type(cause).__module__.startswith("torch.onnx"))
+            cause = next(told, chain[-1])
             path, line = _place(cause.__traceback__, module)
             raise DifferentiationError(f"{what}{line}: {_tracing_problem(cause)}", module_path=path) from error
 
@@ -70,16 +86,22 @@ def translation_faults(graph: fx.Graph) -> Iterator[None]:
             yield
         except Exception as error:
             chain = [*_causes(error)]
-            found = next((match for one in chain if (match := _TRANSLATED.search(str(one)))), None)
-            operator = found[1] if found else None
+            operator = _translated(chain)
             path = next((module_path(node) for node in graph.nodes if str(node.target) == operator), None)
-            detail = chain[-1]
-            reason = "it has no translation to ONNX"
-            if isinstance(detail, NotImplementedError) and str(detail):
-                reason = f"{reason} with {_first_line(detail)}"
-            elif operator is None:
-                reason = f"torch.onnx cannot translate it: {_first_line(detail)}"
+            reason = _without_translation(operator, chain[-1])
             raise DifferentiationError(reason, operator=operator, module_path=path) from error
+
+
+def _translated(chain: Sequence[BaseException]) -> str | None:
+    """The operator that torch.onnx was translating, if one of these says so."""
+    found = next((match for one in chain if (match := _TRANSLATED.search(str(one)))), None)
+    return found[1] if found else None
+
+
+def _without_translation(operator: str | None, detail: BaseException) -> str:
+    if isinstance(detail, NotImplementedError) and str(detail):
+        return f"it has no translation to ONNX with {_first_line(detail)}"
+    return "it has no translation to ONNX" if operator else f"torch.onnx cannot translate it: {_first_line(detail)}"
 
 
 def module_path(node: fx.Node) -> str | None:
@@ -137,7 +159,7 @@ def _tracing_problem(error: BaseException) -> str:
 
 
 def _place(traceback: TracebackType | None, module: nn.Module) -> tuple[str | None, str]:
-    """The innermost module of `module` in a traceback, and the innermost line outside of torch, as text."""
+    """The innermost module of `module` in a traceback, and the innermost line of neither torch nor us, as text."""
     paths = {id(part): path for path, part in module.named_modules()}
     path, line = None, ""
     for frame, number in walk_tb(traceback):
@@ -146,6 +168,6 @@ def _place(traceback: TracebackType | None, module: nn.Module) -> tuple[str | No
         if id(owner) in paths:
             path = paths[id(owner)] or None
         if id(owner) in paths or line:
-            outside = not {"torch", "graph"} & set(Path(code.co_filename).parts)
+            outside = not any(Path(code.co_filename).is_relative_to(folder) for folder in _INSIDE)
             line = f" ({code.co_filename}:{number})" if outside else line
     return path, line

@@ -42,7 +42,7 @@ def obtain_training_graph(
         directory: of the cache; default: `default_directory()`.
 
     Raises:
-        UserError: the model cannot be differentiated as a graph.
+        UserError: no graph can be made of the model; see `build_training_graph` and `packed_features`.
         OperationalError: this environment lacks the gradient builder.
     """
     reporter = reporter or SilentReporter()

@@ -9,27 +9,22 @@ the graph draws them by the shapes of the batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from torch import Tensor
 
 from t2tdeploy.errors import DifferentiationError, UserError
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.features import PAD_ID, Modality
 from t2tdeploy.models.model import Model, defining_class
-from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.training.graph.environment import PORTABLE
 from t2tdeploy.training.graph.manifest import MaskSpec
 from t2tdeploy.training.graph.step import has_tied_softmax
 from t2tdeploy.training.graph.target import Target
 
-_INSTEAD = "leave packed_features out, so that padding is computed"
-_SAME = 1e-3  # of the largest number: bodies that differ more compute different things
+INSTEAD = "leave packed_features out, so that padding is computed"
 
 
 class PackedText(NamedTuple):
@@ -53,7 +48,7 @@ def packed_features(model: Model, builder: str, target: Target) -> tuple[str, ..
     of indexing, sums over rows that may repeat.
 
     Raises:
-        UserError: what the model says of them cannot be; wherever it is to be trained.
+        UserError: what the model says of them cannot be; also where padding is computed all the same.
     """
     named = _declared(model)
     usable = builder == PORTABLE and target.device == "cpu" and has_tied_softmax(model)
@@ -76,52 +71,9 @@ def _declared(model: Model) -> tuple[str, ...]:
     if defining_class(kind, "body") is not defining_class(kind, "packed_body"):
         raise UserError(
             f"{kind.__name__} has packed_features, but its body and packed_body are of different classes",
-            help=f"define both where you define one, or {_INSTEAD}",
+            help=f"define both where you define one, or {INSTEAD}",
         )
     return tuple(named)
-
-
-@contextmanager
-def packing_is_optional(packed: Sequence[str]) -> Iterator[None]:
-    """Faults of a model that leaves padding out, if there are any `packed` features, say that it need not."""
-    try:
-        yield
-    except DifferentiationError as error:
-        if packed:
-            error.help = f"{error.help}; or {_INSTEAD}"
-        raise
-
-
-def require_same_bodies(model: Model, packed: Sequence[str], example: Mapping[str, Tensor]) -> None:
-    """Compares what `body` and `packed_body` make of the tokens of an example of which pads are put at some ends.
-
-    Args:
-        model: in evaluation mode.
-        example: feature -> value, texts without a pad.
-
-    Raises:
-        UserError: they differ by more than rounding.
-    """
-    if not packed:
-        return
-    batch, places = dict(example), {}
-    for name in packed:
-        rows, length = example[name].shape
-        real = torch.arange(length) < length - torch.arange(rows)[:, None] % length
-        batch[name] = example[name].where(real, PAD_ID)
-        places[name] = torch.cat([real.flatten().nonzero(), (~real).flatten().nonzero()[:1]]).flatten()
-    with torch.no_grad():
-        features = model.bottom(batch)
-        whole = model.body(features).flatten(0, 1)[places[model.target]]
-        alone = model.packed_body(features, {name: Tokens(at, *batch[name].shape) for name, at in places.items()})
-    real = batch[model.target].flatten()[places[model.target]] != PAD_ID
-    difference, largest = (float(x[real].abs().max()) for x in (whole - alone, whole))
-    if not difference <= _SAME * largest:
-        raise UserError(
-            f"packed_body of {type(model).__name__} does not compute what its body does: of numbers up to {largest:.3g}"
-            f" some differ by {difference:.3g}",
-            help=f"let both make the same of every token, or {_INSTEAD}",
-        )
 
 
 def find_tokens(model: ModelProto, features: Mapping[str, PackedText], masks: Sequence[MaskSpec]) -> list[MaskSpec]:

@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from t2tdeploy.errors import UserError
 from t2tdeploy.models.modalities import LossTerms, SymbolModality, soft_target_entropy
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.tokens import Tokens
@@ -78,14 +77,13 @@ def loss_terms(
         places: of the tokens of `packed_features`; none: padding is computed, too.
 
     Raises:
-        UserError: what `body` or `packed_body` returned are not vectors of the output's size, one for each row.
+        UserError: what `body` or `packed_body` returned cannot be; see `Model.require_vectors`.
     """
     if not has_tied_softmax(model):
         return model.loss(model(batch), batch, label_smoothing=label_smoothing)
     target, labels = model.modality(model.target), batch[model.target]
     assert isinstance(target, SymbolModality)
-    weight = target.weight
-    vocab = weight.size(0)
+    vocab = target.weight.size(0)
     # The same smoothing as in smoothed_cross_entropy.
     share = label_smoothing * vocab / (vocab - 1)
     features, rows = model.bottom(batch), labels.flatten()
@@ -93,36 +91,14 @@ def loss_terms(
         where = {name: Tokens(at, *batch[name].shape) for name, at in places.items()}
         rows = rows[places[model.target]]
         x = model.packed_body(features, where)
-        _require_vectors(model, "packed_body", x, ("tokens", "hidden"), weight.size(1))
-        if x.size(0) != rows.size(0):
-            raise UserError(
-                f"packed_body of {type(model).__name__} returned other rows than those of the tokens of "
-                f"'{model.target}', one for each",
-                help="let it return what tokens.merge_heads or tokens.pack of that text makes, in its order",
-            )
+        model.require_vectors("packed_body", x, rows.shape)
     else:
         x = model.body(features)
-        _require_vectors(model, "body", x, ("batch", "length", "hidden"), weight.size(1))
+        model.require_vectors("body", x, labels.shape)
         x = x.flatten(0, 1)
-    numerator, _, _ = linear_cross_entropy(x.float(), weight, rows, share, precision)
+    numerator, _, _ = linear_cross_entropy(x.float(), target.weight, rows, share, precision)
     tokens = (labels != 0).float().sum()
     return LossTerms(numerator - tokens * soft_target_entropy(label_smoothing, vocab), tokens)
-
-
-def _require_vectors(model: Model, method: str, x: object, axes: Sequence[str], hidden: int) -> None:
-    if not isinstance(x, Tensor):
-        found = f"a {type(x).__name__}"
-    elif x.dim() != len(axes):
-        found = f"a tensor of {x.dim()} axes"
-    elif x.size(-1) != hidden:
-        found = f"vectors of {x.size(-1)} numbers"
-    else:
-        return
-    raise UserError(
-        f"{method} of {type(model).__name__} returned {found}, not [{', '.join(axes)}] of '{model.target}', hidden = "
-        f"{hidden}",
-        help=f"{hidden} is the size of the embedding, with which logits are a product",
-    )
 
 
 def has_tied_softmax(model: Model) -> bool:

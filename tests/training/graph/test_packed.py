@@ -171,6 +171,10 @@ PACKED: dict[str, Callable[..., Any]] = {
     "two": lambda model, x, *_: (x, x),
     "a text that is not packed": lambda model, x, features, tokens: tokens["context"].pack(x),
     "twice as much": lambda model, x, *_: 2 * x,
+    "pads are seen": lambda model, x, features, tokens: Transformer.packed_body(
+        model, {**features, "inputs_mask": torch.ones_like(features["inputs_mask"])}, tokens
+    ),
+    "a gate that is closed": lambda model, x, *_: x + model.gate * x,
 }
 
 
@@ -178,7 +182,7 @@ PACKED: dict[str, Callable[..., Any]] = {
     ("made", "message"),
     [
         ("dropout by head", "dropout of [2*targets_tokens, 8]: tokens may only be its first axis"),
-        ("padding", "packed_body of Other returned other rows than those of the tokens of 'targets'"),
+        ("padding", "packed_body of Other returned other rows, not [tokens, hidden] of 'targets', hidden = 16"),
         ("positions", "returned a tensor of 3 axes, not [tokens, hidden] of 'targets', hidden = 16"),
         ("batches of tokens", "returned a tensor of 3 axes, not [tokens, hidden]"),
         ("half a vector", "returned vectors of 8 numbers, not [tokens, hidden] of 'targets', hidden = 16"),
@@ -186,13 +190,17 @@ PACKED: dict[str, Callable[..., Any]] = {
         ("two", "returned a tuple, not [tokens, hidden]"),
         ("a text that is not packed", "KeyError: 'context'"),
         ("twice as much", "packed_body of Other does not compute what its body does"),
+        ("pads are seen", "packed_body of Other does not compute what its body does"),
+        ("a gate that is closed", "packed_body of Other does not compute what its body does"),
     ],
 )
 def test_what_a_packed_body_may_not_do_is_refused(made: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Other, "made", made, raising=False)
     built = Other(ONE_LAYER.replace(dropout=0.25), features(VOCAB))
+    built.gate = nn.Parameter(torch.zeros(()))
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         build_training_graph(built, label_smoothing=SMOOTHING)
+    assert built.training
     if isinstance(caught.value, DifferentiationError):
         assert "--engine torch" in str(caught.value.help)
         assert "leave packed_features out" in str(caught.value.help)
@@ -213,14 +221,80 @@ class NarrowEvaluation(Transformer):
         return super().packed_body(features, tokens)
 
 
+class Shifted(WiderTransformer):
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        return super().body(features)[:, 1:]
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(Narrow, "body of Narrow returned vectors of 8 numbers"), (NarrowEvaluation, "its evaluation cannot be exported")],
+    [
+        (Narrow, "body of Narrow returned vectors of 8 numbers"),
+        (NarrowEvaluation, "body of NarrowEvaluation returned vectors of 8 numbers"),
+        (Shifted, "body of Shifted returned other rows, not [batch, length, hidden] of 'targets', hidden = 16"),
+    ],
 )
-def test_a_body_of_the_wrong_size_is_one_error(model: type[Transformer], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        build_training_graph(model(ONE_LAYER, features(VOCAB)), label_smoothing=SMOOTHING)
-    assert "packed_features" not in str(caught.value.help)  # the body would still be wrong
+def test_a_body_that_returns_what_cannot_be_is_one_error(
+    model: type[Transformer], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    built = model(ONE_LAYER, features(VOCAB))
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        build_training_graph(built, label_smoothing=SMOOTHING)
+    # With torch or without packing the body would still be wrong.
+    assert not re.search("--engine torch|packed_features", str(caught.value.help))
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(UserError, match=re.escape(message)):
+        built({"inputs": IDS["padded"], "targets": IDS["padded"]})
+
+
+class FewPositions(Transformer):
+    """Learned positions, of which there are eight: torch.export looks up no number beyond them."""
+
+    packed_features = ("inputs", "targets")
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.position = nn.Embedding(8, 16)
+
+    def bottom(self, batch: Batch) -> dict[str, Tensor]:
+        found = super().bottom(batch)
+        return {**found, "targets": found["targets"] + self.position(torch.arange(batch["targets"].size(1)))}
+
+    body, packed_body = Transformer.body, Transformer.packed_body
+
+
+def test_the_example_that_bodies_are_compared_by_is_short() -> None:
+    graph = build_training_graph(FewPositions(ONE_LAYER, features(VOCAB)), label_smoothing=SMOOTHING)
+    assert "position.weight" in {spec.name for spec in graph.manifest.parameters}
+
+
+class NoExample(FewPositions):
+    packed_features = ("inputs", "targets")
+    body, packed_body = Transformer.body, Transformer.packed_body
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.position = nn.Embedding(2, 16)
+
+
+def test_what_cannot_be_computed_of_an_example_is_one_error() -> None:
+    with pytest.raises(DifferentiationError, match=r"cannot be computed of an example.*index out of range"):
+        build_training_graph(NoExample(ONE_LAYER, features(VOCAB)), label_smoothing=SMOOTHING)
+
+
+class DataDependent(Transformer):
+    packed_features = ("inputs", "targets")
+    body, packed_body = Transformer.body, Transformer.packed_body
+
+    def bottom(self, batch: Batch) -> dict[str, Tensor]:
+        assert batch["inputs"].sum() > 0
+        return super().bottom(batch)
+
+
+def test_to_compute_padding_is_advised_where_that_helps() -> None:
+    with pytest.raises(DifferentiationError, match="depends on the values") as caught:
+        build_training_graph(DataDependent(ONE_LAYER, features(VOCAB)), label_smoothing=SMOOTHING)
+    assert caught.value.help == "train with --engine torch, which needs no graph"
 
 
 @pytest.mark.parametrize(
