@@ -199,9 +199,18 @@ def _help_to_read(number: int | None) -> str | None:
             return "see where the links on the way to it lead"
         case errno.EMFILE | errno.ENFILE:
             return "let the process open more files (ulimit -n), or close some that are open on this machine"
-        case errno.EIO | errno.ESTALE | errno.ETIMEDOUT | errno.ENODEV | errno.ENXIO:
-            return "see whether its disk is well"
+    if number in _OF_DISKS:
+        return "see whether its disk is well"
     return None
+
+
+_OF_DISKS = {
+    getattr(errno, name, None)  # not every system has all of them
+    for name in (
+        *("EIO", "ENXIO", "ENODEV", "ENOMEDIUM", "EUCLEAN", "EBADMSG"),
+        *("ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EREMOTEIO"),
+    )
+} - {None}
 
 
 class ParityError(OperationalError):

@@ -11,6 +11,7 @@ folders and lost+found, which mkfs makes at the root of a file system, are not m
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import stat
@@ -28,7 +29,10 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 folder."""
 
 _GONE = (FileNotFoundError, NotADirectoryError)
+_OF_LINKS = (errno.ELOOP, errno.ENAMETOOLONG)  # that lead nowhere, and do not for a moment only
 _LOST_AND_FOUND = "lost+found"
+
+logger = logging.getLogger("t2tdeploy.serving")
 
 
 def label_of(name: str, number: int) -> str:
@@ -122,6 +126,7 @@ class RepositoryFolder:
         if is_bundle:
             raise InputError(f"{root} is a bundle, not a repository of bundles", path=root, help="give it as --bundle")
         self.root = root
+        self._warn_of_versions()
 
     def scan(self) -> list[Found]:
         """Every version of every model, by name and number.
@@ -142,6 +147,15 @@ class RepositoryFolder:
             except OSError as error:
                 found.append(Found(model.name, 0, model, (), UnreadableError(model, error)))
         return found
+
+    def _warn_of_versions(self) -> None:
+        """Of a folder one too deep, every version would be a model."""
+        found = self.scan()
+        if found and all(_is_number(one.name) and one.directory.parent == self.root for one in found):
+            logger.warning(
+                "%s holds bundles named %s: if they are versions of one model, give --repository %s",
+                *(self.root, ", ".join(one.name for one in found), self.root.absolute().parent),
+            )
 
 
 def _may_be_model(name: str) -> bool:
@@ -170,12 +184,16 @@ def _found(versions: Iterable[tuple[str, int, Path]]) -> list[Found]:
         except _GONE:
             continue
         except OSError as error:
-            found.append(Found(name, number, folder, (), UnreadableError(folder, error)))
+            found.append(Found(name, number, folder, (), UnreadableError(Path(error.filename or folder), error)))
     return found
 
 
 def _is_version(path: Path) -> bool:
-    return re.fullmatch(r"0*[1-9][0-9]{0,17}", path.name) is not None and _is_there(path)
+    return _is_number(path.name) and _is_there(path)
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"0*[1-9][0-9]{0,17}", name) is not None
 
 
 def _is_there(path: Path) -> bool:
@@ -201,7 +219,7 @@ def fingerprint_of(directory: Path) -> Fingerprint:
         try:
             status = path.stat()
         except OSError as error:
-            if isinstance(error, (*_GONE, PermissionError)) or error.errno == errno.ELOOP:
+            if isinstance(error, (*_GONE, PermissionError)) or error.errno in _OF_LINKS:
                 return
             raise
         if kind(status.st_mode):

@@ -33,6 +33,18 @@ def test_a_repository_holds_models_and_numbered_versions(repository: Path) -> No
     assert found[0].directory == repository / "deen"
 
 
+def test_versions_that_would_be_models_are_warned_about(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    RepositoryFolder(repository)
+    shutil.copytree(repository / "ende" / "2", repository / "2" / "2")  # a model that is called so
+    RepositoryFolder(repository)
+    shutil.rmtree(repository / "2")
+    assert not caplog.records
+    shutil.rmtree(repository / "ende" / "10")
+    found = RepositoryFolder(repository / "ende").scan()
+    assert [(one.name, one.number) for one in found] == [("2", 1)]
+    assert f"holds bundles named 2: if they are versions of one model, give --repository {repository}" in caplog.text
+
+
 def test_a_changed_file_changes_the_fingerprint_and_nothing_else_does(repository: Path) -> None:
     source = RepositoryFolder(repository)
     before = source.scan()
@@ -132,7 +144,9 @@ def test_what_may_not_be_listed_is_seen_to_change() -> None:
         assert look() != after
 
 
-@pytest.mark.parametrize("number", [*PASSING, errno.EACCES, errno.ENOENT, errno.ELOOP], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "number", [*PASSING, errno.EACCES, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG], ids=errno.errorcode.get
+)
 def test_a_version_with_a_file_that_cannot_be_looked_at_for_now_has_not_changed(
     repository: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -148,7 +162,8 @@ def test_a_version_with_a_file_that_cannot_be_looked_at_for_now_has_not_changed(
     found = {one.label: one for one in RepositoryFolder(repository).scan()}
     assert found["deen:1"].error is None
     assert found["ende:10"].error is None
-    assert (found["ende:2"].error is not None) == (number in PASSING)
+    wanted = f"{stranger} cannot be read: {os.strerror(number)}" if number in PASSING else None
+    assert (found["ende:2"].error and found["ende:2"].error.message) == wanted
 
 
 @pytest.mark.parametrize("number", PASSING, ids=errno.errorcode.get)
