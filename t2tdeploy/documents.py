@@ -127,8 +127,8 @@ def _sentences(document: str, start: int, stop: int, segment: Callable[[str], li
     while start < stop:
         block = document[start : min(stop, start + _BLOCK)]
         found = segment(block)
-        if start + len(block) < stop and len(found) > 1:
-            found.pop()  # perhaps it goes on: it is looked at again, with what follows
+        if start + len(block) < stop:  # perhaps the last one goes on: it is looked at again, with what follows
+            found = found[:-1] or [block[: _cut(block)]]
         for one in found:
             if trimmed := _trimmed(document, start, start + len(one)):
                 yield trimmed

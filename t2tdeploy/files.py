@@ -81,8 +81,10 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     What an earlier process that was killed left of the same folder is put right first, see `recover`.
 
     Args:
+        path: if it is a link, what it leads to is written.
         replace: a folder already at `path` gives way; without it FileExistsError is raised at once.
     """
+    path = path.resolve() if path.is_symlink() else path
     recover(path)
     if path.exists() and not replace:
         raise FileExistsError(path)
@@ -114,7 +116,7 @@ def recover(path: Path) -> None:
     for leftover, kind in _leftovers(path.parent).get(path.name, ()):
         if kind == "old" and not path.exists():
             leftover.replace(path)
-        elif leftover.is_dir():
+        elif leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()

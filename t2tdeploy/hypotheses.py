@@ -66,10 +66,10 @@ class TargetScore:
     tokens: tuple[Token, ...]
 
 
-BLANK = [Hypothesis(text="", score=0.0, tokens=1, finished=True, ids=(EOS_ID,))]
+BLANK = (Hypothesis(text="", score=0.0, tokens=1, finished=True, ids=(EOS_ID,)),)
 """The translation of an empty or blank source: one empty text, whatever the options say."""
 
-NOTHING_ALLOWED = [Hypothesis(text="", score=float(np.finfo(np.float32).min), tokens=0, finished=False)]
+NOTHING_ALLOWED = (Hypothesis(text="", score=float(np.finfo(np.float32).min), tokens=0, finished=False),)
 """The translation of a source for which the options forbid every token."""
 
 
@@ -82,7 +82,7 @@ def hypotheses_of(
         for beam in range(result.lengths.shape[1])
         if result.lengths[row, beam] > 0  # fewer may have finished than were asked for
     ]
-    return found or NOTHING_ALLOWED
+    return found or [*NOTHING_ALLOWED]
 
 
 def _hypothesis(

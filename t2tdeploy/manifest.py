@@ -176,7 +176,8 @@ class Manifest(_Record):
 
     Args:
         name: what requests call the model.
-        inputs, outputs: the signature of every variant's graph.
+        inputs, outputs: the signature of every variant's graph, but of a search whose options are fixed: the inputs of
+            that are in the variant's `profile`.
         tokenizers: feature ("inputs", "targets") -> vocabulary file.
         decode: how a model that translates is asked; None for other tasks.
         features: of other tasks, by name: what an example is.

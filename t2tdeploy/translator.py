@@ -25,7 +25,7 @@ from t2tdeploy.decoding import (
 )
 from t2tdeploy.errors import CorruptFileError, OperationalError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
-from t2tdeploy.hypotheses import BLANK, Hypothesis, TargetScore, Token, hypotheses_of
+from t2tdeploy.hypotheses import BLANK, NOTHING_ALLOWED, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult
 from t2tdeploy.search_keys import SearchKeys
 from t2tdeploy.search_session import SearchSession
@@ -240,7 +240,7 @@ class Translator:
         """
         rows = [sentence for sentence in sentences if not sentence.blank]
         found = iter(self._search(rows, key, interrupt) if rows else [])
-        return [BLANK if sentence.blank else next(found) for sentence in sentences]
+        return [[*BLANK] if sentence.blank else next(found) for sentence in sentences]
 
     def search_batches(
         self, sentences: Sequence[Sentence], key: SearchKey
@@ -288,8 +288,19 @@ class Translator:
     ) -> list[list[Hypothesis]]:
         if key.alternatives:
             return self._alternatives(sentences, key, interrupt)
-        longest = [key.lengths.of(len(one.ids), len(one.prefix))[1] for one in sentences]
-        result = self._run(sentences, key, longest, interrupt=interrupt)
+        return self._hypotheses(sentences, key, interrupt)
+
+    def _hypotheses(
+        self, sentences: Sequence[Sentence], key: SearchKey, interrupt: Interrupt | None, chosen: int = 0
+    ) -> list[list[Hypothesis]]:
+        """
+        Args:
+            chosen: how many tokens at the end of each prefix count as the search's own.
+        """
+        limits = [key.lengths.of(len(one.ids), len(one.prefix) - chosen) for one in sentences]
+        shortest = [least for least, _ in limits] if key.lengths.min_length or key.lengths.min_ratio else None
+        longest = [most for _, most in limits]
+        result = self._run(sentences, key, longest, shortest=shortest, interrupt=interrupt)
         return [
             hypotheses_of(result, row, sentence, key, self._source, self._target)
             for row, sentence in enumerate(sentences)
@@ -313,11 +324,12 @@ class Translator:
         then = key._replace(num_hypotheses=1, alternatives=False)
         found: list[list[Hypothesis]] = []
         for start in range(0, len(branches), len(sentences)):  # as many at a time as the batch was made for
-            found += self._search(branches[start : start + len(sentences)], then, interrupt)
+            found += self._hypotheses(branches[start : start + len(sentences)], then, interrupt, chosen=1)
         answers: list[list[Hypothesis]] = [[] for _ in sentences]
         for row, hypotheses in zip(owners, found, strict=True):
             answers[row] += hypotheses
-        return [sorted(each, key=lambda one: (not one.finished, -one.score)) for each in answers]
+        ranked = [sorted(each, key=lambda one: (not one.finished, -one.score)) for each in answers]
+        return [each or [*NOTHING_ALLOWED] for each in ranked]
 
     def _run(
         self,
@@ -328,8 +340,6 @@ class Translator:
         shortest: Sequence[int] | None = None,
         interrupt: Interrupt | None = None,
     ) -> SearchResult:
-        if shortest is None and (key.lengths.min_length or key.lengths.min_ratio):
-            shortest = [key.lengths.of(len(one.ids), len(one.prefix))[0] for one in sentences]
         prefixes = [list(one.prefix) for one in sentences]
         return self.session.search(
             pad_rows([one.ids for one in sentences]),

@@ -44,7 +44,7 @@ def bundle(directory: Path) -> Translator:
 def test_options_are_keywords(bundle: Translator) -> None:
     several = bundle.translate(SOURCES, beam_size=3, num_hypotheses=2)
     assert [len(each) for each in several] == [2, 1, 2, 2]
-    assert several[1] == BLANK
+    assert several[1] == [*BLANK]
     assert bundle.translate(SOURCES) == bundle.translate(SOURCES, beam_size=4)
 
 
@@ -132,6 +132,33 @@ def test_a_source_for_which_nothing_is_allowed_has_an_empty_translation(bundle: 
     (found,) = bundle.translate(["ab"], no_repeat_ngram_size=1, min_length=300, max_length=300, extra_length=600)
     assert [(one.text, one.tokens, one.finished) for one in found] == [("", 0, False)]
     assert math.isfinite(found[0].score)
+
+
+def test_what_a_caller_does_with_an_answer_changes_no_other(bundle: Translator) -> None:
+    forbidden = {"no_repeat_ngram_size": 1, "min_length": 300, "max_length": 300, "extra_length": 600}
+    for source, options in (("", {}), ("ab", forbidden), ("ab", {**forbidden, "alternatives": True})):
+        before = bundle.translate([source], **options)
+        (found,) = bundle.translate([source], **options)
+        found.clear()
+        assert bundle.translate([source], **options) == before
+        assert [len(one) for one in before] == [1]
+
+
+def test_alternatives_keep_the_limits_of_lengths(bundle: Translator) -> None:
+    prefixes = ["", "", "", "xyz"]
+    for options in ({"max_length": 1}, {"max_length": 3}, {"max_length": 1, "min_length": 1}):
+        alternatives = bundle.translate(
+            SOURCES, target_prefixes=prefixes, num_hypotheses=4, alternatives=True, **options
+        )
+        for prefix, hypotheses in zip(prefixes, alternatives, strict=True):
+            assert all(one.tokens <= max(options["max_length"], len(prefix) + 1) for one in hypotheses)
+
+
+def test_no_alternative_is_one_empty_translation(bundle: Translator) -> None:
+    everything = tuple(ByteTokenizer().pieces(range(ByteTokenizer.vocab_size)))
+    for options in ({}, {"alternatives": True, "num_hypotheses": 2}):
+        (found,) = bundle.translate(["ab"], suppress=everything, **options)
+        assert [(one.text, one.tokens, one.finished) for one in found] == [("", 0, False)]
 
 
 def test_alternatives_go_on_differently_after_the_prefix(bundle: Translator) -> None:

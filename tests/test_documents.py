@@ -107,6 +107,15 @@ def test_long_lines_are_found_the_same_sentences_as_short_ones() -> None:
     assert texts(" ".join(sentences)) == sentences
 
 
+@pytest.mark.parametrize("between", [" ", ", "])
+def test_words_of_a_long_line_stay_whole(between: str) -> None:
+    """However much of a line is looked at together."""
+    words = [f"word{number:04}" for number in range(9000)]
+    found = [part.text for part in split(between.join(words), limit=101)]
+    assert " ".join(found).split(" ") == between.join(words).split(" ")
+    assert between == " " or all(text.endswith(",") for text in found[:-1])
+
+
 def test_a_megabyte_without_a_stop_is_cut_in_time_that_grows_with_it() -> None:
     asked = 0
 

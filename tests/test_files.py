@@ -116,6 +116,32 @@ def test_a_folder_is_replaced_as_a_whole_and_only_if_asked(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("there", [False, True])
+def test_what_a_link_leads_to_is_replaced(tmp_path: Path, there: bool) -> None:
+    link, path = tmp_path / "current", tmp_path / "versions" / "v1"
+    link.symlink_to(path)
+    if there:
+        path.mkdir(parents=True)
+        (path / "old.txt").write_text("old")
+        with pytest.raises(FileExistsError), atomic_directory(link):
+            pytest.fail("the work was begun")
+    for number in range(2):
+        with atomic_directory(link, replace=True) as temporary:
+            (temporary / f"new{number}.txt").write_text("new")
+        assert link.readlink() == path
+        assert names(link) == names(path) == {f"new{number}.txt"}
+    assert (names(tmp_path), names(path.parent)) == ({"current", "versions"}, {"v1"})
+
+
+def test_a_link_that_was_left_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    """Earlier versions renamed the link itself."""
+    (tmp_path / "v1").mkdir()
+    (tmp_path / ".current.0123abcd.old").symlink_to(tmp_path / "v1")
+    (tmp_path / "current").mkdir()
+    recover(tmp_path / "current")
+    assert names(tmp_path) == {"current", "v1"}
+
+
+@pytest.mark.parametrize("there", [False, True])
 def test_a_failure_leaves_the_old_folder_and_nothing_else(tmp_path: Path, there: bool) -> None:
     path = tmp_path / "run"
     if there:

@@ -40,7 +40,7 @@ def test_the_answer_to_a_source_does_not_depend_on_the_others(translator: Transl
 @pytest.mark.parametrize("source", ["", " ", "\t\n", "\u3000"])
 def test_a_blank_source_gives_one_empty_text(translator: Translator, source: str) -> None:
     answers = translator.translate(["a", source, "b"], TranslateOptions(num_hypotheses=2))
-    assert answers[1] == BLANK
+    assert answers[1] == [*BLANK]
     assert [len(hypotheses) for hypotheses in answers] == [2, 1, 2]
 
 

@@ -208,21 +208,20 @@ def _converted(asked: _Asked, bundle: Bundle, target: Path, sentences: list[str]
     reporter = asked.reporter()
     if asked.format == "text":
         write_text_graph(bundle, asked.output, overwrite=overwrite, sentences=sentences, reporter=reporter)
-        return {"text_graph": str(asked.output), "graph_megabytes": _megabytes([asked.output])}
+        return {"text_graph": str(asked.output), "graph_megabytes": _megabytes(asked.output.stat().st_size)}
     return _bundle_result(add_text_graph(bundle, target, overwrite=overwrite, sentences=sentences, reporter=reporter))
 
 
 def _bundle_result(bundle: Bundle) -> dict[str, Any]:
     text = bundle.manifest.text_graph
-    graphs = [bundle.path(), *(bundle.directory / name for name in bundle.files() if name.endswith(".bin"))]
     result = {
-        "bundle": str(bundle.directory), "version": bundle.version, "graph_megabytes": _megabytes(graphs),
+        "bundle": str(bundle.directory), "version": bundle.version, "graph_megabytes": _megabytes(bundle.size()),
     }  # fmt: skip
     return {**result, "text_graph": text.file} if text else result
 
 
-def _megabytes(paths: list[Path]) -> float:
-    return round(sum(path.stat().st_size for path in paths) / 1e6, 1)
+def _megabytes(count: int) -> float:
+    return round(count / 1e6, 1)
 
 
 def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bool) -> Bundle:

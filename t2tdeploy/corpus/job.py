@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.corpus.source import SourceFile
-from t2tdeploy.decoding import TranslateOptions
+from t2tdeploy.decoding import BUNDLE_DEFAULTS, TranslateOptions
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError
 from t2tdeploy.files import is_leftover, write_json
 
@@ -136,7 +136,8 @@ class CorpusJob:
 
     def part(self, block: int) -> Path:
         """Where a block's rows go."""
-        return self.output / f"part-{block:05d}-of-{self.num_blocks:05d}.parquet"
+        width = max(5, len(str(self.num_blocks - 1)))  # so that the order of names is that of blocks
+        return self.output / f"part-{block:0{width}d}-of-{self.num_blocks:05d}.parquet"
 
     def record(self, block: int) -> Path:
         """Where it is noted that a block is finished."""
@@ -144,9 +145,11 @@ class CorpusJob:
 
     def settings(self) -> dict[str, Any]:
         """Everything that the content of the parts depends on, by name; equal settings give equal parts."""
+        unset = dataclasses.asdict(BUNDLE_DEFAULTS)
         options = {
             f"options.{name}": list(value) if isinstance(value, tuple) else value
             for name, value in dataclasses.asdict(self.options).items()
+            if value is not unset[name] and value not in ((), [])
         }
         return {
             "format_version": FORMAT_VERSION,
@@ -157,7 +160,7 @@ class CorpusJob:
             "score_column": self.score_column,
             "on_error": self.on_error,
             "block_rows": self.block_rows,
-            **{name: value for name, value in options.items() if value not in (None, False, [])},
+            **options,
             **{f"input {file.path.name}": f"{file.rows} rows, {file.fingerprint}" for file in self.files},
         }
 

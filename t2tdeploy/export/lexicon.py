@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from t2tdeploy.decoding import MAX_BEAM_SIZE
 from t2tdeploy.errors import InputError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.progress import Reporter, SilentReporter
@@ -116,7 +117,8 @@ def make_lexicon(
         pairs: ids of source and target, with or without EOS.
         source_size, target_size: of the vocabularies.
         shared: they are one, so that each id may be copied.
-        width: most probable target ids that each source id gets, and most frequent ones that all get.
+        width: most probable target ids that each source id gets, and most frequent ones that all get; of these at least
+            so many as the widest beam chooses from.
 
     Raises:
         ValueError: there are no pairs.
@@ -128,7 +130,7 @@ def make_lexicon(
     if shared:
         table = np.concatenate([np.arange(source_size)[:, None], table], axis=1)
     counts = np.bincount(np.concatenate([target for _, target in pairs]), minlength=target_size)
-    frequent = np.argsort(-counts, kind="stable")[:width]
+    frequent = np.argsort(-counts, kind="stable")[: max(width, 2 * MAX_BEAM_SIZE)]
     return Lexicon(table, np.union1d(frequent, [PAD_ID, EOS_ID]))
 
 

@@ -23,15 +23,21 @@ from t2tdeploy.export.naming import names_read
 
 def read_search(path: Path) -> ModelProto:
     """The graph of a file that holds its weights, all of them at its top."""
-    model = onnx.load(path)
-    graph = model.graph
+    return lifted(onnx.load(path))
+
+
+def lifted(model: ModelProto) -> ModelProto:
+    """A copy of a search, all of its weights at its top, wherever they lie."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
     for _, body in _loops(graph):
         graph.initializer.extend(body.initializer)
         del body.initializer[:]
         turned = _transposes(body, graph)
         _take_nodes(body, turned)
         _put_first(graph, turned)
-    return model
+    return copy
 
 
 def default_search(bundle: Bundle) -> ModelProto:

@@ -21,6 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from t2tdeploy.export.balance import Vector, balance
 from t2tdeploy.export.naming import scopes
+from t2tdeploy.export.placement import lifted
 from t2tdeploy.export.products import Product, products
 from t2tdeploy.export.ranges import Range, measure_ranges
 from t2tdeploy.export.rounding import DAMPING, LARGEST_WEIGHT, Matrix, positive, quantize_weight
@@ -50,6 +51,7 @@ def quantize_search(
         beam_size, alpha, extra_length: of the search on them.
         float_encoder: see `quantized`.
     """
+    model = lifted(model)
     inputs = {product.node.input[0] for product in products(model.graph)}
     ranges = measure_ranges(model, inputs, sources, beam_size=beam_size, alpha=alpha, extra_length=extra_length)
     return quantized(model, ranges, float_encoder=float_encoder)
@@ -64,8 +66,7 @@ def quantized(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: 
         float_encoder: whether products outside Loops, which run once for each search, only store their weights in 8
             bits, and multiply floats. They are few of all, and their errors reach every step.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = lifted(model)
     graph = copy.graph
     found = products(graph)
     stored = [product for product in found if float_encoder and product.graph is graph]

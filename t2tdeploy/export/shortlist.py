@@ -25,6 +25,7 @@ from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.lexicon import Lexicon
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.export.nodes import Nodes
+from t2tdeploy.export.placement import lifted
 from t2tdeploy.export.weights import remove_unused
 from t2tdeploy.features import PAD_ID
 
@@ -37,8 +38,7 @@ def shortlisted(model: ModelProto, lexicon: Lexicon) -> ModelProto:
     Raises:
         OperationalError: the logits are not one product with a matrix of the graph.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = lifted(model)
     graph = copy.graph
     segments = _node(graph, "segments")
     segment = _subgraph(segments, "body")

@@ -80,6 +80,34 @@ def test_any_corpus_in_any_blocks(sources, block_rows: int, row_group_size: int,
     shutil.rmtree(folder)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"early_stopping": False}, {}),
+        ({}, {"early_stopping": False}),
+        ({"min_ratio": 0.0}, {}),
+        ({"truncate": True}, {}),
+    ],
+)
+def test_another_option_is_another_job(make: MakeJob, tmp_path: Path, first: dict, then: dict) -> None:
+    job = make(write_corpus(tmp_path / "in.parquet", SOURCES))
+    one, other = (replace(job, options=job.options.with_changes(options)) for options in (first, then))
+    with pytest.raises(KeyboardInterrupt):
+        translate_corpus(one, interrupted_after(2), SILENT)
+    with pytest.raises(RunConflictError, match=f"options.{next(iter(first or then))}"):
+        translate_corpus(other, HERE, SILENT)
+    assert translate_corpus(one, HERE, SILENT).blocks_kept == 2
+
+
+def test_parts_are_in_order_by_name_however_many_there_are(make: MakeJob, tmp_path: Path) -> None:
+    job = make(write_corpus(tmp_path / "in.parquet", SOURCES))
+    assert job.part(3).name == "part-00003-of-00004.parquet"
+    many = replace(job, files=(replace(job.files[0], rows=100_001),), block_rows=1)
+    names = [many.part(number).name for number in (0, 9, 10, 9999, 10_000, 99_999, 100_000)]
+    assert names == sorted(names)
+    assert names[-1] == "part-100000-of-100001.parquet"
+
+
 def test_several_files_are_one_corpus(make: MakeJob, tmp_path: Path) -> None:
     for name, sources in {"b": SOURCES[15:], "a": SOURCES[:15], "_not": ["x"]}.items():
         write_corpus(tmp_path / "in" / f"{name}.parquet", sources)

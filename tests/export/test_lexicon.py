@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
+from t2tdeploy.decoding import MAX_BEAM_SIZE
 from t2tdeploy.export import lexicon
 from t2tdeploy.export.lexicon import Lexicon, make_lexicon
 from t2tdeploy.features import EOS_ID, PAD_ID
@@ -74,9 +75,14 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_frequent_is_always_allowed_and_so_is_the_end() -> None:
-    made = make(translations(4, 100), width=2)
-    assert {PAD_ID, EOS_ID, 3} < set(made.always.tolist())
-    assert len(made.always) == 4
+    """Of the frequent at least so many as the widest beam chooses from, however narrow the table is."""
+    pairs = translations(4, 100)
+    made, wider = make(pairs, width=2), make(pairs, width=35)
+    counts = Counter(word for _, target in pairs for word in target)
+    for one, width in ((made, 2 * MAX_BEAM_SIZE), (wider, 35)):
+        frequent = sorted(range(TARGET), key=lambda word: (-counts[word], word))[:width]
+        assert one.always.tolist() == sorted({PAD_ID, EOS_ID, *frequent})
+    assert made.table.shape == (SOURCE, 2)
     assert made.allowed([5, 9]) == {*made.always.tolist(), *made.table[5].tolist(), *made.table[9].tolist()}
 
 

@@ -119,6 +119,19 @@ def test_it_is_read_as_it_was_written(eight_bits: ModelProto, tmp_path: Path) ->
     assert {one.name for one in again.initializer} == {one.name for one in before.initializer}
 
 
+def test_a_graph_as_it_was_written_becomes_the_same(
+    graph: ModelProto, ranges: dict[str, Range], eight_bits: ModelProto
+) -> None:
+    """Its weights lie in the body that reads them."""
+    written = onnx.load_from_string(serialized(graph))
+    assert [tensor for node in written.graph.node for scope in node.attribute for tensor in scope.g.initializer]
+    found = quantized(written, ranges)
+    assert list(found.graph.node) == list(eight_bits.graph.node)
+    assert found.ByteSize() == eight_bits.ByteSize()
+    once = quantize_search(written, SOURCES, beam_size=4, alpha=0.6, extra_length=10)
+    assert once.ByteSize() == eight_bits.ByteSize()
+
+
 def test_a_product_in_a_branch_stays_float() -> None:
     """Its range cannot be measured."""
     product = helper.make_node("MatMul", ["x", "weight"], ["y"])

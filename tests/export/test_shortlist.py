@@ -13,8 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t2tdeploy.decoding import MAX_BEAM_SIZE
 from t2tdeploy.errors import OperationalError
-from t2tdeploy.export.lexicon import Lexicon
+from t2tdeploy.export.lexicon import Lexicon, make_lexicon
 from t2tdeploy.export.quantize import quantize_search
 from t2tdeploy.export.shortlist import shortlisted
 from t2tdeploy.export.verify import model_log_probs
@@ -102,6 +103,13 @@ def test_graph_is_the_oracle_on_what_is_allowed(model, session, seed, beam, cont
         assert found_ids(result, i) == [hypothesis.ids for hypothesis in expected.hypotheses]
         scores = [hypothesis.score for hypothesis in expected.hypotheses]
         np.testing.assert_allclose(result.scores[i, : len(scores)], scores, atol=1e-4)
+
+
+def test_the_narrowest_lexicon_has_enough_for_the_widest_beam() -> None:
+    row = [5, 6, 7, EOS_ID]
+    narrow = make_lexicon([([5], [6])], source_size=VOCAB, target_size=VOCAB, shared=False, width=1)
+    result = search(opened(shortlisted(tiny_graph(), narrow)), [row], [8], beam=MAX_BEAM_SIZE)
+    assert result.lengths[0, 0] > 0
 
 
 def same_answers(one: GraphSession, other: GraphSession, rows: Sequence[list[int]]) -> None:
