@@ -33,6 +33,7 @@ import heapq
 import itertools
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -112,6 +113,7 @@ class BatchQueue(Generic[K, T]):
         self._count = itertools.count()
         self._waiting: dict[Item[K, T], None] = {}  # a dict keeps the order of arrival and removes in constant time
         self._lines: dict[int, dict[Item[K, T], None]] = {}  # by priority; within one, the order of arrival is the line
+        self._line_tokens: Counter[int] = Counter()
         self._groups: dict[K, _Group[K, T]] = {}
         self._deadlines = _Timers[K, T](self._waiting)
         self._changed: dict[K, None] = {}  # keys whose batch may have become full since the last look
@@ -123,6 +125,21 @@ class BatchQueue(Generic[K, T]):
         """Whether `count` more sentences of `tokens` together may wait."""
         limits = self.limits
         return len(self) + count <= limits.max_queue_sentences and self.tokens + tokens <= limits.max_queue_tokens
+
+    def tokens_ahead(self, priority: int, now: float) -> int:
+        """Tokens of those who would stand in line before a sentence of `priority` that came now.
+
+        Takes time for each sentence of a lower priority that has waited for longer than its head start.
+        """
+
+        def of(line: int) -> int:
+            if line >= priority:
+                return self._line_tokens[line]
+            since = now - (priority - line) * self.limits.priority_seconds
+            passed = itertools.takewhile(lambda item: item.enqueued <= since, self._lines[line])
+            return sum(item.length for item in passed)
+
+        return sum(map(of, self._lines))
 
     def add(self, items: Sequence[Item[K, T]], now: float) -> None:
         """Puts all `items` into the queue, or none.
@@ -139,6 +156,7 @@ class BatchQueue(Generic[K, T]):
             item.place = (now - item.priority * self.limits.priority_seconds, next(self._count))
             self._waiting[item] = None
             self._lines.setdefault(item.priority, {})[item] = None
+            self._line_tokens[item.priority] += item.length
             self._groups.setdefault(item.key, _Group()).add(item)
             if self.limits.max_queue_delay > 0:
                 self._changed[item.key] = None
@@ -255,6 +273,7 @@ class BatchQueue(Generic[K, T]):
     def _remove(self, item: Item[K, T]) -> None:
         self.tokens -= item.length
         del self._waiting[item]
+        self._line_tokens[item.priority] -= item.length
         line = self._lines[item.priority]
         del line[item]
         if not line:

@@ -80,7 +80,7 @@ async def stream_document(
     require_priority(call.priority)
     limits, translator, scheduler = frontend.options, model.translator, model.scheduler
     key = translator.search_key(call.options)
-    parts = split_for(translator, call.document, language=call.language, longest=limits.max_queue_tokens)
+    parts = split_for(translator, call.document, language=call.language, longest=limits.tokens_per_request)
     window = max(1, min(_BATCHES_AHEAD * limits.max_batch_size, limits.max_queue_sentences // 4))
     under_way: deque[_UnderWay] = deque()
     more = True

@@ -173,7 +173,7 @@ class Frontend:
             translator, scheduler = model.translator, model.scheduler
             key = translator.search_key(call.options)
             # An overloaded server does not tokenize what it then refuses.
-            scheduler.require_room(len(call.sources), call.deadline)
+            scheduler.require_room(len(call.sources), call.deadline, call.priority)
             sentences = await self._encode(translator, call)
             self.require_size(sentences, key)
             if record := current_record():
@@ -207,7 +207,7 @@ class Frontend:
             require_priority(call.priority)
             classifier, scheduler = model.classifier, model.scheduler
             top_k = classifier.require_top_k(call.top_k, "options.top_k")
-            scheduler.require_room(len(call.examples), call.deadline)
+            scheduler.require_room(len(call.examples), call.deadline, call.priority)
             examples = await self._encode_examples(classifier, call)
             tokens = sum(example.cost for example in examples)
             self._require_tokens("examples", tokens)

@@ -86,7 +86,9 @@ class ServerOptions(OperationOptions):
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1024, le=2**28, description="size of one request")
     shutdown_grace_seconds: float = Field(
-        30.0, ge=0, description="how long accepted requests may take to finish after SIGTERM or SIGINT"
+        30.0,
+        ge=0,
+        description="how long accepted requests may take to finish after a signal, and those of a model that leaves",
     )
 
     @model_validator(mode="after")

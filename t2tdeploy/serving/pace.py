@@ -23,6 +23,7 @@ _RARE_LENGTH = 1.4
 """A batch takes sentences of about one length from the whole queue, so that who has a rare length waits longer than its
 place in line says; so many times as long goes by before one that was accepted is out of time."""
 _CALM_BATCHES = 2
+_MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
 _LONGEST_PAUSE, _PAUSE_SHARE = 0.003, 0.05  # seconds; of a batch
 
 
@@ -106,16 +107,22 @@ class Pace:
         """
         return min(_SLOW_BATCH * self.batch, 2 * tokens * self.token)
 
-    def lateness(self, tokens: int, running: float | None, remaining: float) -> float:
+    def lateness(self, tokens: int, waiting: int, running: float | None, remaining: float) -> float:
         """Seconds by which a request would probably come too late; 0 or less: it has time.
 
         Args:
-            tokens: that wait, its own included.
+            tokens: that wait before it, and its own.
+            waiting: all that wait, its own included: others of its length may share its batch.
             running: seconds that the oldest batch under way has run; None: a worker is free.
             remaining: seconds until its deadline.
         """
         under_way = 0.0 if running is None or not self._token else max(0.0, self.batch - running)
-        return under_way + _RARE_LENGTH * self.wait(tokens) + self.next_batch(tokens) - remaining
+        return under_way + _RARE_LENGTH * self.wait(tokens) + self.next_batch(waiting) - remaining
+
+
+def retry_hint(seconds: float) -> float:
+    """When it may be worth trying again, of an estimate."""
+    return min(max(seconds, _MIN_RETRY), _MAX_RETRY)
 
 
 def _learned(known: float | None, newest: float) -> float:

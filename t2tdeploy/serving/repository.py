@@ -88,6 +88,7 @@ class ModelRepository:
         self._batches_of_retired = 0
         self._cpus, self._gpus = ComputeSlots(options.batches_at_once), ComputeSlots(options.workers or 1)
         self._lock = asyncio.Lock()
+        self._to_load: dict[str, asyncio.Task[None]] = {}  # by request, not begun yet: who asks meanwhile joins
 
     @property
     def batches(self) -> int:
@@ -162,11 +163,21 @@ class ModelRepository:
     async def load(self, name: str) -> None:
         """Loads what is new of a model, or a model that was unloaded, and tries again what could not be loaded.
 
+        Goes on if it is cancelled: who has no patience finds the model loaded at another try.
+
         Raises:
             UnknownNameError: the source has no such model.
             UnavailableError: its newest version cannot be loaded, or the source not be looked at; the reason is told.
         """
+        if name not in self._to_load:
+            task = asyncio.create_task(self._load_asked(name))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to tell
+            self._to_load[name] = task
+        await asyncio.shield(self._to_load[name])
+
+    async def _load_asked(self, name: str) -> None:
         async with self._lock:
+            del self._to_load[name]
             try:
                 every = await asyncio.to_thread(self._source.scan)
             except UnreadableError as error:
@@ -174,10 +185,10 @@ class ModelRepository:
             found = [one for one in every if one.name == name]
             if not found:
                 raise UnknownNameError("model", name, {one.name for one in every})
-            self._unloaded.discard(name)
             for key in [key for key in self._broken if key[0] == name]:
                 del self._broken[key]
             await self._refresh(found)
+            self._unloaded.discard(name)
             newest = self._policy.candidates(one.number for one in found)[:1]
         for number in [0, *newest]:  # 0: the model's folder
             if broken := self._broken.get((name, number)):
@@ -198,6 +209,8 @@ class ModelRepository:
 
     async def close(self) -> None:
         """Stops every model; what waits or runs is answered with UnavailableError."""
+        for task in self._to_load.values():
+            task.cancel()
         async with self._lock:
             models = [*self.models(), *self._retiring.values()]
             self._served = {}

@@ -24,13 +24,13 @@ from t2tdeploy.serving.observer import (
     Refusal,
     SchedulerState,
 )
-from t2tdeploy.serving.pace import Pace
+from t2tdeploy.serving.pace import Pace, retry_hint
 from t2tdeploy.serving.waiting import WaitingRequest, WaitingRow
 from t2tdeploy.serving.work import Key, Result, Row, Work
 
 logger = logging.getLogger("t2tdeploy.serving")
 
-_MIN_RETRY, _MAX_RETRY = 0.05, 10.0  # seconds
+_TOO_LATE = "the server stopped before it could answer"
 
 
 class OverloadedError(Exception):
@@ -101,19 +101,21 @@ class Scheduler(Generic[Row, Key, Result]):
         self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
         self._answered = 0  # rows of the last batch
+        self._stopped = False
 
     def start(self) -> None:
         """Starts the workers on the running event loop."""
         self._tasks = [asyncio.create_task(self._run_batches()) for _ in range(self._workers)]
 
     async def stop(self) -> None:
-        """Stops the workers; what still waits or runs is answered with UnavailableError."""
+        """Stops the workers; what waits, runs or still comes is answered with UnavailableError."""
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         waiting = self._queue.clear()
         self._tell_dropped(len(waiting), "stopped")
-        stopped = UnavailableError("the server stopped before it could answer")
+        stopped = UnavailableError(_TOO_LATE)
         for item in [*waiting, *(item for run in self._runs for item in run.batch)]:
             _fail(item.content.request.ended, stopped)
         for _, room in self._wanting_room:
@@ -135,7 +137,7 @@ class Scheduler(Generic[Row, Key, Result]):
     def _computing(self) -> list[BatchRun[Row, Key, Result]]:
         return [run for run in self._runs if not run.divided]
 
-    def require_room(self, count: int, deadline: float | None) -> None:
+    def require_room(self, count: int, deadline: float | None, priority: int = 0) -> None:
         """Checks that `count` more rows may wait, before work is spent on them.
 
         Raises:
@@ -146,7 +148,7 @@ class Scheduler(Generic[Row, Key, Result]):
         if not self._queue.has_room(count):
             self._tell_refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
-        self._require_time(count, count, deadline)
+        self._require_time(count, count, deadline, priority)
 
     async def answer(
         self,
@@ -173,6 +175,8 @@ class Scheduler(Generic[Row, Key, Result]):
         """
         loop = asyncio.get_running_loop()
         accepted = loop.time()
+        if self._stopped:
+            raise UnavailableError(_TOO_LATE)
         self._require_unexpired(len(rows), deadline)
         request = WaitingRequest[Result](len(rows), loop.create_future())
         items = [self._item(WaitingRow(row, request, place), key, deadline, priority) for place, row in enumerate(rows)]
@@ -182,7 +186,7 @@ class Scheduler(Generic[Row, Key, Result]):
                 if wait_for_room:
                     await self._wait_for_room(items)
                 else:
-                    self._require_time(len(items), sum(item.length for item in items), deadline)
+                    self._require_time(len(items), sum(item.length for item in items), deadline, priority)
                     self._add(items)
                 results = await request.ended
         except TimeoutError:
@@ -214,10 +218,10 @@ class Scheduler(Generic[Row, Key, Result]):
             self._tell_refused(count, "deadline")
             raise TimeoutError
 
-    def _require_time(self, count: int, tokens: int, deadline: float | None) -> None:
+    def _require_time(self, count: int, tokens: int, deadline: float | None, priority: int) -> None:
         """
         Raises:
-            OverloadedError: what waits and runs will probably take until after the deadline.
+            OverloadedError: what waits before it and runs will probably take until after the deadline.
         """
         if deadline is None or not len(self._queue):  # one may always wait: else a wrong estimate would never mend
             return
@@ -225,10 +229,11 @@ class Scheduler(Generic[Row, Key, Result]):
         computing = self._computing()
         busy = len(computing) >= self._workers
         running = now - min(run.started for run in computing) if busy else None
-        late = self._pace.lateness(self._queue.tokens + tokens, running, deadline - now)
+        ahead = self._queue.tokens_ahead(priority, now)
+        late = self._pace.lateness(ahead + tokens, self._queue.tokens + tokens, running, deadline - now)
         if late > 0:
             self._tell_refused(count, "queue_full")
-            raise OverloadedError(_clamped(late), "the queue is too long for the deadline")
+            raise OverloadedError(retry_hint(late), "the queue is too long for the deadline")
 
     def _add(self, items: list[_Item[Key, Row, Result]]) -> None:
         """
@@ -276,7 +281,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._give_room()
 
     def _retry_after(self) -> float:
-        return _clamped(self._pace.wait(self._queue.tokens))
+        return retry_hint(self._pace.wait(self._queue.tokens))
 
     @property
     def _lead(self) -> float:
@@ -388,11 +393,6 @@ class Scheduler(Generic[Row, Key, Result]):
                 what(observer)
             except Exception:  # what is told must not hurt what is done
                 logger.exception("%s failed", type(observer).__name__)
-
-
-def _clamped(seconds: float) -> float:
-    """As a hint when to try again."""
-    return min(max(seconds, _MIN_RETRY), _MAX_RETRY)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

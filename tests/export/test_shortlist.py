@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from t2tdeploy.decoding import MAX_BEAM_SIZE
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.lexicon import Lexicon, make_lexicon
+from t2tdeploy.export.placement import serialized
 from t2tdeploy.export.quantize import quantize_search
 from t2tdeploy.export.shortlist import shortlisted
 from t2tdeploy.export.verify import model_log_probs
@@ -123,6 +124,15 @@ def test_a_shortlist_of_everything_changes_nothing(eight_bits: onnx.ModelProto) 
     rows = random_sources(VOCAB, seed=8, count=9)
     for graph in (tiny_graph(), eight_bits):
         same_answers(opened(shortlisted(graph, EVERYTHING)), opened(graph), rows)
+
+
+def test_a_graph_as_it_was_written_becomes_the_same(eight_bits: onnx.ModelProto) -> None:
+    """Its weights lie in the body that reads them."""
+    for graph in (tiny_graph(), eight_bits):
+        written = onnx.load_from_string(serialized(graph))
+        found, expected = (shortlisted(one, LEXICON) for one in (written, graph))
+        assert list(found.graph.node) == list(expected.graph.node)
+        assert found.ByteSize() == expected.ByteSize()
 
 
 def test_a_result_does_not_depend_on_the_batch(eight_bits: onnx.ModelProto) -> None:

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -134,6 +134,30 @@ def test_a_higher_priority_goes_before_what_came_at_most_its_head_start_earlier(
     queue.add([new], now=2)
     queue.add([urgent], now=4)
     assert [queue.take(now=4) for _ in range(3)] == [[old], [urgent], [new]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), PRIORITIES, st.integers(0, 3)), max_size=12),
+    st.integers(0, 12),
+    PRIORITIES,
+)
+@example([(2, 0, 0), (3, 2, 3)], 0, 1)  # the first came its head start earlier, to the second
+def test_ahead_is_what_would_be_taken_before(came: list[tuple[int, int, int]], gone: int, priority: int) -> None:
+    """Of one after another, some of which have left, each so many seconds after the one before."""
+    queue, now, waiting = BatchQueue[str, None](limits(max_batch_size=1)), 0, []
+    for length, of, later in came:
+        now += later
+        waiting.append(item(length, priority=of))
+        queue.add(waiting[-1:], now)
+    queue.discard(waiting[:gone])
+    ahead = queue.tokens_ahead(priority, now)
+    newest = item(1, priority=priority)
+    queue.add([newest], now)
+    before = 0
+    while (taken := queue.take(now)) != [newest]:
+        before += taken[0].length
+    assert ahead == before
 
 
 def test_of_two_as_close_the_shorter_joins() -> None:

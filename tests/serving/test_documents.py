@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 import time
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,7 +18,14 @@ from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.document_translation import translate_document
 from t2tdeploy.documents import TranslatedPart, rejoin
 from t2tdeploy.errors import RequestError, ServerError
+from t2tdeploy.progress import SilentReporter
+from t2tdeploy.serving.bundle_source import RepositoryFolder
 from t2tdeploy.serving.client import AsyncClient, Client, ClientOptions
+from t2tdeploy.serving.document_stream import DocumentCall, stream_document
+from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.repository import ModelRepository
+from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -116,6 +125,42 @@ def test_a_document_longer_than_the_queue_is_not_refused_and_does_not_fill_it(
             done.set()
             watcher.join()
         assert 0 < most <= 4 + 2
+
+
+def test_a_sentence_longer_than_a_request_may_be_is_cut(server: Server, bundle: Bundle) -> None:
+    with running(bundle, max_tokens_per_request=20) as limited, client_of(limited) as client:
+        parts = list(client.translate_document(DOCUMENT, TranslateOptions(extra_length=1)))
+    assert "".join(rejoin(DOCUMENT, parts)) == DOCUMENT
+    with client_of(server) as client:
+        assert len(parts) > len(list(client.translate_document(DOCUMENT, TranslateOptions(extra_length=1))))
+
+
+def test_a_document_that_a_model_leaves_ends_with_unavailable(bundle: Bundle, tmp_path: Path) -> None:
+    """Also if all that was under way had been answered when the model stopped."""
+    shutil.copytree(bundle.directory, tmp_path / "models" / "toy" / "1")
+    options = ServerOptions.create({"threads": 1, "max_batch_size": 1, "shutdown_grace_seconds": 0.0})
+
+    async def read() -> None:
+        repository = ModelRepository(RepositoryFolder(tmp_path / "models"), options, SilentReporter())
+        frontend = Frontend(repository, options)
+        await repository.start()
+        document = "\n".join(f"Sentence {number}." for number in range(50))
+        call = DocumentCall(document, TranslateOptions(extra_length=1))
+        parts = stream_document(frontend, repository.find("toy"), call)
+        async with asyncio.timeout(20):
+            assert (await anext(parts)).sentence.text == "Sentence 0."
+            model = repository.find("toy")
+            while model.scheduler.state().waiting_sentences or model.scheduler.state().running_batches:
+                await asyncio.sleep(0.001)
+            await repository.unload("toy")
+            while repository.entries()[0].state == "UNLOADING":
+                await asyncio.sleep(0.001)
+            with pytest.raises(UnavailableError, match="the server stopped"):
+                async for _ in parts:
+                    pass
+            await repository.close()
+
+    asyncio.run(read())
 
 
 def test_a_full_queue_is_waited_for(bundle: Bundle) -> None:

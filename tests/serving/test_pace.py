@@ -57,7 +57,7 @@ class Simulated:
         self.came += 1
         length = min(60, max(4, int(self.chance.lognormvariate(2.5, 0.5))))
         running = self.now - self.started if self.free > self.now else None
-        late = self.pace.lateness(self.queue.tokens + length, running, deadline)
+        late = self.pace.lateness(self.queue.tokens + length, self.queue.tokens + length, running, deadline)
         if (len(self.queue) and late > 0) or not self.queue.has_room(1, length):
             self.refused += 1
             return
@@ -122,12 +122,13 @@ def test_a_wrong_estimate_mends_itself(seconds: float) -> None:
 def test_nothing_is_estimated_before_batches_left_others_waiting() -> None:
     pace = Pace(workers=1)
     pace.learn(0.5, 10, others_waited=False, complete=True)
-    assert pace.lateness(100_000, 0.1, remaining=0.01) < 0
+    assert pace.lateness(100_000, 100_000, 0.1, remaining=0.01) < 0
     assert pace.next_batch(100_000) == 0
     pace.learn(1.0, 100, others_waited=True, complete=True)
     assert pace.wait(1000) == pytest.approx(10.0)
     assert pace.next_batch(10) == pytest.approx(0.2)
-    assert pace.lateness(1000, None, remaining=20.0) < 0 < pace.lateness(1000, None, remaining=10.0)
+    assert pace.lateness(1000, 1000, None, remaining=20.0) < 0 < pace.lateness(1000, 1000, None, remaining=10.0)
+    assert pace.lateness(10, 1000, None, remaining=1.0) > 0 > pace.lateness(10, 1000, None, remaining=2.0)
 
 
 def test_several_workers_empty_a_queue_faster() -> None:
@@ -226,7 +227,7 @@ def test_a_stopped_batch_of_rare_options_refuses_no_more_than_one_that_ended() -
         for _ in range(10):
             pace.learn(0.05, 100, others_waited=True, complete=True)
         pace.learn(0.05, 2, others_waited=True, complete=complete)
-    assert stopped.lateness(500, None, 2.0) <= ended.lateness(500, None, 2.0)
+    assert stopped.lateness(500, 500, None, 2.0) <= ended.lateness(500, 500, None, 2.0)
 
 
 def test_a_stopped_batch_makes_nothing_cheaper() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -54,7 +55,11 @@ def refuses(x: Tensor) -> Tensor:
     ],
 )
 def test_what_cannot_be_exported(
-    function: Callable[[Tensor], Tensor], operator: str | None, reason: str, capfd: pytest.CaptureFixture[str]
+    function: Callable[[Tensor], Tensor],
+    operator: str | None,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(DifferentiationError, match=reason) as caught:
         exported(function)
@@ -64,6 +69,7 @@ def test_what_cannot_be_exported(
         assert caught.value.module_path == "0"
         assert __file__ in caught.value.message
     assert capfd.readouterr() == ("", "")
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
 
 
 def test_errors_of_ours_pass() -> None:
