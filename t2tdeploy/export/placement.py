@@ -23,21 +23,26 @@ from t2tdeploy.export.naming import names_read
 
 def read_search(path: Path) -> ModelProto:
     """The graph of a file that holds its weights, all of them at its top."""
-    return lifted(onnx.load(path))
+    model = onnx.load(path)
+    _lift_weights(model.graph)
+    return model
 
 
 def lifted(model: ModelProto) -> ModelProto:
     """A copy of a search, all of its weights at its top, wherever they lie."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    graph = copy.graph
+    _lift_weights(copy.graph)
+    return copy
+
+
+def _lift_weights(graph: GraphProto) -> None:
     for _, body in _loops(graph):
         graph.initializer.extend(body.initializer)
         del body.initializer[:]
         turned = _transposes(body, graph)
         _take_nodes(body, turned)
         _put_first(graph, turned)
-    return copy
 
 
 def default_search(bundle: Bundle) -> ModelProto:
