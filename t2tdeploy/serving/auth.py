@@ -8,7 +8,8 @@ skipped:
     ops:admin:1c7e2d9a6b3f8054
 
 The file is read again when it changes. A new content that cannot be read leaves the old tokens in force and is logged,
-so that a file caught half-written locks nobody out; write it atomically, and revoke a token by removing its line.
+so that a file caught half-written locks nobody out; write it atomically, and revoke a token by removing its line. What
+the system does not let be read is tried again at every look.
 """
 
 from __future__ import annotations
@@ -147,30 +148,20 @@ class TokenFile:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = path, clock
-        self._watched = WatchedFiles([path])
-        signature = self._watched.changed() or ()
-        self._tokens = read_tokens(path)
-        self._watched.see(signature)
+        self._watched = WatchedFiles([path], "the tokens are")
+        self._read()
         self._looked = clock()
 
     def __call__(self) -> Sequence[Token]:
         now = self._clock()
         if now - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._looked = now
-            self._refresh()
+            if self._watched.renew(self._read):
+                logger.info("%d tokens are read from %s", len(self._tokens), self._path)
         return self._tokens
 
-    def _refresh(self) -> None:
-        signature = self._watched.changed()
-        if signature is None:
-            return
-        self._watched.see(signature)
-        try:
-            self._tokens = read_tokens(self._path)
-        except InputError as error:
-            logger.error("the tokens are not renewed: %s", error)
-        else:
-            logger.info("%d tokens are read from %s", len(self._tokens), self._path)
+    def _read(self) -> None:
+        self._tokens = read_tokens(self._path)
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
@@ -182,9 +173,10 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         mode = path.stat().st_mode
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"the token file {path} cannot be read: {reason}", path=path) from None
+    except OSError as error:
+        raise InputError(f"the token file {path} cannot be read: {error.strerror}", path=path) from error
+    except UnicodeDecodeError:
+        raise InputError(f"the token file {path} cannot be read: not UTF-8", path=path) from None
     if mode & stat.S_IROTH:
         logger.warning("the token file %s can be read by every user of this machine: chmod o-r %s", path, path)
     found: dict[bytes, Token] = {}

@@ -2,7 +2,7 @@
 
 Every new connection looks at the files first; connections that are open keep what they began with. New files that do
 not go together leave the old ones in force and are logged: a certificate may be replaced before its key is, and a
-server must not turn deaf in between.
+server must not turn deaf in between. What the system does not let be read is tried again at the next connection.
 """
 
 from __future__ import annotations
@@ -52,11 +52,9 @@ class ServerTls:
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
-        self._watched = WatchedFiles(files.paths)
+        self._watched = WatchedFiles(files.paths, "the certificate is")
         self._lock = threading.Lock()  # gRPC asks on threads of its own
-        signature = self._watched.changed() or ()
-        self._context, self._configuration = _read(files)
-        self._watched.see(signature)
+        self._read()
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port`. gRPC asks for the certificate at every handshake."""
@@ -83,17 +81,13 @@ class ServerTls:
             Whether another certificate is in force now.
         """
         with self._lock:
-            signature = self._watched.changed()
-            if signature is None:
-                return False
-            self._watched.see(signature)
-            try:
-                self._context, self._configuration = _read(self._files)
-            except InputError as error:
-                logger.error("the certificate is not renewed: %s", error)
-                return False
-        logger.info("the certificate is renewed from %s", self._files.certificate)
-        return True
+            renewed = self._watched.renew(self._read)
+        if renewed:
+            logger.info("the certificate is renewed from %s", self._files.certificate)
+        return renewed
+
+    def _read(self) -> None:
+        self._context, self._configuration = _read(self._files)
 
     def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
         """None: as before."""
@@ -123,7 +117,7 @@ def read_pem(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", path=path) from None
+        raise _unreadable(path, error) from error
     if b"-----BEGIN " not in content:
         raise InputError(f"{path} is not a PEM file", path=path, help="it begins with -----BEGIN …")
     return content
@@ -133,7 +127,7 @@ def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """Loads a certificate and its key.
 
     Raises:
-        InputError: they do not go together, or the key is encrypted.
+        InputError: they do not go together, the key is encrypted, or one cannot be read.
     """
     try:
         context.load_cert_chain(certificate, key, password=_refuse_password)
@@ -146,18 +140,26 @@ def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     except _EncryptedKeyError:
         help = f"decrypt it (openssl pkey -in {key} -out plain.pem) and keep it readable for the server alone"
         raise InputError(f"{key} is encrypted", path=key, help=help) from None
+    except OSError as error:
+        raise _unreadable(f"{certificate} or {key}", error) from error
 
 
 def load_authorities(context: ssl.SSLContext, path: Path) -> None:
     """Loads certificates of authorities.
 
     Raises:
-        InputError: the file holds none.
+        InputError: the file holds none, or cannot be read.
     """
     try:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise InputError(f"{path} holds no certificate of an authority: {error.reason or error}", path=path) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(what: Path | str, error: OSError) -> InputError:
+    return InputError(f"{what} cannot be read: {error.strerror}", path=what)
 
 
 class _EncryptedKeyError(Exception):

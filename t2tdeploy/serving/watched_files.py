@@ -2,34 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-Signature = tuple[tuple[int, int, int] | None, ...]
-"""Inode, size and modification time of each file; None for one that is not there."""
+from t2tdeploy.errors import InputError
+
+logger = logging.getLogger("t2tdeploy.serving")
+
+_Signature = tuple[tuple[int, int, int, int] | None, ...]
+"""Inode, size, and times of modification and change of each file; None for one that cannot be looked at. A file that is
+written into keeps its inode, one whose modification time is set keeps that, and one that may be read now keeps both."""
 
 
 class WatchedFiles:
-    """Tells whether files differ from those seen last. Follows links, so also when a link leads elsewhere, which is how
-    Kubernetes replaces a mounted Secret."""
+    """Reads files again when they differ from those read last. Follows links, so also when a link leads elsewhere,
+    which is how Kubernetes replaces a mounted Secret.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
-        self._seen: Signature | None = None
+    To be made before the files are read for the first time, so that a change in between is found.
 
-    def changed(self) -> Signature | None:
-        """What the files are now, if that was not seen yet; else None."""
-        now = tuple(map(_signature, self._paths))
-        return None if now == self._seen else now
+    Args:
+        what: they hold, as the log calls it: "the tokens are".
+    """
 
-    def see(self, signature: Signature) -> None:
-        """Remembers what has been read: as it was before, so that a change while reading is found next time."""
-        self._seen = signature
+    def __init__(self, paths: Sequence[Path], what: str) -> None:
+        self._paths, self._what = tuple(paths), what
+        self._seen: _Signature | None = self._signature()
+        self._logged = ""
+
+    def renew(self, read: Callable[[], None]) -> bool:
+        """Calls `read` if the files have changed. An InputError leaves what was read before, and is logged: once,
+        however often the same is met.
+
+        Returns:
+            Whether they were read.
+        """
+        signature = self._signature()
+        if signature == self._seen:
+            return False
+        try:
+            read()
+        except InputError as error:
+            # What the system refuses now (too many open files, a right not given yet) it may grant to the same file.
+            self._seen = None if isinstance(error.__cause__, OSError) else signature
+            if self._logged != (words := str(error)):
+                logger.error("%s not renewed: %s", self._what, words)
+            self._logged = words
+            return False
+        self._seen, self._logged = signature, ""
+        return True
+
+    def _signature(self) -> _Signature:
+        return tuple(map(_signature, self._paths))
 
 
-def _signature(path: Path) -> tuple[int, int, int] | None:
+def _signature(path: Path) -> tuple[int, int, int, int] | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

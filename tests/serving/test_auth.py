@@ -1,4 +1,6 @@
+import errno
 import hmac
+import logging
 import os
 import string
 from pathlib import Path
@@ -116,6 +118,54 @@ def test_a_changed_file_is_in_force_within_a_second(tmp_path: Path, caplog: pyte
     write(tmp_path / "new", f"web:{LONG}3").replace(path)
     now = 4.0
     assert find(f"{LONG}3", file())
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_file_that_cannot_be_read_for_a_moment_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    """Else a revoked token would stay valid for ever."""
+    now = 0.0
+    path = write(tmp_path / "tokens", f"web:{LONG}1")
+    file = TokenFile(path, clock=lambda: now)
+    write(path, f"web:{LONG}2")
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO, "t2tdeploy.serving"):
+        patch.setattr(Path, "read_text", fail)
+        for now in (1.0, 2.0, 3.0):  # noqa: B007
+            assert find(f"{LONG}1", file())
+    assert [one.getMessage() for one in caplog.records] == [
+        f"the tokens are not renewed: the token file {path} cannot be read: {os.strerror(number)}"
+    ]
+    now = 4.0
+    assert find(f"{LONG}2", file())
+    assert not find(f"{LONG}1", file())
+
+
+def test_a_content_that_is_no_token_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    path = write(tmp_path / "tokens", f"web:{LONG}1")
+    file = TokenFile(path, clock=lambda: now)
+    path.write_text("half a li")
+    read: list[Path] = []
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **given: read.append(path) or read_text(path, **given))
+    for now in (1.0, 2.0, 3.0):  # noqa: B007
+        assert find(f"{LONG}1", file())
+    assert read == [path]
+
+
+def test_a_change_that_keeps_size_and_modification_time_is_found(tmp_path: Path) -> None:
+    now = 0.0
+    path = write(tmp_path / "tokens", f"web:{LONG}1")
+    file, before = TokenFile(path, clock=lambda: now), path.stat()
+    write(path, f"web:{LONG}2")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now = 1.0
+    assert find(f"{LONG}2", file())
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The files of TLS: what is refused and how, and renewal, seen by real handshakes of the standard library."""
 
+import errno
+import os
 import ssl
 from pathlib import Path
 
@@ -64,6 +66,31 @@ def test_files_that_vanish_leave_the_old_certificate(authority: Authority, caplo
     assert not tls.refresh()
     assert handshake(context, trusting(authority)) == "kept"
     assert len([one for one in caplog.records if "not renewed" in one.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("reader", ["pem", "pair"])
+def test_files_that_cannot_be_read_for_a_moment_are_tried_again(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reader: str
+) -> None:
+    pair, other = authority.sign("old"), authority.sign("new")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+    context = tls.ssl_context()
+    other.certificate.replace(pair.certificate)
+    other.key.replace(pair.key)
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        if reader == "pem":
+            patch.setattr(Path, "read_bytes", fail)
+        else:
+            patch.setattr(ssl.SSLContext, "load_cert_chain", fail)
+        assert not tls.refresh()
+        assert not tls.refresh()
+        assert handshake(context, trusting(authority)) == "old"
+    assert len([one for one in caplog.records if "cannot be read: Too many open files" in one.getMessage()]) == 1
+    assert handshake(context, trusting(authority)) == "new"
 
 
 def test_a_client_without_a_certificate_is_refused(authority: Authority) -> None:
