@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.classifier import Classification, Label, RawExample
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import require_unicode
 from t2tdeploy.serving.frontend import Classified, ClassifyCall
-from t2tdeploy.serving.messages import field_of_invalid_text, int32, write_timing
-from t2tdeploy.serving.unreadable import UNREADABLE
+from t2tdeploy.serving.messages import int32, write_timing
+from t2tdeploy.serving.unreadable import UNREADABLE, field_of_invalid_text, unknown_field
 from t2tdeploy.serving.v1 import classification_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["ClassificationService"].full_name
@@ -55,8 +54,8 @@ def read_classify_request(request: pb.ClassifyRequest, deadline: float | None) -
         RequestError: the examples come in two forms, or a value is none; an option is not known to this version.
     """
     options = request.options
-    if options.ByteSize() and len(unknown := UnknownFieldSet(options)):
-        raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
+    if unknown := unknown_field(options):
+        raise RequestError("options", f"field {unknown} is not known to this server")
     given = [name for name in ("texts", "images", "examples") if getattr(request, name)]
     if len(given) > 1:
         raise RequestError("examples", f"{' and '.join(given)} are given", help="send one of them")

@@ -8,14 +8,13 @@ from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import require_unicode
 from t2tdeploy.serving.document_stream import AnsweredPart
 from t2tdeploy.serving.messages import (
-    field_of_invalid_text,
     int32,
     read_translation,
     write_options,
     write_translation,
 )
 from t2tdeploy.serving.served_model import ServedModel
-from t2tdeploy.serving.unreadable import UNREADABLE
+from t2tdeploy.serving.unreadable import UNREADABLE, field_of_invalid_text
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 

@@ -226,6 +226,14 @@ class Frontend:
     def _require_count(self, field: str, count: int) -> None:
         if not count:
             raise RequestError(field, "there is none")
+        self.require_at_most(field, count)
+
+    def require_at_most(self, field: str, count: int) -> None:
+        """For services, before they read each of the sources or examples of a request.
+
+        Raises:
+            RequestError: they are more than one request may have.
+        """
         if count > (limit := self.options.max_sentences_per_request):
             raise RequestError(field, f"{count} in one request, the server takes {limit}")
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
@@ -17,7 +13,7 @@ from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.served_model import ServedModel
-from t2tdeploy.serving.unreadable import UNREADABLE
+from t2tdeploy.serving.unreadable import UNREADABLE, field_of_invalid_text, unknown_field
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, Token, TranslateOptions
 
@@ -86,33 +82,6 @@ def parse_request(content: bytes) -> pb.TranslateRequest:
     raise RequestError("request", "the bytes are not a TranslateRequest message")
 
 
-def field_of_invalid_text(
-    content: bytes, single: Mapping[int, str], repeated: Mapping[int, str] = MappingProxyType({})
-) -> str | None:
-    """protobuf does not say which string it refused, so the fields are looked at as bytes.
-
-    Args:
-        single, repeated: names of the message's strings by field number.
-    """
-    try:
-        fields = UnknownFieldSet(Empty.FromString(content))
-    except UNREADABLE:
-        return None
-    seen = Counter[int]()
-    for field in (fields[index] for index in range(len(fields))):
-        number = field.field_number
-        if isinstance(field.data, bytes):
-            try:
-                field.data.decode("utf-8")
-            except UnicodeDecodeError:
-                if number in single:
-                    return single[number]
-                if number in repeated:
-                    return f"{repeated[number]}[{seen[number]}]"
-        seen[number] += 1
-    return None
-
-
 def read_options(message: pb.DecodeOptions) -> TranslateOptions:
     """The options of a request.
 
@@ -121,9 +90,8 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
     """
     if not message.ByteSize():  # as in most requests; looking for unknown fields takes a while
         return BUNDLE_DEFAULTS
-    unknown = UnknownFieldSet(message)
-    if len(unknown):
-        raise RequestError("options", f"field {unknown[0].field_number} is not known to this server")
+    if unknown := unknown_field(message):
+        raise RequestError("options", f"field {unknown} is not known to this server")
     given = {field.name: value for field, value in message.ListFields()}
     if "suppress" in given:
         given["suppress"] = tuple(given["suppress"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from aiohttp import web
 from google.protobuf import json_format
@@ -28,9 +29,13 @@ def add_translation_routes(routes: Routes) -> None:
     """Translate and ListModels."""
     service = TranslationService(routes.frontend)
 
+    def require_counts(fields: dict[str, Any]) -> None:
+        for name in ("sources", "target_prefixes", "targetPrefixes"):
+            routes.frontend.require_at_most(name, count_of(fields, name))
+
     async def translate(request: web.Request, body: bytes) -> web.Response:
         deadline = header_deadline(request)
-        message = await asyncio.to_thread(parse_json, body, pb.TranslateRequest())
+        message = await asyncio.to_thread(parse_json, body, pb.TranslateRequest(), require_counts)
         response = await service.answer(message, deadline)
         return web.Response(body=await asyncio.to_thread(write_json, response), content_type="application/json")
 
@@ -41,17 +46,27 @@ def add_translation_routes(routes: Routes) -> None:
     routes.get("/v1/models", models)
 
 
-def parse_json(body: bytes, message: M) -> M:
+def parse_json(body: bytes, message: M, require_counts: Callable[[dict[str, Any]], None]) -> M:
     """Fills a request's message.
+
+    Args:
+        require_counts: refuses an object with more elements than a request may have, before each is read.
 
     Raises:
         RequestError: the body is no JSON of it.
     """
+    fields = parse_object(body)
+    require_counts(fields)
     try:
-        return json_format.ParseDict(parse_object(body), message)
+        return json_format.ParseDict(fields, message)
     except (json_format.ParseError, ValueError, RecursionError) as error:
         text = str(error)
         raise RequestError("request", text if len(text) < 300 else text[:299] + "…") from None
+
+
+def count_of(fields: dict[str, Any], name: str) -> int:
+    """Elements of a field that may be a list."""
+    return len(found) if isinstance(found := fields.get(name), list) else 0
 
 
 def write_json(message: Message) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import urllib.error
@@ -18,15 +19,18 @@ import numpy as np
 import PIL.Image
 import pytest
 import tritonclient.grpc as triton
+from google.protobuf import json_format
 
 from t2tdeploy.classifier import Classification, Classifier
 from t2tdeploy.errors import RequestError, ServerError
+from t2tdeploy.serving import classification_messages
 from t2tdeploy.serving.bundle_source import BundleFolders
 from t2tdeploy.serving.classification_client import ClassificationClient
 from t2tdeploy.serving.client import Client, ClientOptions
 from t2tdeploy.serving.inference.classification import ClassificationInterface
 from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import classification_pb2 as pb
+from t2tdeploy.serving.v1 import classification_pb2_grpc as pb_grpc
 from tests.serving.running import ServerProcess, running
 from tests.serving.toy_bundle import write_toy_bundle
 from tests.serving.toy_classifier import (
@@ -112,6 +116,24 @@ def test_requests_that_want_more_or_fewer_classes_share_batches(models: Models) 
 
         assert all(pool.map(ask, range(256)))
     assert models.server.batches - before < 256
+
+
+@pytest.mark.parametrize("carrier", ["grpc", "http"])
+def test_too_many_examples_are_refused_unread(models: Models, monkeypatch: pytest.MonkeyPatch, carrier: str) -> None:
+    monkeypatch.setattr(classification_messages, "_read_example", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(json_format, "ParseDict", lambda *_: pytest.fail("read"))
+    server = models.server
+    if carrier == "grpc":
+        request = pb.ClassifyRequest(model="texts", examples=[pb.Example()] * 1000)
+        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel, pytest.raises(grpc.RpcError) as caught:
+            pb_grpc.ClassificationServiceStub(channel).Classify(request, timeout=20)
+        found = caught.value.details()
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", server.http_port, timeout=20)
+        connection.request("POST", "/v1/classify", json.dumps({"model": "texts", "examples": [{}] * 1000}))
+        found = json.loads(connection.getresponse().read())["error"]
+        connection.close()
+    assert found == "examples: 1000 in one request, the server takes 16"
 
 
 def test_a_text_is_cut_if_asked_for(models: Models) -> None:

@@ -4,6 +4,17 @@ import subprocess
 import sys
 
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from t2tdeploy.errors import RequestError
+from t2tdeploy.serving import unreadable
+from t2tdeploy.serving.inference import messages as inference
+from t2tdeploy.serving.inference.v2 import inference_pb2
+from t2tdeploy.serving.messages import parse_request, read_options
+from t2tdeploy.serving.unreadable import MOST_FIELDS, field_of_invalid_text, unknown_field
+from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 READ = """
 from google.protobuf.internal import api_implementation
@@ -35,3 +46,63 @@ def test_every_message_says_what_is_wrong_with_its_bytes(implementation: str) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A text or message of fewer than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+OTHERS = {"varint": b"\x78\xff\x7f", "fixed64": b"\x79" + b"\xff" * 8, "fixed32": b"\x7d" + b"\xff" * 4}
+OTHERS["group"] = b"\x7b" + field(2, b"\xff") + b"\x7c"  # what is in it is no field of the message
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_invalid_text_is_found_behind_fields_of_every_kind(other: str) -> None:
+    content = OTHERS[other] + field(2, b"a") + OTHERS[other] + field(2, b"\xff")
+    with pytest.raises(RequestError, match=r"^sources\[1\]: not valid UTF-8"):
+        parse_request(content)
+
+
+def test_only_so_many_fields_are_looked_at_for_an_invalid_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    varint = unreadable._varint
+    monkeypatch.setattr(unreadable, "_varint", lambda content, place: read.append(place) or varint(content, place))
+    with pytest.raises(RequestError, match=r"^request: the bytes are not a TranslateRequest"):
+        parse_request(field(2, b"") * 20 * MOST_FIELDS + field(2, b"\xff"))
+    assert len(read) <= 2 * MOST_FIELDS + 2  # a tag and a length of each
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_can_be_looked_at(content: bytes) -> None:
+    field_of_invalid_text(content, {1: "model"}, {2: "sources"})
+
+
+@settings(max_examples=200)
+@given(
+    known=st.text(max_size=3), numbers=st.lists(st.integers(20, 2**29 - 1).filter(lambda one: not 19000 <= one < 20000))
+)
+def test_a_field_that_is_not_known_is_named_in_messages_of_any_size(known: str, numbers: list[int]) -> None:
+    content = pb.TranslateRequest(model=known).SerializeToString()
+    for number in numbers:
+        tag = number << 3
+        while tag >= 128:
+            content, tag = content + bytes([tag & 127 | 128]), tag >> 7
+        content += bytes([tag, 0])
+    small = pb.TranslateRequest.FromString(content)
+    large = pb.TranslateRequest.FromString(content + field(2, b"x" * 100) * 100)
+    assert unknown_field(small) == unknown_field(large) == (numbers[0] if numbers else None)
+    assert len(large.sources) == 100
+
+
+def test_no_object_is_made_of_each_of_many_unknown_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(message: pb.TranslateRequest) -> UnknownFieldSet:
+        assert message.ByteSize() < 10_000
+        return UnknownFieldSet(message)
+
+    monkeypatch.setattr(unreadable, "UnknownFieldSet", few)
+    many = b"\xf8\x01\x00" * 100_000
+    with pytest.raises(RequestError, match=r"^options: field 31 is not known"):
+        read_options(pb.DecodeOptions.FromString(many))
+    with pytest.raises(RequestError, match=r"^request: field 31 is not known"):
+        inference.parse(inference_pb2.ModelInferRequest, many)

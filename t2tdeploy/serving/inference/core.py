@@ -38,10 +38,21 @@ class InferenceCore:
     def __init__(self, frontend: Frontend) -> None:
         self.frontend = frontend
 
-    async def infer(self, request: InferRequest, size: int, deadline: float | None) -> InferAnswer:
+    def interface(self, model: str, version: str) -> TensorInterface[Any, Any]:
+        """The tensors of a model.
+
+        Raises:
+            RequestError, UnknownNameError, UnavailableError: as `ModelRepository.find` does.
+        """
+        return interface_of(self.frontend.repository.find(model, version))
+
+    async def infer(
+        self, interface: TensorInterface[Any, Any], request: InferRequest, size: int, deadline: float | None
+    ) -> InferAnswer:
         """Answers one request; to be called within `Frontend.accepting`.
 
         Args:
+            interface: of the model that the request names.
             size: bytes of the request.
             deadline: of the call, on the clock of the event loop; None: it has none.
 
@@ -49,7 +60,6 @@ class InferenceCore:
             RequestError: naming the input or parameter that is not valid.
             UnknownNameError, OverloadedError, TimeoutError, UnavailableError: as `Frontend` does.
         """
-        interface = interface_of(self.frontend.repository.find(request.model, request.version))
         parameters, rest = _split(request.parameters)
         deadline = _deadline(parameters, deadline)
         request = replace(request, parameters=rest, priority=priority_of(parameters))

@@ -17,6 +17,9 @@ from t2tdeploy.serving.inference.calls import InferRequest, unknown
 from t2tdeploy.serving.inference.tensors import InferInput, Tensor
 from t2tdeploy.serving.served_model import ServedModel
 
+_ALWAYS_READ = 64
+"""Tensors or parameters of a request that are read even if no model has as many: one that means nothing is named."""
+
 Call = TypeVar("Call")
 Answer = TypeVar("Answer")
 
@@ -75,6 +78,21 @@ class TensorInterface(ABC, Generic[Call, Answer]):
     @abstractmethod
     def model_of(self, answer: Answer) -> ServedModel:
         """The model that answered."""
+
+    def require_counts(self, inputs: int, outputs: int, parameters: int) -> None:
+        """To be called before a request is read: it may name any number of tensors in few bytes.
+
+        Raises:
+            RequestError: it has more of something than a request to this model can have.
+        """
+        counts = (
+            ("inputs", inputs, len(self.inputs)),
+            ("outputs", outputs, len(self.outputs)),
+            ("parameters", parameters, len(self.parameters)),
+        )
+        for field, count, most in counts:
+            if count > max(most, _ALWAYS_READ):
+                raise RequestError(field, f"{count} in one request, the model has {most}")
 
     def check(self, request: InferRequest, max_rows: int) -> None:
         """Checks names, datatypes and shapes; no data is looked at.

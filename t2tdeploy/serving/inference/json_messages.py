@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,18 @@ def parse_object(text: bytes) -> dict[str, Any]:
     return found
 
 
-def parse_infer(body: bytes, header_length: str | None, model: str, version: str) -> HttpInfer:
+def parse_infer(
+    body: bytes,
+    header_length: str | None,
+    model: str,
+    version: str,
+    require_counts: Callable[[int, int, int], None],
+) -> HttpInfer:
     """Reads the body of an inference request.
 
     Args:
         header_length: the header HEADER_LENGTH; None: all of the body is JSON.
+        require_counts: refuses too many inputs, outputs or parameters, see `TensorInterface`.
 
     Raises:
         RequestError: naming what is wrong.
@@ -75,6 +82,7 @@ def parse_infer(body: bytes, header_length: str | None, model: str, version: str
     text, rest = _split(body, header_length)
     fields = parse_object(text)
     _require_fields("request", fields, {"id": str, "parameters": dict, "inputs": list, "outputs": list})
+    require_counts(*(len(fields.get(name, ())) for name in ("inputs", "outputs", "parameters")))
     parameters = _parameters("parameters", fields)
     otherwise = _flag(parameters, "binary_data_output")
     inputs, binary = [], {}

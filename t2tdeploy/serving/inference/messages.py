@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
-from google.protobuf.unknown_fields import UnknownFieldSet
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.inference.calls import (
@@ -15,9 +14,9 @@ from t2tdeploy.serving.inference.calls import (
     inputs_by_name,
     require_no_shared_memory,
 )
-from t2tdeploy.serving.inference.tensors import InferInput, shown
+from t2tdeploy.serving.inference.tensors import InferInput, require_axes, shown
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
-from t2tdeploy.serving.unreadable import UNREADABLE
+from t2tdeploy.serving.unreadable import UNREADABLE, unknown_field
 
 M = TypeVar("M", bound=Message)
 
@@ -51,7 +50,8 @@ def parse(message: type[M], content: bytes) -> M:
 
 
 def read_infer(message: pb.ModelInferRequest) -> InferRequest:
-    """What a request says; its tensors are not looked into.
+    """What a request says; its tensors are not looked into. How many there are is to be checked before
+    (`TensorInterface.require_counts`): every one takes time.
 
     Raises:
         RequestError: naming the input or parameter that cannot be understood.
@@ -91,6 +91,7 @@ def write_infer(answer: InferAnswer) -> pb.ModelInferResponse:
 def _read_input(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> InferInput:
     _require_known(message.name, message)
     require_no_shared_memory(message.name, message.parameters)
+    require_axes(message.name, len(message.shape))
     content: Any = raw
     if message.HasField("contents"):
         _require_known(message.name, message.contents)
@@ -111,9 +112,8 @@ def _read_input(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | Non
 
 
 def _require_known(owner: str, message: Message) -> None:
-    unknown = UnknownFieldSet(message)
-    if len(unknown):
-        raise RequestError(shown(owner), f"field {unknown[0].field_number} is not known to this server")
+    if unknown := unknown_field(message):
+        raise RequestError(shown(owner), f"field {unknown} is not known to this server")
 
 
 def _read_parameter(name: str, message: pb.InferParameter) -> Parameter:

@@ -64,9 +64,10 @@ class _Methods:
         return json_response({"name": name, "ready": True})
 
     async def infer(self, request: web.Request, body: bytes) -> web.Response:
-        large = len(body) > _LARGE_BYTES
-        asked = await in_thread_if(large, parse_infer, body, request.headers.get(HEADER_LENGTH), *_model(request))
-        answer = await self._core.infer(asked.request, len(body), None)
+        large, header, model = len(body) > _LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
+        interface = self._core.interface(*model)
+        asked = await in_thread_if(large, parse_infer, body, header, *model, interface.require_counts)
+        answer = await self._core.infer(interface, asked.request, len(body), None)
         size = sum(tensor.values.nbytes for tensor in answer.tensors)
         content, header_length = await in_thread_if(size > _LARGE_BYTES, write_infer, answer, asked)
         if header_length is None:

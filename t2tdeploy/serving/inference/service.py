@@ -129,7 +129,9 @@ class InferenceService:
             return pb.RepositoryModelUnloadResponse().SerializeToString()
 
     async def _infer(self, message: pb.ModelInferRequest, size: int, deadline: float | None) -> pb.ModelInferResponse:
-        answer = await self._core.infer(read_infer(message), size, deadline)
+        interface = self._core.interface(message.model_name, message.model_version)
+        interface.require_counts(len(message.inputs), len(message.outputs), len(message.parameters))
+        answer = await self._core.infer(interface, read_infer(message), size, deadline)
         large = sum(tensor.values.nbytes for tensor in answer.tensors)
         response: pb.ModelInferResponse = await in_thread_if(large > 1_000_000, write_infer, answer)
         return response

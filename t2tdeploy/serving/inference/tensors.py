@@ -96,8 +96,7 @@ class InferInput:
         Raises:
             RequestError: there is no such shape.
         """
-        if len(self.shape) > MAX_AXES:
-            raise self.error(f"{len(self.shape)} axes, at most {MAX_AXES} are taken")
+        require_axes(self.name, len(self.shape))
         if any(size < 0 for size in self.shape):
             raise self.error(f"shape {self.shape_text} has a negative size")
         if math.prod(size or 1 for size in self.shape) > _MOST_ELEMENTS:  # numpy refuses it even with a size of 0
@@ -210,6 +209,15 @@ def texts(name: str, rows: Sequence[Sequence[str]], width: int) -> Tensor:
     """A BYTES tensor [rows, width], "" behind the shorter ones."""
     elements = [text.encode() for row in rows for text in (*row, *[""] * (width - len(row)))]
     return Tensor(name, "BYTES", _objects(elements, (len(rows), width)))
+
+
+def require_axes(name: str, axes: int) -> None:
+    """
+    Raises:
+        RequestError: a tensor of this name has more axes than are taken.
+    """
+    if axes > MAX_AXES:
+        raise RequestError(shown(name), f"{axes} axes, at most {MAX_AXES} are taken")
 
 
 def shown(text: str) -> str:

@@ -8,11 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.errors import RequestError
+from t2tdeploy.serving.inference import messages
 from t2tdeploy.serving.inference.json_messages import parse_infer, plain
 from t2tdeploy.serving.inference.messages import parse, read_infer
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 
 Contents = pb.InferTensorContents
+
+
+def any_counts(inputs: int, outputs: int, parameters: int) -> None:
+    """No model has been asked."""
+
+
 UNKNOWN_FIELD = b"\xfa\x06\x01x"  # field 111, a text
 
 
@@ -109,7 +116,7 @@ BAD_BODIES = {
 def test_a_body_is_refused_by_the_name_of_its_fault(fault: str) -> None:
     body, words = BAD_BODIES[fault]
     with pytest.raises(RequestError) as caught:
-        parse_infer(body if isinstance(body, bytes) else json.dumps(body).encode(), None, "m", "")
+        parse_infer(body if isinstance(body, bytes) else json.dumps(body).encode(), None, "m", "", any_counts)
     assert str(caught.value).startswith(words)
     assert len(str(caught.value)) < 400
 
@@ -117,12 +124,33 @@ def test_a_body_is_refused_by_the_name_of_its_fault(fault: str) -> None:
 @pytest.mark.parametrize("length", ["x", "-1", "1e3", "", "3", "99999999999999999999"])
 def test_a_wrong_header_length_is_refused(length: str) -> None:
     with pytest.raises(RequestError, match=r"^Inference-Header-Content-Length: "):
-        parse_infer(b"{}", length, "m", "")
+        parse_infer(b"{}", length, "m", "", any_counts)
 
 
 def test_bytes_that_belong_to_no_input_are_refused() -> None:
     with pytest.raises(RequestError, match=r"^request: 3 bytes are left"):
-        parse_infer(b"{}abc", "2", "m", "")
+        parse_infer(b"{}abc", "2", "m", "", any_counts)
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs", "parameters"])
+def test_a_body_of_too_much_is_refused_before_it_is_read(field: str) -> None:
+    """Every element is faulty, too, which is never found out."""
+
+    def refuse(inputs: int, outputs: int, parameters: int) -> None:
+        counts = {"inputs": inputs, "outputs": outputs, "parameters": parameters}
+        assert counts.pop(field) == 1000
+        assert not any(counts.values())
+        raise RequestError(field, "too many")
+
+    given = dict.fromkeys(map(str, range(1000))) if field == "parameters" else [{}] * 1000
+    with pytest.raises(RequestError, match=f"^{field}: too many"):
+        parse_infer(json.dumps({field: given}).encode(), None, "m", "", refuse)
+
+
+def test_axes_are_counted_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "InferInput", lambda *_: pytest.fail("read"))
+    with pytest.raises(RequestError, match=r"^x: 100000 axes, at most 8"):
+        read_infer(request(tensor(shape=[1] * 100_000)))
 
 
 def test_what_is_sent_both_ways_is_the_same_request() -> None:
@@ -137,8 +165,8 @@ def test_what_is_sent_both_ways_is_the_same_request() -> None:
     header = json.dumps(raw).encode()
     found = [
         read_infer(parse(pb.ModelInferRequest, message.SerializeToString())),
-        parse_infer(json.dumps(text).encode(), None, "m", "").request,
-        parse_infer(header + b"\7\0\0\0", str(len(header)), "m", "").request,
+        parse_infer(json.dumps(text).encode(), None, "m", "", any_counts).request,
+        parse_infer(header + b"\7\0\0\0", str(len(header)), "m", "", any_counts).request,
     ]
     assert len({(one.model, one.version, one.id, str(one.parameters), one.outputs) for one in found}) == 1
     assert [one.inputs["x"].read().tolist() for one in found] == [[7]] * 3
@@ -158,7 +186,7 @@ json_values = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"id": json_values, "inputs": json_values, "outputs": json_values}))
 def test_any_json_is_a_request_or_refused(body: dict) -> None:
     with contextlib.suppress(RequestError):
-        parse_infer(json.dumps(body).encode(), None, "m", "")
+        parse_infer(json.dumps(body).encode(), None, "m", "", any_counts)
 
 
 @settings(max_examples=200, deadline=None)

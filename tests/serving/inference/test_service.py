@@ -331,6 +331,28 @@ def test_a_full_queue_refuses_with_a_hint(tmp_path) -> None:
     assert statuses == {"OK", "StatusCode.RESOURCE_EXHAUSTED"}
 
 
+@pytest.mark.parametrize("field", ["inputs", "outputs", "parameters"])
+def test_more_tensors_than_a_model_has_are_refused_unread(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    """Millions of empty ones fit into a request of the usual size."""
+    monkeypatch.setattr("t2tdeploy.serving.inference.service.read_infer", lambda _: pytest.fail("read"))
+    request = service_pb2.ModelInferRequest(model_name="toy")
+    most = {"inputs": 3, "outputs": 8, "parameters": len(TranslationInterface.parameters)}[field]
+    if field == "parameters":
+        for number in range(1000):
+            request.parameters[str(number)].int64_param = 1
+    else:
+        for _ in range(1000):
+            getattr(request, field).add()
+    with running(bundle) as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = triton.service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.ModelInfer(request, timeout=20)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"{field}: 1000 in one request, the model has {most}"
+
+
 _TABLE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
 
 
