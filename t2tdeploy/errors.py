@@ -64,8 +64,14 @@ class OperationalError(T2TDeployError):
     """Nothing wrong with what was asked, but it could not be done: exit code 1."""
 
 
+_LONGEST_NAME = 200
+"""Characters of a name that is compared with others; the time grows with them, and clients of a server choose them."""
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """The choice that looks most like `name`, or None if none does."""
+    if len(name) > _LONGEST_NAME:
+        return None
     found = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return found[0] if found else None
 

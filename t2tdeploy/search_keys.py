@@ -26,6 +26,7 @@ from t2tdeploy.features import UNK_ID
 from t2tdeploy.manifest import DecodeDefaults
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.search_inputs import OTHER_VARIANT, require_fixed
+from t2tdeploy.sentences import require_unicode
 from t2tdeploy.tokenizer import Tokenizer
 
 
@@ -152,6 +153,7 @@ class SearchKeys:
             self.require_graph("options.early_stopping", "patience")
         suppressed = [UNK_ID] if options.suppress_unknown else []
         for piece in options.suppress:
+            require_unicode("options.suppress", piece)
             token = self._target.id_of(piece)
             if token is None:
                 raise RequestError(

@@ -63,6 +63,12 @@ def test_nearest_is_the_most_alike_or_nothing() -> None:
     assert nearest("dropuot", []) is None
 
 
+def test_a_name_of_any_length_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of a server may send one of megabytes."""
+    monkeypatch.setattr(errors.difflib, "get_close_matches", lambda *_, **__: pytest.fail("compared"))
+    assert UnknownNameError("model", "x" * 10_000, ["toy"]).nearest is None
+
+
 def test_settings_errors_list_every_fault_on_a_line() -> None:
     faults = [
         Fault("dropuot", "0.3", "no such field", "dropout"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import ssl
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 
 import grpc
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.serving.answering import RETRY_AFTER
@@ -111,7 +113,7 @@ class HttpServer:
         """
         # A client that goes away ends its handler, so that its work leaves the queue.
         self._runner = web.AppRunner(
-            self._app, handler_cancellation=True, access_log=None, shutdown_timeout=_FLUSH_SECONDS
+            self._app, handler_cancellation=True, access_log=None, logger=HTTP_LOGGER, shutdown_timeout=_FLUSH_SECONDS
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=self._tls)
@@ -131,6 +133,20 @@ class HttpServer:
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
+
+
+class _HttpLogger(logging.LoggerAdapter[logging.Logger]):
+    """For aiohttp, which logs a traceback of every request that is no HTTP. Anybody can send these, without a token."""
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **given: Any) -> None:
+        """See logging.Logger."""
+        if isinstance(exc_info, HttpProcessingError):
+            self.debug("a request that is no HTTP, from %s: %s", args[0] if args else "?", type(exc_info).__name__)
+        else:
+            super().exception(msg, *args, exc_info=exc_info, **given)
+
+
+HTTP_LOGGER = _HttpLogger(logging.getLogger("t2tdeploy.serving"))
 
 
 def application(

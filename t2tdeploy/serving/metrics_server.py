@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from t2tdeploy.errors import OperationalError
+from t2tdeploy.serving.http import HTTP_LOGGER
 
 
 class MetricsServer:
@@ -27,7 +28,7 @@ class MetricsServer:
         """
         application = web.Application()
         application.router.add_get("/metrics", self._answer)
-        runner = web.AppRunner(application, access_log=None)
+        runner = web.AppRunner(application, access_log=None, logger=HTTP_LOGGER)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()

@@ -275,7 +275,7 @@ class ModelRepository:
     def _not_served(self, name: str, version: str) -> Exception:
         """Why a model, or this version of it, is not found."""
         if name in self._served:
-            if version.isdecimal() and (broken := self._broken.get((name, int(version)))):
+            if broken := {str(number): one for (its, number), one in self._broken.items() if its == name}.get(version):
                 return UnavailableError(f"{name}:{version} is not served: {broken.reason}")
             return UnknownNameError(f"version of model '{name}'", version, map(str, self._served[name]))
         reasons = [broken.reason for (one, _), broken in self._broken.items() if one == name]

@@ -73,6 +73,6 @@ def require_no_shared_memory(owner: str, parameters: Mapping[str, object]) -> No
 
 def unknown(kind: str, name: str, choices: Mapping[str, object] | tuple[str, ...]) -> RequestError:
     """A name of a request that means nothing to the model: unlike a model's name, an invalid argument."""
-    similar = nearest(name, choices) if len(name) <= 80 else None
+    similar = nearest(name, choices)
     help = f"did you mean '{similar}'?" if similar else None
     return RequestError(kind, f"unknown name '{shown(name)}'; valid choices: {', '.join(choices)}", help=help)

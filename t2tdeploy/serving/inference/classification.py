@@ -32,6 +32,9 @@ from t2tdeploy.serving.served_model import ServedModel
 _DATATYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 """By numpy's name."""
 
+_MOST_DIGITS = 20
+"""Of a whole number that comes as text; Python's own bound is an error of another kind."""
+
 
 class ClassificationInterface(TensorInterface[ClassifyCall, Classified]):
     """The tensors of one model; see the head of this file."""
@@ -106,11 +109,11 @@ class ClassificationInterface(TensorInterface[ClassifyCall, Classified]):
 
     def _top_k(self, request: InferRequest) -> int:
         value = request.parameters.get("top_k", 1)
-        if isinstance(value, str) and value.isdecimal():  # tritonclient's users often send text
-            value = int(value)
-        if isinstance(value, float):
+        if isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS:
+            value = int(value)  # tritonclient's users often send text
+        if isinstance(value, float | str):
             raise RequestError("parameters.top_k", f"{shown(repr(value))} is not a whole number")
-        return self._classifier.require_top_k(value, "parameters.top_k")  # type: ignore[arg-type]
+        return self._classifier.require_top_k(value, "parameters.top_k")
 
     def _column(self, name: str, feature: FeatureInput, request: InferRequest) -> Sequence[Any] | None:
         """A feature of every row; None: it is left out."""

@@ -16,6 +16,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from t2tdeploy.errors import RequestError
+from t2tdeploy.sentences import require_unicode
 from t2tdeploy.serving.inference.calls import (
     InferAnswer,
     InferRequest,
@@ -83,6 +84,7 @@ def parse_infer(
     fields = parse_object(text)
     _require_fields("request", fields, {"id": str, "parameters": dict, "inputs": list, "outputs": list})
     require_counts(*(len(fields.get(name, ())) for name in ("inputs", "outputs", "parameters")))
+    require_unicode("id", fields.get("id", ""))  # it is repeated in the answer
     parameters = _parameters("parameters", fields)
     otherwise = _flag(parameters, "binary_data_output")
     inputs, binary = [], {}
