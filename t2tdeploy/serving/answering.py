@@ -88,3 +88,9 @@ def deadline_of(context: Context) -> float | None:
     """When the call's deadline passes, on the clock of the running event loop; None: it has none."""
     remaining = context.time_remaining()
     return None if remaining is None else asyncio.get_running_loop().time() + remaining
+
+
+def cancelled_status(context: Context) -> str:
+    """Name of the status of a call that was cancelled: by its client, or because its deadline passed."""
+    remaining = context.time_remaining()
+    return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"

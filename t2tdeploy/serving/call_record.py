@@ -25,7 +25,7 @@ _TRACE_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})
 
 @dataclass
 class CallRecord:
-    """One call. Never holds text of users.
+    """One call, or one request of a stream of them. Never holds text of users.
 
     Args:
         request_id: the client's own, if that is sane, else a new one.
@@ -35,6 +35,7 @@ class CallRecord:
         client: name of its token or certificate; empty: unknown.
         trace_parent: W3C traceparent as it came; empty: none, or not valid.
         known: whether the server has such a method.
+        requests: of a stream of them; each has a record of its own.
         model, version: name and number of the model that answered; empty: none was found.
         sentences, source_tokens, target_tokens: of all sources, and of all hypotheses returned.
         queue, compute: seconds; None: it did not come so far. Of a stream, the longest of a sentence.
@@ -54,6 +55,7 @@ class CallRecord:
     client: str = ""
     trace_parent: str = ""
     known: bool = True
+    requests: int = 0
     model: str = ""
     version: str = ""
     sentences: int = 0
@@ -81,6 +83,19 @@ class CallRecord:
         self.compute = compute if self.compute is None else max(self.compute, compute)
         self.target_tokens += target_tokens
         self.computed = time.perf_counter() - self._clock
+
+    def of_request(self) -> CallRecord:
+        """A record of the next request of a stream, of whose call this is the record."""
+        self.requests += 1
+        return CallRecord(
+            f"{self.request_id}/{self.requests}",
+            self.service,
+            self.method,
+            self.protocol,
+            self.peer,
+            self.client,
+            self.trace_parent,
+        )
 
     def end(self, status: str) -> None:
         """The call was answered with `status`."""

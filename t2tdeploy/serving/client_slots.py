@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -68,3 +69,33 @@ class ClientSlots:
     def _learn(self, seconds: float) -> None:
         known = self._seconds
         self._seconds = seconds if known is None else known + _SMOOTHING * (seconds - known)
+
+
+class StreamSlots:
+    """The requests under way within a stream of requests, which has a place itself as long as it is open.
+
+    That is the place of the first; each further one takes one of its client's. Where there is none, the stream is read
+    no further until one of its own requests has ended: it can never be stuck, and nothing in it is refused.
+    """
+
+    def __init__(self, slots: ClientSlots, client: str) -> None:
+        self._slots, self._client = slots, client
+        self._own_taken = False
+        self._left = asyncio.Event()
+
+    async def take(self) -> contextlib.ExitStack:
+        """The place of one request, to be closed when that has ended. One task takes all of a stream."""
+        place = contextlib.ExitStack()
+        place.callback(self._left.set)
+        while self._own_taken:
+            self._left.clear()
+            with contextlib.suppress(ClientBusyError):
+                place.enter_context(self._slots.taken(self._client))
+                return place
+            await self._left.wait()
+        self._own_taken = True
+        place.callback(self._give_back)
+        return place
+
+    def _give_back(self) -> None:
+        self._own_taken = False

@@ -1,6 +1,7 @@
 """What every call passes before it is answered, and what is told about it afterwards. Knows no protocol.
 
-`GrpcGate` (grpc_gate.py) and `http_gate` (http_gate.py) put their calls through a `Gate`.
+`GrpcGate` (grpc_gate.py) and `http_gate` (http_gate.py) put their calls through a `Gate`. A service whose calls are
+streams of requests finds it by `current_gate`, and counts each of them.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 
 from t2tdeploy.serving.auth import OPEN_METHODS, Authenticator
 from t2tdeploy.serving.call_record import CallRecord, RecordSink
-from t2tdeploy.serving.client_slots import ClientSlots
+from t2tdeploy.serving.client_slots import ClientSlots, StreamSlots
 
 logger = logging.getLogger("t2tdeploy.serving")
 
@@ -47,6 +49,10 @@ class Gate:
         with self._slots.taken(record.client or record.peer):
             yield
 
+    def stream_slots(self, record: CallRecord) -> StreamSlots:
+        """For the requests of a stream, whose call has a `slot`."""
+        return StreamSlots(self._slots, record.client or record.peer)
+
     def ended(self, record: CallRecord, status: str) -> None:
         """Tells all sinks that a call was answered with `status`."""
         record.end(status)
@@ -55,3 +61,17 @@ class Gate:
                 sink(record)
             except Exception:  # a fault in what is told must not become one in what is answered
                 logger.exception("a call could not be reported")
+
+
+_OPEN = Gate(Authenticator(None), ClientSlots(None))
+_current: ContextVar[Gate] = ContextVar("t2tdeploy_gate")
+
+
+def current_gate() -> Gate:
+    """That the call has passed that is being answered; an open one outside of any."""
+    return _current.get(_OPEN)
+
+
+def set_current_gate(gate: Gate) -> None:
+    """The call that this task answers has passed `gate`."""
+    _current.set(gate)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.answering import RETRY_AFTER, cancelled_status
 from t2tdeploy.serving.call_record import (
     REQUEST_ID,
     TRACE_PARENT,
@@ -19,7 +19,7 @@ from t2tdeploy.serving.call_record import (
     set_current,
     valid_trace_parent,
 )
-from t2tdeploy.serving.gate import Gate
+from t2tdeploy.serving.gate import Gate, set_current_gate
 from t2tdeploy.serving.status import status_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -109,6 +109,7 @@ class _Passage:
             record.client = _certificate_name(context)
         context.set_trailing_metadata(((REQUEST_ID, record.request_id),))
         set_current(record)
+        set_current_gate(self._gate)
         try:
             self._slot.__enter__()
         except Exception as error:
@@ -133,8 +134,7 @@ async def _abort(context: Context, code: grpc.StatusCode, message: str, trailing
 def _outcome(context: Context, error: BaseException | None) -> str:
     """The status that the client sees, or would if it still listened."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        remaining = context.time_remaining()
-        return "DEADLINE_EXCEEDED" if remaining is not None and remaining <= 0 else "CANCELLED"
+        return cancelled_status(context)
     code = context.code()
     number = code.value[0] if isinstance(code, grpc.StatusCode) else int(code or 0)
     if error is not None and not number:

@@ -111,7 +111,10 @@ class ServerMetrics:
         )
 
     def call_ended(self, record: CallRecord) -> None:
-        """Counts a call. Names that the server does not know never become labels: anybody could make any number."""
+        """Counts a call, or of a stream each request. Names that the server does not know never become labels: anybody
+        could make any number."""
+        if record.requests:
+            return
         method = record.method if record.known else "unknown"
         self._calls.labels(method, record.status, record.model).inc()
         self._total.labels(method, record.model).observe(record.seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -10,8 +11,10 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, deadline_of, unary
+from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, cancelled_status, deadline_of, unary
+from t2tdeploy.serving.call_record import CallRecord, current_record, sane_id, set_current
 from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.gate import current_gate
 from t2tdeploy.serving.inference import metadata
 from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore, in_thread_if
 from t2tdeploy.serving.inference.messages import parse, read_infer, write_infer
@@ -21,7 +24,7 @@ from t2tdeploy.serving.status import status_of
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 STREAM_REQUESTS = 64
-"""Requests of one stream that are under way at once; a client that sends more waits."""
+"""Requests of one stream that are under way at once, or answered and not yet sent; a client that sends more waits."""
 
 M = TypeVar("M", bound=Message)
 
@@ -82,7 +85,9 @@ class InferenceService:
 
     async def stream_infer(self, contents: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """ModelInferRequest, any number -> ModelStreamInferResponse, one for each, in order."""
-        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(STREAM_REQUESTS)
+        call, gate = current_record() or CallRecord(sane_id(None), SERVICE, "ModelStreamInfer", "grpc"), current_gate()
+        slots, room = gate.stream_slots(call), asyncio.Semaphore(STREAM_REQUESTS)
+        under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         tasks: set[asyncio.Task[Any]] = set()
 
         def start(work: Any) -> asyncio.Task[Any]:
@@ -94,15 +99,25 @@ class InferenceService:
         async def read() -> None:
             try:
                 async for content in contents:
-                    await under_way.put(start(self._answer_in_stream(content, context)))
+                    record = call.of_request()
+                    await room.acquire()
+                    place = await slots.take()
+                    task = start(self._answer_in_stream(content, context, record))
+                    task.add_done_callback(partial(ended, record, place))
+                    under_way.put_nowait(task)
             finally:
-                await under_way.put(None)
+                under_way.put_nowait(None)  # waits for nothing: who takes from the queue may be gone
+
+        def ended(record: CallRecord, place: contextlib.ExitStack, _: asyncio.Task[Any]) -> None:
+            place.close()
+            gate.ended(record, record.status or cancelled_status(context))
 
         reader = start(read())
         self._readers.add(reader)
         try:
             while task := await under_way.get():
                 yield await task
+                room.release()
             await asyncio.wait([reader])
             if self._closed:
                 await abort(UnavailableError("the server is stopping"), context, self._frontend.answers)
@@ -136,7 +151,8 @@ class InferenceService:
         response: pb.ModelInferResponse = await in_thread_if(large > 1_000_000, write_infer, answer)
         return response
 
-    async def _answer_in_stream(self, content: bytes, context: Context) -> bytes:
+    async def _answer_in_stream(self, content: bytes, context: Context, record: CallRecord) -> bytes:
+        set_current(record)
         message, answers = pb.ModelInferRequest(), self._frontend.answers
         try:
             with self._frontend.accepting(len(content)):
@@ -144,12 +160,14 @@ class InferenceService:
                 response = await self._infer(message, len(content), deadline_of(context))
         except Exception as error:
             status = status_of(error)
-            answers[status.code.name] += 1
+            record.status = status.code.name
+            answers[record.status] += 1
             response = pb.ModelInferResponse(id=message.id)
             if status.retry_after is not None:
                 response.parameters[RETRY_AFTER].int64_param = round(status.retry_after * 1000)
-            text = f"{status.code.name}: {status.message}"
+            text = f"{record.status}: {status.message}"
             return pb.ModelStreamInferResponse(error_message=text, infer_response=response).SerializeToString()
+        record.status = "OK"
         answers["OK"] += 1
         return pb.ModelStreamInferResponse(infer_response=response).SerializeToString()
 
