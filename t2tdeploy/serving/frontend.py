@@ -169,6 +169,7 @@ class Frontend:
         model = self.repository.find(call.model, call.version)
         with model.used():
             self._require_count("sources", len(call.sources))
+            self.require_at_most("target_prefixes", len(call.target_prefixes))
             require_priority(call.priority)
             translator, scheduler = model.translator, model.scheduler
             key = translator.search_key(call.options)

@@ -50,6 +50,16 @@ def post(server: Server, path: str, body: object) -> tuple[int, dict[str, str]]:
     return int(found.split()[1]), json.loads(found.partition(b"\r\n\r\n")[2])
 
 
+def test_prefixes_are_counted_before_they_are_looked_at(server: Server, channel: grpc.Channel) -> None:
+    words = "target_prefixes: 1000 in one request, the server takes 256"
+    request = pb.TranslateRequest(model="toy", sources=["a"], target_prefixes=[""] * 1000)
+    with pytest.raises(grpc.RpcError, match=words):
+        pb_grpc.TranslationServiceStub(channel).Translate(request, timeout=20)
+    body = {"model": "toy", "sources": ["a"], "targetPrefixes": [0] * 1000}  # which is never found out
+    status, found = post(server, "/v1/translate", body)
+    assert (status, found["error"].replace("targetP", "target_p")) == (400, words)
+
+
 def test_a_version_of_any_length_is_not_found(channel: grpc.Channel) -> None:
     request = pb.TranslateRequest(model="toy", model_version=DIGITS, sources=["a"])
     with pytest.raises(grpc.RpcError) as caught:
