@@ -106,7 +106,7 @@ class Frontend:
     def __init__(self, repository: ModelRepository, options: ServerOptions) -> None:
         self.answers: Counter[str] = Counter()
         self.repository, self.options = repository, options
-        self._state: Literal["starting", "serving", "stopping"] = "starting"
+        self._state: Literal["starting", "serving", "leaving", "stopping"] = "starting"
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -114,11 +114,21 @@ class Frontend:
     @property
     def serving(self) -> bool:
         """Whether requests are accepted now."""
+        return self._state in ("serving", "leaving")
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests should come here: not once the server is leaving, though it still accepts some."""
         return self._state == "serving"
 
     def open(self) -> None:
         """Requests are accepted from now on."""
         self._state = "serving"
+
+    def leave(self) -> None:
+        """Requests are accepted until `close`, but whoever asks is told that the server is not ready."""
+        if self._state == "serving":
+            self._state = "leaving"
 
     async def close(self, grace: float) -> int:
         """Accepts nothing more, and waits up to `grace` seconds for what was accepted.

@@ -198,7 +198,7 @@ class _Moment(Collector):
         build = InfoMetricFamily("t2tdeploy_build", "Version of t2tdeploy.")
         build.add_metric([], {"version": __version__})
         yield build
-        yield GaugeMetricFamily("t2tdeploy_ready", "1 if requests are accepted.", value=float(self._ready()))
+        yield GaugeMetricFamily("t2tdeploy_ready", "1 if requests should come here.", value=float(self._ready()))
         info = InfoMetricFamily("t2tdeploy_model", "Models that serve.", labels=_MODEL)
         gauges = {
             name: GaugeMetricFamily(f"t2tdeploy_{name}", help, labels=_MODEL)

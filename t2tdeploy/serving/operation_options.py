@@ -59,7 +59,7 @@ class OperationOptions(Settings):
         description="where OpenTelemetry spans go, e.g. http://collector:4317; none: there are none",
     )
     lame_duck_seconds: float = Field(
-        0.0, ge=0, description="after SIGTERM: how long requests are still taken while health says NOT_SERVING"
+        0.0, ge=0, description="after SIGTERM: how long requests are still taken while health and readiness say no"
     )
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ class Operations:
         """Opens the port of metrics, if there is to be one.
 
         Args:
-            ready: whether the server accepts requests now.
+            ready: whether requests should come to the server now.
 
         Raises:
             OperationalError: it cannot be had.

@@ -120,7 +120,7 @@ class Server:
         self.port = await self._bind()
         if (http_port := self._options.bound_http_port) is not None:
             self.http_port = await self._start_http(http_port)
-        await self.operations.start(self.repository, lambda: self._frontend.serving)
+        await self.operations.start(self.repository, lambda: self._frontend.ready)
         await self.repository.start()
         self._frontend.open()
         await self._set_health()
@@ -139,17 +139,18 @@ class Server:
         return self.port
 
     async def stop(self) -> None:
-        """Health turns NOT_SERVING, then new requests get UNAVAILABLE, accepted ones finish, the port closes."""
+        """Health and readiness say no, then new requests get UNAVAILABLE, accepted ones finish, the port closes."""
         if self._grpc is None:
             return
         options = self._options
-        self._reporter.event(
-            "stopping", lame_duck_seconds=options.lame_duck_seconds, grace_seconds=options.shutdown_grace_seconds
-        )
+        self._frontend.leave()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._health.enter_graceful_shutdown()
+        self._reporter.event(
+            "stopping", lame_duck_seconds=options.lame_duck_seconds, grace_seconds=options.shutdown_grace_seconds
+        )
         await self._drain()
         unfinished = await self._frontend.close(0)
         self._inference.close()

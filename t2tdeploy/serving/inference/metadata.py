@@ -34,8 +34,8 @@ def server_metadata() -> pb.ServerMetadataResponse:
 
 
 def model_ready(frontend: Frontend, name: str, version: str) -> bool:
-    """Whether requests to the model are answered now."""
-    if not frontend.serving:
+    """Whether requests to the model should come here now."""
+    if not frontend.ready:
         return False
     try:
         frontend.repository.find(name, version)
@@ -45,8 +45,8 @@ def model_ready(frontend: Frontend, name: str, version: str) -> bool:
 
 
 def server_ready(frontend: Frontend) -> bool:
-    """Whether requests are answered now, and there is a model for them."""
-    return frontend.serving and bool(frontend.repository.models())
+    """Whether requests should come here now, and there is a model for them."""
+    return frontend.ready and bool(frontend.repository.models())
 
 
 def model_metadata(frontend: Frontend, name: str, version: str) -> pb.ModelMetadataResponse:

@@ -20,6 +20,7 @@ from t2tdeploy.serving.inference.core import InferenceCore, in_thread_if
 from t2tdeploy.serving.inference.json_messages import HEADER_LENGTH, parse_infer, parse_object, plain, write_infer
 from t2tdeploy.serving.inference.tensors import shown
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
+from t2tdeploy.serving.scheduler import UnavailableError
 
 _LARGE_BYTES = 65_536
 
@@ -61,6 +62,8 @@ class _Methods:
     async def model_ready(self, request: web.Request) -> web.Response:
         name, version = _model(request)
         self._frontend.repository.find(name, version)
+        if not self._frontend.ready:
+            raise UnavailableError("the server is stopping")
         return json_response({"name": name, "ready": True})
 
     async def infer(self, request: web.Request, body: bytes) -> web.Response:
