@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from t2tdeploy.errors import OperationalError
@@ -19,6 +19,7 @@ from t2tdeploy.serving.bundle_source import BundleSource, label_of
 from t2tdeploy.serving.classification_messages import SERVICE as CLASSIFICATION
 from t2tdeploy.serving.classification_service import ClassificationService
 from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.health_service import HealthService
 from t2tdeploy.serving.inference import service as inference
 from t2tdeploy.serving.inference.descriptors import ReflectedPool
 from t2tdeploy.serving.messages import SERVICE
@@ -29,8 +30,6 @@ from t2tdeploy.serving.service import TranslationService
 
 if TYPE_CHECKING:
     from t2tdeploy.serving.http import HttpServer
-
-Health = health_pb2.HealthCheckResponse
 
 _SERVICES = (SERVICE, CLASSIFICATION, inference.SERVICE)
 _FLUSH_SECONDS = 1.0
@@ -79,7 +78,7 @@ class Server:
         self.ui_url: str | None = None
         self.operations = Operations(options)
         reporter = self.operations.listen(reporter)
-        self.repository = ModelRepository(source, options, reporter, self._models_changed, self.operations.watch)
+        self.repository = ModelRepository(source, options, reporter, self._set_health, self.operations.watch)
         self._options = options
         self._reporter = reporter
         self._hurry = asyncio.Event()
@@ -88,12 +87,11 @@ class Server:
         self._services = (
             TranslationService(self._frontend), ClassificationService(self._frontend), self._inference
         )  # fmt: skip
-        self._health = health.aio.HealthServicer()
+        self._health = HealthService()
         self._grpc: grpc.aio.Server | None = None
         self._http: HttpServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._known_names: set[str] = set()
-        self._health_lock = asyncio.Lock()
 
     @property
     def answers(self) -> Counter[str]:
@@ -116,14 +114,14 @@ class Server:
             InputError, CorruptFileError, UnreadableError: a bundle, or the repository, cannot be read.
             UnknownNameError: a bundle has no such variant, or an alias names no model.
         """
-        await self._set_health()
+        self._set_health()
         self.port = await self._bind()
         if (http_port := self._options.bound_http_port) is not None:
             self.http_port = await self._start_http(http_port)
         await self.operations.start(self.repository, lambda: self._frontend.ready)
         await self.repository.start()
         self._frontend.open()
-        await self._set_health()
+        self._set_health()
         self._reporter.event(
             "serving",
             host=self._options.host,
@@ -144,10 +142,10 @@ class Server:
             return
         options = self._options
         self._frontend.leave()
+        self._set_health()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._health.enter_graceful_shutdown()
         self._reporter.event(
             "stopping", lame_duck_seconds=options.lame_duck_seconds, grace_seconds=options.shutdown_grace_seconds
         )
@@ -184,23 +182,18 @@ class Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _models_changed(self) -> None:
-        self._in_background(self._set_health())
-
-    async def _set_health(self) -> None:
+    def _set_health(self) -> None:
         """Health is known of the server (""), its services, every model, and every version as name:number."""
-        async with self._health_lock:  # else an older state could be written after a newer one
-            entries = self.repository.entries()
-            ready = self._frontend.serving and any(entry.model for entry in entries)
-            names = dict.fromkeys(self._known_names, False) | dict.fromkeys(("", *_SERVICES), ready)
-            for entry in entries:
-                state = self._frontend.serving and entry.model is not None
-                names[entry.name] = names.get(entry.name, False) or state
-                if entry.number:  # else it says something of the model as a whole
-                    names[label_of(entry.name, entry.number)] = state
-            self._known_names = set(names)
-            for name, state in names.items():
-                await self._health.set(name, Health.SERVING if state else Health.NOT_SERVING)
+        entries = self.repository.entries()
+        ready = self._frontend.ready and any(entry.model for entry in entries)
+        names = dict.fromkeys(self._known_names, False) | dict.fromkeys(("", *_SERVICES), ready)
+        for entry in entries:
+            state = self._frontend.ready and entry.model is not None
+            names[entry.name] = names.get(entry.name, False) or state
+            if entry.number:  # else it says something of the model as a whole
+                names[label_of(entry.name, entry.number)] = state
+        self._known_names = set(names)
+        self._health.set(names)
 
     async def _bind(self) -> int:
         address = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
