@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections import Counter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from t2tdeploy.serving.http import HttpServer
 
 _SERVICES = (SERVICE, CLASSIFICATION, inference.SERVICE)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FLUSH_SECONDS = 1.0
 """For answers on their way to the client when the port closes; open health watches end with it."""
 
@@ -39,9 +41,11 @@ _FLUSH_SECONDS = 1.0
 def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
     """Serves bundles until SIGTERM or SIGINT, then finishes the accepted requests and returns. Main thread only.
 
+    A signal while models load ends the start; the model that is being loaded is loaded to its end first.
+
     Reports the events `loaded` (model, number, version, variant, threads), `serving` (host, port, http_port,
     metrics_port, models, workers, and with the page ui, its address), `broken` (model, number, reason), `unloaded`,
-    `stopping` and `stopped`. A second signal waits for nothing more.
+    `stopping` and `stopped`. A second signal waits for no request, SIGTERM after `stopped` for nothing.
 
     Raises:
         InputError, CorruptFileError, UnreadableError: a bundle, or the repository, cannot be read.
@@ -52,21 +56,27 @@ def serve(source: BundleSource, options: ServerOptions, reporter: Reporter) -> N
 
 
 async def _serve_until_signal(source: BundleSource, options: ServerOptions, reporter: Reporter) -> None:
-    stopping = asyncio.Event()
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     server = Server(source, options, reporter)
+    starting = loop.create_task(server.start())
 
     def signalled() -> None:
         if stopping.is_set():
             server.hurry()
         stopping.set()
+        starting.cancel()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signalled)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, signalled)
     try:
-        await server.start()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
         await stopping.wait()
     finally:
         await server.stop()
+        # A thread that still loads a model is waited for, as nothing can interrupt it; a further SIGTERM ends that.
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
 
 
 class Server:
@@ -106,6 +116,8 @@ class Server:
     async def start(self) -> int:
         """Binds the ports, loads the models, warms them up, then serves. Until then requests get UNAVAILABLE.
 
+        May be cancelled before it serves.
+
         Returns:
             The port.
 
@@ -140,16 +152,14 @@ class Server:
         """Health and readiness say no, then new requests get UNAVAILABLE, accepted ones finish, the port closes."""
         if self._grpc is None:
             return
-        options = self._options
         self._frontend.leave()
+        pause = self._options.lame_duck_seconds if self._frontend.serving else 0.0
         self._set_health()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._reporter.event(
-            "stopping", lame_duck_seconds=options.lame_duck_seconds, grace_seconds=options.shutdown_grace_seconds
-        )
-        await self._drain()
+        self._reporter.event("stopping", lame_duck_seconds=pause, grace_seconds=self._options.shutdown_grace_seconds)
+        await self._drain(pause)
         unfinished = await self._frontend.close(0)
         self._inference.close()
         batches = self.batches
@@ -165,11 +175,11 @@ class Server:
         """`stop` waits no longer: what is not answered now gets UNAVAILABLE."""
         self._hurry.set()
 
-    async def _drain(self) -> None:
+    async def _drain(self, pause: float) -> None:
         """Waits for load balancers to see that the server leaves, then for accepted requests, or for `hurry`."""
 
         async def wait() -> None:
-            await asyncio.sleep(self._options.lame_duck_seconds)
+            await asyncio.sleep(pause)
             await self._frontend.close(self._options.shutdown_grace_seconds)
 
         tasks = {asyncio.create_task(wait()), asyncio.create_task(self._hurry.wait())}
@@ -211,7 +221,7 @@ class Server:
             (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc, pool=ReflectedPool()
         )
         port = self.operations.add_port(self._grpc, address)
-        await self._grpc.start()
+        await asyncio.shield(self._grpc.start())  # gRPC cannot stop a server that is half started
         return port
 
     async def _start_http(self, port: int) -> int:
