@@ -169,7 +169,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         rows = whole if isinstance(whole, list) else [whole]
     except ValueError:
         rows = []
-        for number, line in enumerate(content.splitlines(), 1):
+        for number, line in enumerate(content.split("\n"), 1):  # JSON's texts may hold other line ends
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except (ValueError, RecursionError) as error:

@@ -326,7 +326,7 @@ def _dev_metrics(run: RunDirectory, checkpoint: str) -> dict[str, Any]:
     name = run.checkpoint_path(checkpoint).name
     for line in read_metrics(run.path):
         if line["group"] == "evaluation" and name == f"step-{line['step']:08d}":
-            measured = ("loss", "perplexity", "accuracy", "bleu", "chrf")
+            measured = ("loss", "perplexity", "accuracy", "f1", "auc", "bleu", "chrf", "rmse", "mae", "r2")
             return {f"dev_{key}": line[key] for key in measured if key in line}
     return {}
 

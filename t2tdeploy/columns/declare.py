@@ -31,7 +31,7 @@ from t2tdeploy.columns.fitted import (
     VocabularyColumn,
 )
 from t2tdeploy.columns.hashing import hash_texts
-from t2tdeploy.columns.values import Array, Raw, RawColumn
+from t2tdeploy.columns.values import Array, Raw, RawColumn, as_text
 from t2tdeploy.errors import InputError, nearest
 
 INDICATOR_IDS = 16
@@ -170,7 +170,7 @@ class Vocabulary(Categorical):
     """One of the values that training rows have.
 
     Args:
-        values: the vocabulary; empty: that of the training rows, the most frequent first.
+        values: the vocabulary, texts or numbers; empty: that of the training rows, the most frequent first.
         min_count: of a value in the training rows; rarer ones count as not in the vocabulary.
         max_values: how many values at most.
         other_buckets: ids for values that are not in the vocabulary.
@@ -184,6 +184,7 @@ class Vocabulary(Categorical):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "values", tuple(map(as_text, self.values)))
         for option in ("min_count", "max_values", "other_buckets"):
             _require(self, option, getattr(self, option), at_least=1)
 

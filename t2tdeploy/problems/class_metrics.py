@@ -101,8 +101,13 @@ def classification_scores(logits: Floats, labels: npt.NDArray[Any], classes: Seq
     is_set = labels.ndim == 2
     hot = labels > 0.5 if is_set else labels[:, None] == np.arange(len(classes))
     predicted = found > 0.5 if is_set else logits.argmax(-1)[:, None] == np.arange(len(classes))
+    one = hot.shape[1] == 1  # a column, which scikit-learn takes for labels 0 and 1
     precision, recall, f1, counts = precision_recall_fscore_support(
-        hot, predicted, labels=every, average=None, zero_division=0.0
+        hot[:, 0] if one else hot,
+        predicted[:, 0] if one else predicted,
+        labels=[1] if one else every,
+        average=None,
+        zero_division=0.0,
     )
     top5 = None
     if not is_set and len(classes) > TOP:

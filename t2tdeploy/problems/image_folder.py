@@ -19,7 +19,7 @@ from t2tdeploy.registry import register_problem
 
 _SPLIT_FOLDERS = {
     "train": ("train", "training"),
-    "dev": ("dev", "val", "valid", "validation"),
+    "dev": ("dev", "val", "valid", "validation", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
 _SUFFIXES = frozenset(
@@ -168,9 +168,18 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise InputError(f"{root} has two folders for {split}: {present[0].name} and {present[1].name}", path=root)
         if present:
             found[split] = present[0]
-    if len(found) != len(folders) or "train" not in found or not _folders(found["train"]):
+    if "train" not in found or not _folders(found["train"]):
         return {}
-    return found
+    strangers = [folder for folder in folders.values() if folder not in found.values()]
+    if any(map(_folders, strangers)):  # which may well be classes, if no class has folders of its own
+        known = ", ".join(name for names in _SPLIT_FOLDERS.values() for name in names)
+        raise InputError(
+            f"{root} has the splits {', '.join(one.name for one in found.values())} and a folder that is none: "
+            f"{strangers[0].name}",
+            path=root,
+            help=f"call it one of {known}, or move it elsewhere",
+        )
+    return {} if strangers else found
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -107,6 +107,8 @@ def as_array(values: Any, name: str) -> Array:
         return _side_by_side([as_array(column, name) for _, column in columns], name)
     if hasattr(values, "detach"):
         values = values.detach().cpu().numpy()
+    elif isinstance(values, np.ma.MaskedArray):
+        values = _filled(values)
     elif not isinstance(values, np.ndarray):
         values = _plain(values)
     try:
@@ -120,6 +122,14 @@ def as_array(values: Any, name: str) -> Array:
     if array.ndim == 0:
         raise InputError(f"column '{name}' is one value, {array.item()!r:.60}, where there must be one per example")
     return array
+
+
+def _filled(values: np.ma.MaskedArray[Any, Any]) -> Array:
+    """What is masked is missing: NaN among numbers, None among others."""
+    is_number = values.dtype.kind in _NUMBERS
+    found: Array = np.array(values.data, dtype=np.float64 if is_number else object)
+    found[np.ma.getmaskarray(values)] = np.nan if is_number else None
+    return found
 
 
 def _is_whole(given: Any) -> bool:
@@ -266,7 +276,11 @@ def _parquet(source: Any) -> Any:
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} cannot be read as Parquet: {reason}", path=path) from error
-    return pyarrow.concat_tables(tables)
+    try:
+        return pyarrow.concat_tables(tables, promote_options="permissive")
+    except pyarrow.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{paths[0]} and the files after it do not go together: {reason}", path=paths[0]) from error
 
 
 def _plain(values: Any) -> Any:

@@ -77,6 +77,8 @@ def _faults(path: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         help = "save the file as UTF-8" if "UTF8" in reason else "is it of the format that its name or format=… says?"
         raise CorruptFileError(path, reason, help=help) from error
+    except UnicodeDecodeError as error:  # of the names of columns
+        raise CorruptFileError(path, "it is not UTF-8", help="save the file as UTF-8") from error
     except OSError as error:
         if error.errno is None:  # of the decompressor, not of the system
             raise CorruptFileError(path, str(error), help="fetch the file again") from error
@@ -86,11 +88,14 @@ def _faults(path: Path) -> Iterator[None]:
 def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) -> tuple[pyarrow.Table, Array]:
     """All columns as text, and the number of every row that is kept."""
     skipped: list[int] = []
+    runaway: list[int] = []
     blank = _blank_lines_before(path)
     first = blank + (2 if header else 1)
 
     def leave_out(row: Any) -> str:
         skipped.append(row.number - first + 1)
+        if "\n" in row.text.strip():
+            runaway.append(skipped[-1])
         bad_lines.add(path, skipped[-1], f"{row.actual_columns} values instead of {row.expected_columns}")
         return "skip"
 
@@ -113,20 +118,21 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
             ),
         )
     numbers = np.setdiff1d(np.arange(1, len(table) + len(skipped) + 1), skipped)
-    _require_closed_quotes(path, table, numbers)
+    last = table.slice(len(table) - 1).to_pylist() if len(table) else []
+    if any("\n" in value for row in last for value in row.values()):
+        runaway.append(int(numbers[-1]))
+    if len(table) + len(skipped) in runaway:
+        _require_closed_quotes(path, len(table) + len(skipped))
     return table.rename_columns(names), numbers
 
 
-def _require_closed_quotes(path: Path, table: pyarrow.Table, numbers: Array) -> None:
-    """A quote that is opened and never closed makes one value of all the rows behind it."""
-    last = table.slice(len(table) - 1).to_pylist() if len(table) else []
-    if not any("\n" in value for row in last for value in row.values()):
-        return
+def _require_closed_quotes(path: Path, row: int) -> None:
+    """A quote that is opened and never closed makes one value of all the rows behind it, in the last `row`."""
     with _decompressed(path) as source:
         quotes = sum(block.count(b'"') for block in iter(lambda: source.read(1 << 20), b""))
     if quotes % 2:
         raise InputError(
-            f"{path}, row {numbers[-1]}: a quote is opened and never closed",
+            f"{path}, row {row}: a quote is opened and never closed",
             path=path,
             help='a value with a quote in it is written "with two "" quotes"',
         )
@@ -176,11 +182,19 @@ def _require_columns(path: Path, table: pyarrow.Table, separator: str | None) ->
         raise InputError(f"{path} has two columns called '{double}'", path=path, help="give each a name of its own")
 
 
+def _beyond_float64(column: pyarrow.ChunkedArray) -> bool:
+    """Whether there are whole numbers that floats do not tell apart, as ids may be."""
+    ends = pyarrow.compute.min_max(column).as_py()
+    return any(end is not None and abs(end) > 2**53 for end in ends.values())
+
+
 def _column(column: pyarrow.ChunkedArray) -> Array | None:
     """float64 with NaN, or object of str with "" where a value is missing; None: it is neither."""
     types, kind = pyarrow.types, column.type
     if types.is_dictionary(kind):
         column, kind = column.cast(kind.value_type), kind.value_type
+    if types.is_integer(kind) and _beyond_float64(column):
+        column, kind = column.cast(pyarrow.string()), pyarrow.string()
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         return float64(column)
     if types.is_boolean(kind) or types.is_null(kind):

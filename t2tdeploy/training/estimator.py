@@ -42,7 +42,7 @@ from t2tdeploy.problems.in_memory import (
 from t2tdeploy.problems.input_functions import InputFunction, Table, read_input
 from t2tdeploy.progress import LoggingReporter, Reporter
 from t2tdeploy.registry import snake_case
-from t2tdeploy.training.checkpoints import CheckpointStore
+from t2tdeploy.training.checkpoints import CheckpointStore, read_state
 from t2tdeploy.training.estimator_bundle import keep_examples, read_examples, require_own
 from t2tdeploy.training.estimator_model import hyperparameters, keep_source, model_class
 from t2tdeploy.training.estimator_options import EvalSpec, RunConfig, TrainSpec
@@ -155,7 +155,12 @@ class Estimator:
         found = self.evaluate(eval_spec.input_fn, steps=eval_spec.steps, checkpoint="best")
         if eval_spec.export_to is not None:
             self.export_bundle(
-                eval_spec.export_to, calibrate=eval_spec.input_fn, checkpoint="best", metrics=found, overwrite=True
+                eval_spec.export_to,
+                calibrate=eval_spec.input_fn,
+                calibrate_steps=eval_spec.steps,
+                checkpoint="best",
+                metrics=found,
+                overwrite=True,
             )
         return found
 
@@ -212,6 +217,7 @@ class Estimator:
         *,
         name: str | None = None,
         calibrate: InputFunction | None = None,
+        calibrate_steps: int | None = None,
         checkpoint: str | int = "last",
         metrics: Mapping[str, float] | None = None,
         overwrite: bool = False,
@@ -222,6 +228,7 @@ class Estimator:
         Args:
             name: what requests call the model; None: the model's.
             calibrate: examples with labels that were not trained on; probabilities are calibrated on them.
+            calibrate_steps: batches of it that are taken; None: all.
             metrics: recorded in the bundle.
 
         Raises:
@@ -234,7 +241,8 @@ class Estimator:
         run = self._open()
         calibration = []
         if calibrate is not None:
-            calibration = self._dataset(read_input(calibrate), run.features).batches(run.hparams.batch_size)
+            kept = self._dataset(read_input(calibrate, steps=calibrate_steps), run.features)
+            calibration = kept.batches(run.hparams.batch_size)
         return export_classifier(
             run.model(checkpoint),
             Path(directory),
@@ -331,8 +339,10 @@ class Estimator:
     def _train(
         self, input_fn: InputFunction, hooks: Sequence[Hook], total: int, spec: EvalSpec | None
     ) -> TrainResult | None:
-        newest = CheckpointStore(self.model_dir / "checkpoints").steps()
-        if newest and newest[-1] >= total:
+        store = CheckpointStore(self.model_dir / "checkpoints")
+        newest = store.steps()
+        is_done = bool(newest) and newest[-1] >= total
+        if is_done and not (spec and read_state(store.path(newest[-1])).evaluation_due):
             self.reporter.message(f"{self.model_dir} has {newest[-1]} steps of {total}: nothing to do")
             return None
         table = read_input(input_fn)

@@ -31,7 +31,8 @@ class PredictionReport:
     """The quality of one model on one split.
 
     Args:
-        loss: per example: negative log-likelihood in nats without label smoothing, or mean squared error.
+        loss: per example: negative log-likelihood in nats without label smoothing, or mean squared error in
+            squared standard deviations of the training numbers.
         logits: float32 [examples, classes], or values [examples, *shape], in the order of the split.
         labels: of the same examples, as they are in batches.
         classes: their names, by id; empty for numbers.

@@ -41,7 +41,7 @@ class Axes(NamedTuple):
 AXES = {  # by task
     "translate": Axes("loss, nats per token", "bleu", "BLEU"),
     "classify": Axes("loss, nats per example", "accuracy", "accuracy"),
-    "regress": Axes("loss, mean squared error", "rmse", "RMSE"),
+    "regress": Axes("loss, squared standard deviations", "rmse", "RMSE"),
 }
 
 

@@ -151,6 +151,8 @@ class _Trainer:
             self.reporter.task("training", total=total, unit="steps") as task,
         ):
             task.advance(self.state.step)
+            if self.quality is None:  # it may have been there when this run was interrupted
+                self.state = self.state.model_copy(update={"evaluation_due": False})
             if self.state.evaluation_due:
                 self._evaluate(summaries)
             self._start_measuring(stream)

@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text('{"width": 5, "colour": "red"}\n\n{"colour": "blue"}\n')
     (folder / "rows.json").write_text('[{"width": 5, "colour": "red"}, {"colour": "blue"}]')
     (folder / "row.json").write_text('{"width": 5,\n "colour": "red"}')
+    (folder / "ends.jsonl").write_text('{"width": 5, "colour": "red"}\n{"colour": "a\u2028b\x85c"}\n')
     (folder / "array.json").write_text('{"x": [[1, 2, 3], [4, 5, 6]]}')
     (folder / "bad.jsonl").write_text('{"width": 5, "colour": "red"}\n{"width": "x", "colour": "red"}\n')
     (folder / "no.jsonl").write_text('{"width": 5}\n{"width"\n')
@@ -75,6 +76,7 @@ CASES = [
     ("texts", ["--input", "{}/texts.txt"], "a"),
     ("pairs", ["--pairs", "--input", "{}/pairs.txt"], "b"),
     ("table", ["--json", "{}/rows.jsonl"], "wide"),
+    ("table", ["--json", "{}/ends.jsonl"], "wide"),
     ("table", ["--json", "{}/rows.json"], "wide"),
     ("table", ["--json", "{}/row.json"], "wide"),
     ("image", ["--image", "{}/green.png", "--image", "{}/green.png"], "green"),

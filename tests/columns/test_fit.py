@@ -113,6 +113,8 @@ def test_a_vocabulary_is_ordered_by_frequency_and_knows_missing_and_other_values
     assert column.apply({"t": texts("a", "b", "", "rare", "new")}).tolist() == [1, 2, 0, 3, 3]
     assert column.unseen == ()
     assert only(vocabulary("t"), t=texts("a")).unseen == (0, 2)
+    given = only(vocabulary("t", values=(3, 1.0, " a ")), t=texts("1"))
+    assert given.values == ("3", "1", "a")
 
 
 def test_crosses_tell_combinations_apart_until_they_are_hashed() -> None:

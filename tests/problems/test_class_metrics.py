@@ -67,6 +67,14 @@ def test_sets_of_labels_are_right_as_a_whole() -> None:
     assert (scores.by_class["x"].f1, scores.by_class["y"].recall) == (1.0, 0.0)
 
 
+def test_a_set_of_one_label_has_the_scores_of_that_label() -> None:
+    labels = np.array([[1.0], [1.0], [1.0], [0.0], [0.0]])
+    scores = classification_scores(np.array([[3.0], [2.0], [-1.0], [-2.0], [-3.0]]), labels, ("spam",))
+    (spam,) = scores.by_class.values()
+    assert (spam.precision, spam.recall, spam.examples) == (1.0, pytest.approx(2 / 3), 3)
+    assert (scores.precision, scores.f1) == (1.0, pytest.approx(0.8))
+
+
 def test_numbers_by_hand() -> None:
     scores = regression_scores(np.array([1.0, 2.0, 6.0]), np.array([1.0, 3.0, 5.0]))
     assert scores.rmse == pytest.approx((2 / 3) ** 0.5)

@@ -105,6 +105,28 @@ def test_what_has_no_folder_is_held_out_of_train(tmp_path: Path) -> None:
     assert {split: len(samples) for split, samples in found.items()} == {"train": 18, "dev": 2, "test": 4}
 
 
+@pytest.mark.parametrize("dev", ["eval", "evaluation"])
+def test_a_folder_for_evaluation_is_dev(dev: str, tmp_path: Path) -> None:
+    for split, count in (("train", 6), (dev, 4), ("test", 2)):
+        for number in range(count):
+            picture(tmp_path / "in" / split / "ab"[number % 2] / f"{number}.png", number)
+    problem = make("in")
+    assert {split: len(samples) for split, samples in read(problem, tmp_path).items()} == {
+        "train": 6,
+        "dev": 4,
+        "test": 2,
+    }
+    assert problem.classes == ("a", "b")
+
+
+def test_a_folder_beside_the_splits_that_is_none_is_no_class(tmp_path: Path) -> None:
+    for split in ("train", "test", "extra"):
+        for number in range(4):
+            picture(tmp_path / "in" / split / "ab"[number % 2] / f"{number}.png", number)
+    with pytest.raises(InputError, match="has the splits train, test and a folder that is none: extra"):
+        read(make("in"), tmp_path)
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "car"):
         for number in range(10):

@@ -64,6 +64,27 @@ class Pairs(torch.utils.data.Dataset[Any]):
         return {"age": torch.tensor(float(AGE[index] or np.nan)), "city": CITY[index]}, LABEL[index]
 
 
+def test_parquet_files_may_differ_as_parts_of_one_do(tmp_path: Path) -> None:
+    """Whole numbers with a gap in one part are floats there, and columns may stand in another order."""
+    pyarrow.parquet.write_table(pyarrow.table({"n": [1, 2], "city": ["Bern", "Rome"]}), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"city": ["Oslo", "Bonn"], "n": [3.0, None]}), tmp_path / "b.parquet")
+    table = read_input(input_fn([tmp_path / "a.parquet", tmp_path / "b.parquet"]))
+    np.testing.assert_array_equal(table.columns["n"].astype(float), [1, 2, 3, np.nan])
+    assert table.columns["city"].tolist() == ["Bern", "Rome", "Oslo", "Bonn"]
+    pyarrow.parquet.write_table(pyarrow.table({"city": [1.5], "n": ["x"]}), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet and the files after it do not go together"):
+        read_input(input_fn([tmp_path / "a.parquet", tmp_path / "b.parquet"]))
+
+
+def test_masked_values_are_missing() -> None:
+    ages = np.ma.masked_array([31.5, 1e6, 40.0], mask=[False, True, False])
+    cities = np.ma.masked_array(np.array(["Bern", "?", "Rome"]), mask=[False, True, False])
+    whole = np.ma.masked_array([1, 2, 3], mask=[False, False, True])
+    table = read_input(lambda: ({"age": ages, "city": cities, "n": whole}, LABEL))
+    same(table)
+    np.testing.assert_array_equal(table.columns["n"], [1, 2, np.nan])
+
+
 def test_torch_datasets_are_read() -> None:
     same(read_input(input_fn(Pairs())))
     assert read_input(input_fn(torch.ones(3, 2), torch.tensor(LABEL))).columns["inputs"].shape == (3, 2)

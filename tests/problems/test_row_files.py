@@ -167,8 +167,10 @@ def test_bad_csv_rows_are_skipped_and_counted_with_their_first_line(tmp_path: Pa
     ]
 
 
-def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path: Path) -> None:
-    content = "inputs,targets\na,A\n" + '"b,B\n' + "c,C\n" * 50_000
+@pytest.mark.parametrize("rows", [0, 500, 50_000])
+@pytest.mark.parametrize("broken", ['"b,B', 'b,"B'])
+def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path: Path, broken: str, rows: int) -> None:
+    content = f"inputs,targets\na,A\n{broken}\n" + "c,C\n" * rows
     with pytest.raises(InputError, match="from line 3 on") as error:
         read(write(tmp_path / "a.csv", content.encode()))
     assert error.value.line == 3

@@ -102,6 +102,9 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.csv", b"a;b\n1;2\n", InputError, "has one column, 'a;b'", "say separator=;"),
         ("a.tsv", b"a,b\n1,2\n", InputError, "has one column, 'a,b'", "say format=csv"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', InputError, "row 2: a quote is opened and never closed", "two "),
+        ("a.csv", b'a,b,c\n1,2,3\n4,"5,6\n' + b"7,8,9\n" * 90, InputError, "row 2: a quote is opened", "two "),
+        ("a.csv", "größe,b\n1,2\n".encode("latin1"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:30], CorruptFileError, "Truncated", "fetch"),
         ("a.parquet", b"a,b\n", CorruptFileError, "Parquet", "format"),
         ("a.xlsx", b"", InputError, "cannot tell the format", "say format=csv, tsv or parquet"),
@@ -114,6 +117,21 @@ def test_what_is_no_table(
         read(tmp_path, content, name)
     assert message in str(caught.value)
     assert help in (caught.value.help or "")
+
+
+def test_a_short_last_row_after_a_mark_of_inches_is_left_out(tmp_path: Path) -> None:
+    """An odd number of quotes alone says nothing: one within a value is none."""
+    rows, bad_lines = read(tmp_path, b'a,b\n5" pipe,2\n3\n')
+    assert values(rows) == {"a": ['5" pipe'], "b": ["2"]}
+    assert bad_lines.count == 1
+
+
+def test_whole_numbers_that_floats_do_not_tell_apart_are_texts(tmp_path: Path) -> None:
+    ids = [2**53 + offset for offset in range(4)]
+    pyarrow.parquet.write_table(pyarrow.table({"id": [*ids, None], "n": [1, 2, 3, 4, None]}), tmp_path / "a.parquet")
+    rows, _ = read_table(tmp_path / "a.parquet", "parquet", BadLines())
+    assert rows.columns["id"].tolist() == [*map(str, ids), ""]
+    np.testing.assert_array_equal(rows.columns["n"], [1, 2, 3, 4, np.nan])
 
 
 def test_numbers_are_numbers_only_if_all_are() -> None:
