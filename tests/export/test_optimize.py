@@ -157,14 +157,15 @@ def test_sentences_that_are_missing_are_asked_for(base: Bundle) -> None:
 
 
 def test_a_shortlist_is_made_of_sentences_with_their_translations(base: Bundle, tmp_path: Path) -> None:
-    parallel = Parallel(Corpus(["dogs", "", "snow"], "pairs", references=["gods", "", "wons"]), width=4)
+    many = "abcdefghijklmnopqrstuvwxyz0123456789"  # of which the widest beam has enough to choose from
+    parallel = Parallel(Corpus(["dogs", "", "snow", many], "pairs", references=["gods", "", "wons", many]), width=4)
     made = make_variants(base, ["cpu-int8-shortlist"], calibration=TRAIN, dev=DEV, gate=ANYTHING, parallel=parallel)
     written = write_variants(base, tmp_path / "out", made, default="cpu-int8-shortlist")
     measured = written.manifest.variants["cpu-int8-shortlist"].measured
     assert measured is not None
     assert measured["aligned_on"] == "pairs"
     found = Translator(written, threads=1).translate(["snow"])[0]
-    assert set(found[0].text) <= {*"gods", *"wons", *"snow"}
+    assert set(found[0].text) <= {*many}
 
 
 def test_sentences_without_translations_make_no_shortlist(base: Bundle) -> None:

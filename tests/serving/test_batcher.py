@@ -145,7 +145,7 @@ def test_a_higher_priority_goes_before_what_came_at_most_its_head_start_earlier(
 @example([(2, 0, 0), (3, 2, 3)], 0, 1)  # the first came its head start earlier, to the second
 def test_ahead_is_what_would_be_taken_before(came: list[tuple[int, int, int]], gone: int, priority: int) -> None:
     """Of one after another, some of which have left, each so many seconds after the one before."""
-    queue, now, waiting = BatchQueue[str, None](limits(max_batch_size=1)), 0, []
+    queue, now, waiting = BatchQueue[str, None](limits(max_batch_size=1, max_queue_sentences=13)), 0, []
     for length, of, later in came:
         now += later
         waiting.append(item(length, priority=of))
