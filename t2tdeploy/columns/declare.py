@@ -184,7 +184,10 @@ class Vocabulary(Categorical):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "values", tuple(map(as_text, self.values)))
+        try:
+            object.__setattr__(self, "values", tuple(map(as_text, self.values)))
+        except ValueError as error:
+            raise InputError(f"column '{self.name}': values: {error}") from None
         for option in ("min_count", "max_values", "other_buckets"):
             _require(self, option, getattr(self, option), at_least=1)
 

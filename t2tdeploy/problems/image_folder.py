@@ -171,11 +171,12 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if "train" not in found or not _folders(found["train"]):
         return {}
     strangers = [folder for folder in folders.values() if folder not in found.values()]
-    if any(map(_folders, strangers)):  # which may well be classes, if no class has folders of its own
+    # They may well be classes, and so may `train`, if no other class has folders of its own.
+    if stranger := next(filter(_folders, strangers), None):
         known = ", ".join(name for names in _SPLIT_FOLDERS.values() for name in names)
         raise InputError(
             f"{root} has the splits {', '.join(one.name for one in found.values())} and a folder that is none: "
-            f"{strangers[0].name}",
+            f"{stranger.name}",
             path=root,
             help=f"call it one of {known}, or move it elsewhere",
         )

@@ -15,6 +15,9 @@ from t2tdeploy.serving.status import status_of
 RETRY_AFTER = "retry-after-ms"
 """Trailing metadata of RESOURCE_EXHAUSTED: milliseconds, a whole number."""
 
+LARGE_BYTES = 65_536
+"""Requests and answers of more are read and written by a thread, so that the event loop goes on."""
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[bytes, Context], Awaitable[bytes]]
 StreamMethod = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
@@ -82,6 +85,11 @@ async def abort(error: Exception, context: Context, answers: Counter[str]) -> No
         await context.abort(status.code, status.message, (*hint, *sent))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
+
+
+async def in_thread_if(large: bool, function: Any, *arguments: Any) -> Any:
+    """Calls it, where it may take long on a thread."""
+    return await asyncio.to_thread(function, *arguments) if large else function(*arguments)
 
 
 def deadline_of(context: Context) -> float | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
-
 import grpc
 
-from t2tdeploy.serving.answering import Context, deadline_of, unary
+from t2tdeploy.serving.answering import LARGE_BYTES, Context, deadline_of, in_thread_if, unary
 from t2tdeploy.serving.classification_messages import (
     SERVICE,
     parse_classify_request,
@@ -16,9 +13,6 @@ from t2tdeploy.serving.classification_messages import (
 )
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.v1 import classification_pb2 as pb
-
-_LARGE_BYTES = 65_536
-"""An example may have any number of features: a thread reads requests of more, so that the event loop goes on."""
 
 
 class ClassificationService:
@@ -45,8 +39,6 @@ class ClassificationService:
         """
         given = len(request.texts) + len(request.images) + len(request.examples)
         self._frontend.require_at_most("examples", given)
-        read = partial(read_classify_request, request, deadline)
-        large = request.ByteSize() > _LARGE_BYTES
-        return write_classify_response(
-            await self._frontend.classify(await asyncio.to_thread(read) if large else read())
-        )
+        # An example may have any number of features.
+        call = await in_thread_if(request.ByteSize() > LARGE_BYTES, read_classify_request, request, deadline)
+        return write_classify_response(await self._frontend.classify(call))

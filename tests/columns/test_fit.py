@@ -115,6 +115,8 @@ def test_a_vocabulary_is_ordered_by_frequency_and_knows_missing_and_other_values
     assert only(vocabulary("t"), t=texts("a")).unseen == (0, 2)
     given = only(vocabulary("t", values=(3, 1.0, " a ")), t=texts("1"))
     assert given.values == ("3", "1", "a")
+    with pytest.raises(InputError, match=r"column 't': values: .* is a list, not a text"):
+        vocabulary("t", values=([1],))
 
 
 def test_crosses_tell_combinations_apart_until_they_are_hashed() -> None:

@@ -123,6 +123,7 @@ def test_a_folder_beside_the_splits_that_is_none_is_no_class(tmp_path: Path) -> 
     for split in ("train", "test", "extra"):
         for number in range(4):
             picture(tmp_path / "in" / split / "ab"[number % 2] / f"{number}.png", number)
+    (tmp_path / "in" / "docs").mkdir()  # has no folders, as a class may not
     with pytest.raises(InputError, match="has the splits train, test and a folder that is none: extra"):
         read(make("in"), tmp_path)
 

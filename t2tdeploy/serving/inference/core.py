@@ -9,6 +9,7 @@ from typing import Any
 
 from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
+from t2tdeploy.serving.answering import LARGE_BYTES, in_thread_if
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference.calls import InferAnswer, InferRequest, Parameter, unknown
@@ -27,9 +28,6 @@ FINAL_RESPONSE = "triton_final_response"
 _ASKS_FOR_IT = "triton_enable_empty_final_response"
 _WITHOUT_EFFECT = ("sequence_id", "sequence_start", "sequence_end")
 """Of models that keep a state between requests; Triton's clients may send them to any model."""
-
-_LARGE_BYTES = 65_536
-"""Requests and answers of more are read and written by a thread, so that the event loop goes on."""
 
 
 class InferenceCore:
@@ -65,11 +63,11 @@ class InferenceCore:
         request = replace(request, parameters=rest, priority=priority_of(parameters))
         try:
             max_rows = self.frontend.options.max_sentences_per_request
-            call = await in_thread_if(size > _LARGE_BYTES, interface.decode, request, deadline, max_rows)
+            call = await in_thread_if(size > LARGE_BYTES, interface.decode, request, deadline, max_rows)
             answer = await interface.run(self.frontend, call)
         except RequestError as error:
             raise _in_words_of_the_protocol(error) from None
-        tensors = await in_thread_if(size > _LARGE_BYTES or bool(request.outputs), interface.encode, request, answer)
+        tensors = await in_thread_if(size > LARGE_BYTES or bool(request.outputs), interface.encode, request, answer)
         model = interface.model_of(answer)
         final: dict[str, Parameter] = {FINAL_RESPONSE: True} if parameters.get(_ASKS_FOR_IT) else {}
         return InferAnswer(model.name, str(model.number), request.id, tensors, final)
@@ -101,11 +99,6 @@ class InferenceCore:
 def interface_of(model: ServedModel) -> TensorInterface[Any, Any]:
     """The tensors of a model."""
     return ClassificationInterface(model.answerer) if isinstance(model.answerer, Classifier) else _TRANSLATION
-
-
-async def in_thread_if(large: bool, function: Any, *arguments: Any) -> Any:
-    """Calls it, where it may take long on a thread."""
-    return await asyncio.to_thread(function, *arguments) if large else function(*arguments)
 
 
 def _split(parameters: Mapping[str, Parameter]) -> tuple[dict[str, Parameter], dict[str, Parameter]]:

@@ -13,16 +13,15 @@ from aiohttp import web
 from google.protobuf.message import Message
 
 from t2tdeploy.errors import RequestError
+from t2tdeploy.serving.answering import LARGE_BYTES, in_thread_if
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.http import Handler, Routes, json_response
 from t2tdeploy.serving.inference import metadata
-from t2tdeploy.serving.inference.core import InferenceCore, in_thread_if
+from t2tdeploy.serving.inference.core import InferenceCore
 from t2tdeploy.serving.inference.json_messages import HEADER_LENGTH, parse_infer, parse_object, plain, write_infer
 from t2tdeploy.serving.inference.tensors import shown
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from t2tdeploy.serving.scheduler import UnavailableError
-
-_LARGE_BYTES = 65_536
 
 
 def add_inference_routes(routes: Routes) -> None:
@@ -67,12 +66,12 @@ class _Methods:
         return json_response({"name": name, "ready": True})
 
     async def infer(self, request: web.Request, body: bytes) -> web.Response:
-        large, header, model = len(body) > _LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
+        large, header, model = len(body) > LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
         interface = self._core.interface(*model)
         asked = await in_thread_if(large, parse_infer, body, header, *model, interface.require_counts)
         answer = await self._core.infer(interface, asked.request, len(body), None)
         size = sum(tensor.values.nbytes for tensor in answer.tensors)
-        content, header_length = await in_thread_if(size > _LARGE_BYTES, write_infer, answer, asked)
+        content, header_length = await in_thread_if(size > LARGE_BYTES, write_infer, answer, asked)
         if header_length is None:
             return web.Response(body=content, content_type="application/json")
         headers = {HEADER_LENGTH: str(header_length)}

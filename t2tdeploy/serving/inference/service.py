@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, cancelled_status, deadline_of, unary
+from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, cancelled_status, deadline_of, in_thread_if, unary
 from t2tdeploy.serving.call_record import CallRecord, current_record, sane_id, set_current
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.gate import current_gate
 from t2tdeploy.serving.inference import metadata
-from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore, in_thread_if
+from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore
 from t2tdeploy.serving.inference.messages import parse, read_infer, write_infer
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from t2tdeploy.serving.scheduler import UnavailableError

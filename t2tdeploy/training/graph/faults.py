@@ -57,11 +57,11 @@ def _faults(module: nn.Module, what: str) -> Iterator[None]:
             for cause in chain:
                 if isinstance(cause, T2TDeployError):
                     raise cause from None
-            if operator := _translated(chain):
+            exporter = [cause for cause in chain if type(cause).__module__.startswith("torch.onnx")]
+            if operator := _translated(exporter):
                 raise DifferentiationError(_without_translation(operator, chain[-1]), operator=operator) from error
-            # torch.onnx's own exceptions say only that there was another one.
-            told = (cause for cause in chain if not type(cause).__module__.startswith("torch.onnx"))
-            cause = next(told, chain[-1])
+            # The exporter's own exceptions say only that there was another one.
+            cause = next((one for one in chain if one not in exporter), chain[-1])
             path, line = _place(cause.__traceback__, module)
             raise DifferentiationError(f"{what}{line}: {_tracing_problem(cause)}", module_path=path) from error
 
