@@ -23,6 +23,7 @@ VocabularyKind = Literal["unigram", "bpe", "bytes"]
 Normalization = Literal["nmt_nfkc", "nfkc", "identity"]
 
 _RESERVED = 3
+_MOST_BYTES = 4192  # of a text in training; SentencePiece leaves longer ones out
 _BYTES_FILE_CONTENT = b"t2tdeploy byte vocabulary: id = byte + 3\n"
 
 
@@ -201,6 +202,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Trains a vocabulary on at most `sample_size` of `texts` (reservoir sampling inside SentencePiece).
 
+    Texts of more than 4192 bytes, which SentencePiece would leave out, count as several.
+
     Args:
         kind: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016), or `bytes`, which is not trained.
         vocab_size: entries wanted; a text with too few distinct pieces gives fewer (soft limit).
@@ -229,15 +232,31 @@ def train_tokenizer(
         "eos_id": EOS_ID,
         "unk_id": UNK_ID,
         "bos_id": -1,
+        "max_sentence_length": _MOST_BYTES,
         "num_threads": 1,  # the result must not depend on the machine
         "minloglevel": 2,
     }
     sentencepiece.set_random_generator_seed(seed)
     try:
-        sentencepiece.SentencePieceTrainer.Train(sentence_iterator=iter(texts), model_writer=model, **options)
+        sentencepiece.SentencePieceTrainer.Train(sentence_iterator=_in_parts(texts), model_writer=model, **options)
     except RuntimeError as error:
         raise _training_error(str(error), vocab_size) from error
     return SentencePieceTokenizer(model.getvalue())
+
+
+def _in_parts(texts: Iterable[str]) -> Iterator[str]:
+    """`texts`, the long ones cut at blanks, which no piece spans, or else between any two characters."""
+    for text in texts:
+        content, start = text.encode(), 0
+        while len(content) - start > _MOST_BYTES:
+            end = content.rfind(b" ", start + 1, start + _MOST_BYTES)
+            if end < 0:
+                end = start + _MOST_BYTES
+                while content[end] & 0xC0 == 0x80:  # inside a character
+                    end -= 1
+            yield content[start:end].decode()
+            start = end
+        yield content[start:].decode()
 
 
 def _training_error(words: str, vocab_size: int) -> T2TDeployError:

@@ -168,6 +168,25 @@ def test_no_text_is_an_error(kind: VocabularyKind, texts: list[str]) -> None:
     assert caught.value.help == "give more text"
 
 
+@pytest.mark.parametrize("blank", [" ", ""])
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_long_texts_are_learned_from(kind: VocabularyKind, blank: str) -> None:
+    long = [blank.join(f"{word}{number}" for word in ["жизнь", "слово", "город"] * 400) for number in range(20)]
+    assert all(len(text.encode()) > 3 * 4192 for text in long)
+    for texts in (long, ["a short one", "and another"] * 40 + long):
+        found = train_tokenizer(iter(texts), kind=kind, vocab_size=400, sample_size=1000)
+        pieces = found.pieces(found.encode("жизнь слово город"))
+        assert "".join(pieces).replace("▁", "") == "жизньсловогород"  # characters, not bytes
+
+
+def test_long_texts_are_cut_where_words_end() -> None:
+    words = ["fünf", "Ähren"] * 1000
+    found = train_tokenizer([" ".join(words)], kind="bpe", vocab_size=300, sample_size=1000)
+    assert found.pieces(found.encode("fünf Ähren")) == ["▁fünf", "▁Ähren"]
+    same = train_tokenizer(words, kind="bpe", vocab_size=300, sample_size=10000)
+    assert {*found.pieces(range(found.vocab_size))} == {*same.pieces(range(same.vocab_size))}
+
+
 def test_bytes_need_no_text() -> None:
     def never() -> Iterator[str]:
         raise AssertionError("it was read")
