@@ -44,7 +44,9 @@ class ClassificationScores:
         accuracy: share of examples whose label, or whole set of labels, is right.
         accuracy_top5: share of examples whose label is among the five likeliest; None where there are no more
             classes, and for sets of labels.
-        precision, recall, f1, auc: means over the classes; auc is None where no class has one.
+        precision, recall, f1: means over the classes that an example has or is taken for, as scikit-learn's macro
+            averages are.
+        auc: mean over the classes that have one; None where no class does.
         calibration_error: by how much confidence and accuracy differ, see `calibration_error`.
         by_class: the same for each class, by name.
     """
@@ -116,6 +118,8 @@ def classification_scores(logits: Floats, labels: npt.NDArray[Any], classes: Seq
         name: ClassScores(float(precision[i]), float(recall[i]), float(f1[i]), _auc(hot[:, i], found[:, i]), int(n))
         for i, (name, n) in enumerate(zip(classes, counts, strict=True))
     }
+    seen = hot.any(0) | predicted.any(0)  # none: sets of labels, all of them empty, and rightly so
+    precision, recall, f1 = (values[seen] if seen.any() else np.zeros(1) for values in (precision, recall, f1))
     areas = [scores.auc for scores in by_class.values() if scores.auc is not None]
     return ClassificationScores(
         accuracy=float((hot == predicted).all(-1).mean()),

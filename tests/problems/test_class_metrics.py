@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import precision_recall_fscore_support
 
 from t2tdeploy.errors import InputError
 from t2tdeploy.problems.class_metrics import (
@@ -52,10 +53,24 @@ def test_the_five_likeliest_and_the_area_under_the_curve() -> None:
     assert scores.by_class["a"].auc == pytest.approx((pairs > 0).mean())
 
 
+@pytest.mark.parametrize("labels", [LABELS[:12], np.where(LABELS[:12] == 3, 5, LABELS[:12]), np.full(12, 2)])
+def test_means_are_the_macro_averages_of_scikit_learn(labels: np.ndarray) -> None:
+    scores = classification_scores(LOGITS[:12], labels, [*"abcdefg"])
+    wanted = precision_recall_fscore_support(labels, LOGITS[:12].argmax(-1), average="macro", zero_division=0.0)
+    assert (scores.precision, scores.recall, scores.f1) == pytest.approx(wanted[:3])
+
+
+def test_empty_sets_of_labels_that_are_left_empty() -> None:
+    scores = classification_scores(np.full((2, 3), -9.0), np.zeros((2, 3)), ("a", "b", "c"))
+    assert (scores.accuracy, scores.f1) == (1.0, 0.0)
+
+
 def test_a_class_that_a_split_lacks_has_no_area_and_hurts_no_other() -> None:
     scores = classification_scores(LOGITS[:, :3], np.minimum(LABELS, 1), ("a", "b", "never"))
     assert (scores.by_class["never"].auc, scores.by_class["never"].recall) == (None, 0.0)
     assert scores.auc is not None
+    right = classification_scores(np.eye(3)[[0, 1, 1]], np.array([0, 1, 1]), ("a", "b", "never"))
+    assert (right.accuracy, right.precision, right.recall, right.f1) == (1.0, 1.0, 1.0, 1.0)
     alone = classification_scores(LOGITS[:, :2], np.zeros(len(LOGITS), np.int64), ("a", "b"))
     assert alone.auc is None
 
