@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -171,16 +171,27 @@ def _split_folders(root: Path) -> dict[str, Path]:
     if "train" not in found or not _folders(found["train"]):
         return {}
     strangers = [folder for folder in folders.values() if folder not in found.values()]
-    # They may well be classes, and so may `train`, if no other class has folders of its own.
-    if stranger := next(filter(_folders, strangers), None):
+    stranger = next(filter(_folders, strangers), None)
+    if stranger and _are_splits(found, strangers):
         known = ", ".join(name for names in _SPLIT_FOLDERS.values() for name in names)
         raise InputError(
             f"{root} has the splits {', '.join(one.name for one in found.values())} and a folder that is none: "
             f"{stranger.name}",
             path=root,
-            help=f"call it one of {known}, or move it elsewhere",
+            help=f"call it one of {known}, or move it elsewhere; if they are classes, give that of train another name",
         )
     return {} if strangers else found
+
+
+def _are_splits(known: Mapping[str, Path], strangers: Sequence[Path]) -> bool:
+    """Whether folders of folders are splits rather than classes, of which one is called `train`.
+
+    They are if another split is there by its name, or if there are two folders, of the same classes.
+    """
+    if len(known) > 1:
+        return True
+    names = {folder.name for folder in _folders(known["train"])}
+    return len(strangers) == 1 and not names.isdisjoint(folder.name for folder in _folders(strangers[0]))
 
 
 def _folders(folder: Path) -> list[Path]:

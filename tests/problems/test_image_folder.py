@@ -128,6 +128,15 @@ def test_a_folder_beside_the_splits_that_is_none_is_no_class(tmp_path: Path) -> 
         read(make("in"), tmp_path)
 
 
+def test_a_folder_of_the_same_classes_beside_train_is_no_class(tmp_path: Path) -> None:
+    for split in ("train", "holdout"):
+        for name in ("cat", "dog"):
+            picture(tmp_path / "in" / split / name / "1.png", 1)
+    with pytest.raises(InputError, match="has the splits train and a folder that is none: holdout") as caught:
+        read(make("in"), tmp_path)
+    assert "give that of train another name" in (caught.value.help or "")
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "car"):
         for number in range(10):
@@ -135,6 +144,15 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     problem = make("vehicles")
     assert len(read(problem, tmp_path)["train"]) == 16
     assert problem.classes == ("car", "train")
+
+
+def test_classes_of_which_one_is_called_train_may_have_folders(tmp_path: Path) -> None:
+    for name in ("bus", "car", "train"):
+        for number in range(10):
+            picture(tmp_path / "in" / name / ("day", "night")[number % 2] / f"{number}.png", number)
+    problem = make("in")
+    assert len(read(problem, tmp_path)["train"]) == 24
+    assert problem.classes == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
