@@ -7,8 +7,6 @@ Two parallel text files are read by `text.read_pairs`.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.errors import CorruptFileError, InputError, nearest
-from t2tdeploy.problems.text import BadLines, format_by_suffix, open_binary, read_lines
+from t2tdeploy.problems.quoted import read_quoted
+from t2tdeploy.problems.text import BadLines, format_by_suffix, read_lines
 
 RowFormat = Literal["tsv", "csv", "jsonl", "parquet"]
 Raw = tuple[int, Sequence[bytes | None]]  # number of a line, and its values
@@ -106,58 +105,8 @@ def _read_tsv(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Ite
 
 def _read_csv(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Raw]:
     """Python's `csv`: a value in double quotes may hold commas, line ends and, doubled, quotes."""
-    return _read_separated(path, _csv_lines(path), columns, "commas", bad_lines)
-
-
-def _encoded(row: Sequence[str]) -> list[bytes]:
-    return [value.encode("utf-8", errors="surrogateescape") for value in row]
-
-
-def _require_closed_quotes(lines: Sequence[str]) -> None:
-    """Of the last row of a file: a quote that is never closed makes one value of all that is behind it.
-
-    Raises:
-        csv.Error: there is one.
-    """
-    if not lines[-1].endswith(("\n", "\r")):
-        lines = [*lines[:-1], lines[-1] + "\n"]
-    try:
-        list(csv.reader(lines, strict=True))
-    except csv.Error as error:
-        if "unexpected end" in str(error):
-            raise csv.Error("a quote is opened and never closed") from None
-
-
-def _csv_lines(path: Path) -> Iterator[tuple[int, list[bytes]]]:
-    """The values of every row, with the number of its first line. Broken UTF-8 stays as it is, for the caller."""
-    with open_binary(path) as file:
-        text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-        lines: list[str] = []  # of the row that is read
-
-        def kept() -> Iterator[str]:
-            for line in text:
-                lines.append(line)
-                yield line
-
-        begun, before = 1, None  # where that row begins; where the one before it does, its values and lines
-        try:
-            for row in csv.reader(kept()):
-                if before is not None:
-                    yield before[0], _encoded(before[1])
-                before = begun, row, [*lines]
-                begun += len(lines)
-                lines.clear()
-            if before is not None:
-                begun = before[0]
-                _require_closed_quotes(before[2])
-                yield begun, _encoded(before[1])
-        except csv.Error as error:
-            raise InputError(
-                f"{path} cannot be read from line {begun} on: {error}",
-                path=path,
-                line=begun,
-                help="is there a quote that no other one closes?",
-            ) from error
+    rows = ((line, [value.encode("utf-8", "surrogateescape") for value in row]) for line, row in read_quoted(path))
+    return _read_separated(path, rows, columns, "commas", bad_lines)
 
 
 def _read_separated(

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from t2tdeploy.columns.values import Array
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.problems.quoted import read_quoted
 from t2tdeploy.problems.rows import Rows, float64
 from t2tdeploy.problems.text import BadLines, format_by_suffix
 
@@ -88,14 +89,14 @@ def _faults(path: Path) -> Iterator[None]:
 def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) -> tuple[pyarrow.Table, Array]:
     """All columns as text, and the number of every row that is kept."""
     skipped: list[int] = []
-    runaway: list[int] = []
+    has_line_ends = False
     blank = _blank_lines_before(path)
     first = blank + (2 if header else 1)
 
     def leave_out(row: Any) -> str:
+        nonlocal has_line_ends
         skipped.append(row.number - first + 1)
-        if "\n" in row.text.strip():
-            runaway.append(skipped[-1])
+        has_line_ends |= "\n" in row.text.strip()
         bad_lines.add(path, skipped[-1], f"{row.actual_columns} values instead of {row.expected_columns}")
         return "skip"
 
@@ -118,24 +119,14 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
             ),
         )
     numbers = np.setdiff1d(np.arange(1, len(table) + len(skipped) + 1), skipped)
-    last = table.slice(len(table) - 1).to_pylist() if len(table) else []
-    if any("\n" in value for row in last for value in row.values()):
-        runaway.append(int(numbers[-1]))
-    if len(table) + len(skipped) in runaway:
-        _require_closed_quotes(path, len(table) + len(skipped))
+    if has_line_ends or _has_line_ends(table):
+        for _ in read_quoted(path, separator):  # which sees quotes that go astray
+            pass
     return table.rename_columns(names), numbers
 
 
-def _require_closed_quotes(path: Path, row: int) -> None:
-    """A quote that is opened and never closed makes one value of all the rows behind it, in the last `row`."""
-    with _decompressed(path) as source:
-        quotes = sum(block.count(b'"') for block in iter(lambda: source.read(1 << 20), b""))
-    if quotes % 2:
-        raise InputError(
-            f"{path}, row {row}: a quote is opened and never closed",
-            path=path,
-            help='a value with a quote in it is written "with two "" quotes"',
-        )
+def _has_line_ends(table: pyarrow.Table) -> bool:
+    return any(pyarrow.compute.any(pyarrow.compute.match_substring(one, "\n")).as_py() for one in table.columns)
 
 
 def _blank_lines_before(path: Path) -> int:

@@ -177,6 +177,19 @@ def test_a_quote_that_is_never_closed_is_an_error_with_its_line(tmp_path: Path, 
     assert "quote" in str(error.value.help)
 
 
+@pytest.mark.parametrize("behind", ['c,"C"\nd,D\n', 'c,C\n"d",D\ne,E\n'])
+def test_a_quote_that_another_value_closes_is_an_error_with_its_line(tmp_path: Path, behind: str) -> None:
+    content = f'inputs,targets\na,A\nb,"B\n{behind}'
+    with pytest.raises(InputError, match="from line 3 on: a quote is opened and never closed"):
+        read(write(tmp_path / "a.csv", content.encode()))
+
+
+def test_a_quote_in_the_middle_of_a_value_is_part_of_it(tmp_path: Path) -> None:
+    found, bad_lines = read(write(tmp_path / "a.csv", b'inputs,targets\n5" pipe,A\n"5" pipe,B\n"c\nd",D\n'))
+    assert found == [('5" pipe', "A"), ("5 pipe", "B"), ("c\nd", "D")]
+    assert not bad_lines.count
+
+
 @pytest.mark.parametrize("values", [["0", "1"], [0, 1], [False, True]])
 def test_labels_may_be_whole_numbers_and_truth_values(tmp_path: Path, values: list[Any]) -> None:
     texts = [str(value).lower() for value in values]
