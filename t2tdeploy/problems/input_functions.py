@@ -7,6 +7,7 @@ memory: batches are cut, shuffled and repeated by training. For more than fits t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -50,7 +51,8 @@ def input_fn(source: Any, labels: Any = None, *, target: str | None = None) -> I
 
     Args:
         source: a pandas or Polars frame (a lazy one is collected), a pyarrow Table, a Parquet file or a list of them, a
-            mapping of columns, an array, or a torch dataset whose examples are (features, label) or mappings.
+            mapping of columns, an array, which may be one of scipy.sparse, or a torch dataset whose examples are
+            (features, label) or mappings.
         labels: of a source that does not have them.
         target: the column of the source that is the label.
 
@@ -106,7 +108,9 @@ def as_array(values: Any, name: str) -> Array:
     if (columns := _frame_columns(values)) is not None:
         return _side_by_side([as_array(column, name) for _, column in columns], name)
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu().to_dense().numpy()
+    elif _is_sparse(values):
+        values = _dense(values, name)
     elif isinstance(values, np.ma.MaskedArray):
         values = _filled(values)
     elif not isinstance(values, np.ndarray):
@@ -124,11 +128,33 @@ def as_array(values: Any, name: str) -> Array:
     return array
 
 
+def _is_sparse(values: Any) -> bool:
+    """Of SciPy, as scikit-learn's vectorizers give."""
+    return hasattr(values, "toarray") and hasattr(values, "nnz")
+
+
+def _dense(values: Any, name: str) -> Array:
+    size = math.prod(values.shape) * values.dtype.itemsize
+    if size > MOST_BYTES:
+        shape = " by ".join(map(str, values.shape))
+        raise InputError(
+            f"column '{name}' is a sparse array of {shape}: {size / 1e9:.1f} GB when dense",
+            help="keep fewer features, e.g. with max_features=, or write a problem",
+        )
+    dense: Array = values.toarray()
+    return dense
+
+
 def _filled(values: np.ma.MaskedArray[Any, Any]) -> Array:
-    """What is masked is missing: NaN among numbers, None among others."""
-    is_number = values.dtype.kind in _NUMBERS
-    found: Array = np.array(values.data, dtype=np.float64 if is_number else object)
-    found[np.ma.getmaskarray(values)] = np.nan if is_number else None
+    """What is masked is missing: NaN among floats, None among others, as where Arrow has nulls.
+
+    Arrays of whole numbers become floats, for columns of arrays hold nothing else.
+    """
+    if not np.ma.is_masked(values):
+        return np.asarray(values.data)
+    is_float = values.dtype.kind == "f" or (values.ndim > 1 and values.dtype.kind in _NUMBERS)
+    found: Array = np.array(values.data, dtype=np.float64 if is_float else object)
+    found[np.ma.getmaskarray(values)] = np.nan if is_float else None
     return found
 
 
@@ -220,7 +246,7 @@ def _columns_of_source(source: Any) -> tuple[dict[str, Array], Array | None]:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise InputError(f"two columns are called '{twice}'", help="give each a name of its own")
         return {str(name): as_array(values, str(name)) for name, values in columns}, None
-    is_column = _is_list(source) or hasattr(source, "detach") or hasattr(source, "to_numpy")
+    is_column = _is_list(source) or hasattr(source, "detach") or hasattr(source, "to_numpy") or _is_sparse(source)
     if not is_column and hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         return _of_dataset(source)
     return {INPUTS: as_array(source, INPUTS)}, None

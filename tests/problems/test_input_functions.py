@@ -12,10 +12,11 @@ import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
+import scipy.sparse
 import torch
 
 from t2tdeploy.errors import InputError
-from t2tdeploy.problems.input_functions import Table, input_fn, read_input
+from t2tdeploy.problems.input_functions import Table, as_array, input_fn, read_input
 
 AGE, CITY, LABEL = [31.5, None, 40.0], ["Bern", None, "Rome"], [1, 0, 1]
 DATA = {"age": AGE, "city": CITY, "label": LABEL}
@@ -82,7 +83,20 @@ def test_masked_values_are_missing() -> None:
     whole = np.ma.masked_array([1, 2, 3], mask=[False, False, True])
     table = read_input(lambda: ({"age": ages, "city": cities, "n": whole}, LABEL))
     same(table)
-    np.testing.assert_array_equal(table.columns["n"], [1, 2, np.nan])
+    assert table.columns["n"].tolist() == [1, 2, None]
+
+
+@pytest.mark.parametrize("values", [[0, 1, 1], [2**53 + 1, 0, 1], [True, False, True], ["a", "b", "c"]])
+def test_masks_leave_what_is_there_as_it_is(values: list[Any]) -> None:
+    plain, whole = np.array(values), as_array(np.ma.masked_array(values), "a")
+    assert whole.dtype == as_array(plain, "a").dtype
+    assert whole.tolist() == values
+    assert as_array(np.ma.masked_array(values, mask=[False, False, True]), "a").tolist() == [*values[:2], None]
+
+
+def test_masked_arrays_of_numbers_have_gaps() -> None:
+    found = as_array(np.ma.masked_array([[1, 2], [3, 4]], mask=[[False, True], [False, False]]), "a")
+    np.testing.assert_array_equal(found, [[1, np.nan], [3, 4]])
 
 
 def test_torch_datasets_are_read() -> None:
@@ -155,6 +169,23 @@ def test_frames_may_be_labels(frame: Any) -> None:
         read_input(input_fn(frame({"age": AGE}), frame({})))
     with pytest.raises(InputError, match="not all of one shape"):
         read_input(input_fn(frame({"age": AGE}), frame({"a": LABEL, "b": [[1, 2]] * 3})))
+
+
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.coo_array, torch.Tensor.to_sparse])
+def test_sparse_arrays_are_what_they_are_dense(form: Any) -> None:
+    dense = np.array([[0, 1.5], [2, 0], [0, 0]], np.float32)
+    sparse = form(torch.from_numpy(dense) if form is torch.Tensor.to_sparse else dense)
+    for given in (sparse, {"inputs": sparse}):
+        table = read_input(input_fn(given, LABEL))
+        np.testing.assert_array_equal(table.columns["inputs"], dense)
+        assert table.labels is not None
+
+
+def test_sparse_arrays_that_would_not_fit_are_refused() -> None:
+    words = scipy.sparse.csr_array((1_000_000, 100_000), dtype=np.float64)
+    with pytest.raises(InputError, match=r"sparse array of 1000000 by 100000: 800\.0 GB when dense") as caught:
+        read_input(input_fn(words, [0, 1] * 500_000))
+    assert "max_features" in (caught.value.help or "")
 
 
 @pytest.mark.parametrize(
