@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.columns.values import as_number, as_text
+from t2tdeploy.columns.values import as_category, as_number, as_text
 from t2tdeploy.errors import InputError, OperationalError, RequestError, nearest
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.manifest import FeatureInput
@@ -26,7 +26,7 @@ RawExample = str | bytes | np.ndarray | Mapping[str, Any]
     image      bytes of a file, or a uint8 array [height, width] or [height, width, channels]
     tensor     array, or nested lists
     number     int, float, or a text that shows one (see `columns.values.as_number`)
-    category   str, or a number as it is written (`columns.values.as_text`); an id where the bundle's categories are ids
+    category   str, or a number (see `columns.values.as_category`); an id where the bundle's categories are ids
 """
 
 
@@ -213,7 +213,7 @@ def _number(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
 def _category(feature: FeatureInput, value: Any, field: str) -> npt.NDArray[Any]:
     if feature.dtype == "string":
         try:
-            text = as_text(value)
+            text = as_category(value) if feature.canonical else as_text(value)
         except ValueError as error:
             raise RequestError(field, str(error)) from None
         if not text and not feature.may_be_missing:

@@ -8,6 +8,7 @@ why. Newer ones read every older version.
     3   early stopping among the decoding defaults
     4   models that classify or regress: what their examples are, and their classes
     5   variants for TensorRT: what their graphs fix, and the sizes that their engines take
+    6   categories of which truth values and whole numbers are read alike, however they are written
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 Task = Literal["translate", "classify", "regress"]
 
@@ -149,6 +150,7 @@ class FeatureInput(_Record):
         parts: text: how many it consists of (a pair of sentences: 2); their ids follow each other, EOS behind each.
         size: categories as ids: how many there are.
         may_be_missing: whether it may be left out; the graph gets NaN, or the empty string, and knows what to do.
+        canonical: categories as strings: whether True and 2.0 are read as true and 2, see `columns.values.as_category`.
     """
 
     kind: Literal["text", "image", "tensor", "number", "category"]
@@ -159,6 +161,7 @@ class FeatureInput(_Record):
     parts: int = Field(1, ge=1)
     size: int | None = Field(None, ge=1)
     may_be_missing: bool = False
+    canonical: bool = False
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -31,7 +31,7 @@ from t2tdeploy.columns.fitted import (
     VocabularyColumn,
 )
 from t2tdeploy.columns.hashing import hash_texts
-from t2tdeploy.columns.values import Array, Raw, RawColumn, as_text
+from t2tdeploy.columns.values import Array, Raw, RawColumn, as_category
 from t2tdeploy.errors import InputError, nearest
 
 INDICATOR_IDS = 16
@@ -185,7 +185,7 @@ class Vocabulary(Categorical):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            object.__setattr__(self, "values", tuple(map(as_text, self.values)))
+            object.__setattr__(self, "values", tuple(map(as_category, self.values)))
         except ValueError as error:
             raise InputError(f"column '{self.name}': values: {error}") from None
         for option in ("min_count", "max_values", "other_buckets"):
@@ -193,7 +193,7 @@ class Vocabulary(Categorical):
 
     @property
     def raw(self) -> tuple[RawColumn, ...]:
-        return (RawColumn(self.name, "text"),)
+        return (RawColumn(self.name, "text", canonical=True),)
 
     def fit(self, raw: Raw) -> VocabularyColumn:
         counts = Counter(raw[self.name].tolist())
@@ -216,6 +216,7 @@ class Vocabulary(Categorical):
             values=values,
             other_buckets=self.other_buckets,
             unseen_ids=tuple(sorted(possible)),
+            canonical=True,
             embedding=self.width(first + self.other_buckets),
         )
 
@@ -233,10 +234,11 @@ class Hashed(Categorical):
 
     @property
     def raw(self) -> tuple[RawColumn, ...]:
-        return (RawColumn(self.name, "text"),)
+        return (RawColumn(self.name, "text", canonical=True),)
 
     def fit(self, raw: Raw) -> HashedColumn:
-        return HashedColumn(reads=self.name, buckets=self.buckets, embedding=self.width(1 + self.buckets))
+        width = self.width(1 + self.buckets)
+        return HashedColumn(reads=self.name, buckets=self.buckets, canonical=True, embedding=width)
 
 
 @dataclass(frozen=True)

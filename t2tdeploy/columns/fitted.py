@@ -177,6 +177,7 @@ class VocabularyColumn(CategoricalColumn):
         values: the vocabulary.
         other_buckets: ids for values that are not in it, dealt out by their hash.
         unseen_ids: ids without a training row, among those of missing and other values.
+        canonical: see RawColumn; columns fitted by early versions lack it, and keep what they read.
     """
 
     kind: Literal["vocabulary"] = "vocabulary"
@@ -184,10 +185,11 @@ class VocabularyColumn(CategoricalColumn):
     values: tuple[str, ...] = Field(min_length=1)
     other_buckets: int = Field(1, ge=1)
     unseen_ids: tuple[int, ...] = ()
+    canonical: bool = False
 
     @property
     def raw(self) -> tuple[RawColumn, ...]:
-        return (RawColumn(self.reads, "text"),)
+        return (RawColumn(self.reads, "text", canonical=self.canonical),)
 
     @property
     def size(self) -> int:
@@ -211,15 +213,20 @@ class VocabularyColumn(CategoricalColumn):
 
 
 class HashedColumn(CategoricalColumn):
-    """A number made of the value itself; different values may have the same one."""
+    """A number made of the value itself; different values may have the same one.
+
+    Args:
+        canonical: as of VocabularyColumn.
+    """
 
     kind: Literal["hashed"] = "hashed"
     reads: str
     buckets: int = Field(ge=1)
+    canonical: bool = False
 
     @property
     def raw(self) -> tuple[RawColumn, ...]:
-        return (RawColumn(self.reads, "text"),)
+        return (RawColumn(self.reads, "text", canonical=self.canonical),)
 
     @property
     def size(self) -> int:

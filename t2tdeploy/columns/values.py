@@ -6,6 +6,7 @@ A missing number is NaN, a missing text is empty. None stands for both, as does 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +21,9 @@ Fail = Callable[[int, str], Exception]
 MISSING_NUMBERS = frozenset(("", "-", "?", "na", "n/a", "#n/a", "nan", "null", "none"))
 """What files write for a missing number, in lower case. Infinite numbers are missing as well."""
 
+_TRUTHS = {"True": "true", "False": "false", "TRUE": "true", "FALSE": "false"}
+_WHOLE_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
+
 
 @dataclass(frozen=True)
 class RawColumn:
@@ -28,11 +32,13 @@ class RawColumn:
     Args:
         kind: number: float32 [batch, *shape], NaN where it is missing; text: strings [batch], empty where missing.
         shape: of one value; () unless the column holds arrays of numbers.
+        canonical: text: whether `as_category` reads it; otherwise `as_text` does.
     """
 
     name: str
     kind: Literal["number", "text"]
     shape: tuple[int, ...] = ()
+    canonical: bool = False
 
 
 Raw = Mapping[str, Array]
@@ -47,7 +53,8 @@ def raw_array(column: RawColumn, values: Sequence[Any] | Array, fail: Fail) -> A
     """
     if column.kind == "text":
         found = np.empty(len(values), object)
-        found[:] = [_checked(as_text, value, row, fail) for row, value in enumerate(values)]
+        read = as_category if column.canonical else as_text
+        found[:] = [_checked(read, value, row, fail) for row, value in enumerate(values)]
         return found
     if isinstance(values, np.ndarray) and values.dtype.kind in "iufb" and values.shape[1:] == column.shape:
         return _float32(values)
@@ -111,6 +118,22 @@ def as_text(value: Any) -> str:
             return ""
         return str(int(value)) if float(value).is_integer() else repr(float(value))
     raise ValueError(f"{value!r:.60} is {_kind(value)}, not a text")
+
+
+def as_category(value: Any) -> str:
+    """`as_text`, where a text that shows a truth value or a whole number is what a program would send as one.
+
+    "True" is "true", as True is, and "2.0" is "2", as 2.0 is: models learn from files of text and are asked in JSON.
+    Other texts stay as they are, such as "1.50", which may be the number of a version, and "007".
+
+    Raises:
+        ValueError: see `as_text`.
+    """
+    text = as_text(value)
+    if _WHOLE_DECIMAL.fullmatch(text):
+        whole = text.partition(".")[0]
+        return "0" if whole == "-0" else whole
+    return _TRUTHS.get(text, text)
 
 
 def _checked(convert: Callable[[Any], Any], value: Any, row: int, fail: Fail) -> Any:

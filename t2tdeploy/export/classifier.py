@@ -194,7 +194,7 @@ def _raw_input(raw: RawColumn) -> FeatureInput:
     """Fitted columns know what to do where a value is missing."""
     given: dict[str, Any] = {"graph_input": raw.name, "may_be_missing": True}
     if raw.kind == "text":
-        return FeatureInput(kind="category", dtype="string", **given)
+        return FeatureInput(kind="category", dtype="string", canonical=raw.canonical, **given)
     return FeatureInput(kind="tensor" if raw.shape else "number", dtype="float32", shape=raw.shape, **given)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from t2tdeploy.columns.declare import Declaration
 from t2tdeploy.columns.fit import resolve
 from t2tdeploy.columns.grammar import parse_columns
-from t2tdeploy.columns.infer import infer_column, is_class
-from t2tdeploy.columns.values import Array
+from t2tdeploy.columns.infer import MOST_CLASSES, infer_column, is_class
+from t2tdeploy.columns.values import Array, as_number
 from t2tdeploy.errors import InputError, nearest
 from t2tdeploy.problems.rows import Rows, as_numbers
 from t2tdeploy.progress import Reporter
@@ -50,9 +50,33 @@ def require_column(rows: Rows, name: str) -> None:
         )
 
 
-def is_quantity(rows: Rows, target: str) -> bool:
-    """Whether a target looks like a number to come close to, rather than a class."""
-    return not is_class(_as_they_look(rows.columns[target]))
+def looks_like_quantity(rows: Rows, target: str) -> bool:
+    """Whether a target looks like a number to come close to, rather than a class.
+
+    Raises:
+        InputError: it is text of too many kinds to be classes, as numbers are of which one is written wrong.
+    """
+    values = _as_they_look(rows.columns[target])
+    if values.dtype != object:
+        return not is_class(values)
+    kinds = len({value for value in values.tolist() if value})
+    if kinds > max(MOST_CLASSES, len(rows) // 2):
+        raise InputError(
+            f"{rows.place}, column '{target}': {kinds} different texts in {len(rows)} rows are too many to be classes"
+            f"{_first_that_is_no_number(rows, values)}",
+            help="for a number to come close to, say task=regress (with faulty_rows=skip, rows without one are left "
+            "out); say task=classify if they are classes",
+        )
+    return False
+
+
+def _first_that_is_no_number(rows: Rows, texts: Array) -> str:
+    for row, text in enumerate(texts.tolist()):
+        try:
+            as_number(text)
+        except ValueError as error:
+            return f"; row {rows.number(row)}: {error}"
+    return ""
 
 
 def find_columns(

@@ -17,7 +17,7 @@ from t2tdeploy.problems.held_out import hold_out, others, row_hashes, splits_to_
 from t2tdeploy.problems.pairs import existing_file
 from t2tdeploy.problems.problem import DataOptions, Problem
 from t2tdeploy.problems.rows import Rows
-from t2tdeploy.problems.table_schema import find_columns, find_target, is_quantity
+from t2tdeploy.problems.table_schema import find_columns, find_target, looks_like_quantity
 from t2tdeploy.problems.tables import read_table, table_format
 from t2tdeploy.problems.tabular import TARGETS, fit_features, samples_of
 from t2tdeploy.problems.text import BadLines
@@ -97,7 +97,7 @@ class TabularCsv(Problem):
         rows, unusable = self._read("train", source_dir, BadLines())  # generate_samples reports what is left out
         options = self.options
         target = find_target(rows, options.target)
-        regress = is_quantity(rows, target) if options.task == "auto" else options.task == "regress"
+        regress = looks_like_quantity(rows, target) if options.task == "auto" else options.task == "regress"
         rows = self._usable(rows, target, regress, BadLines())
         reporter.message(f"{rows.place}: {len(rows)} rows; '{target}' is predicted, a {_kind_of(regress)}")
         columns = find_columns(rows, target, options.columns, unusable, infer=options.infer, reporter=reporter)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2tdeploy.columns.values import RawColumn, as_number, as_text, raw_array
+from t2tdeploy.columns.values import RawColumn, as_category, as_number, as_text, raw_array
 from t2tdeploy.errors import InputError
 
 
@@ -46,6 +46,26 @@ def test_what_is_no_number_is_refused(value: Any, problem: str) -> None:
 )
 def test_texts(value: Any, text: str) -> None:
     assert as_text(value) == text
+
+
+@given(st.booleans() | st.integers() | st.integers(-(2**53), 2**53).map(float))
+def test_a_category_is_the_same_written_and_sent(value: bool | float) -> None:
+    sent = as_category(value)
+    assert sent == as_text(value)
+    assert as_category(f" {value}") == sent  # as Python and pandas write it
+    assert as_category(sent) == sent
+
+
+@pytest.mark.parametrize(
+    "value", ["1.10", "1.50", "007", "007.0", "1.0.0", "-", ".0", "yes", "tRUE", "1,000.0", "1.0 kg"]
+)
+def test_other_texts_stay_as_they_are(value: str) -> None:
+    assert as_category(value) == value
+
+
+@pytest.mark.parametrize(("value", "text"), [("-0.0", "0"), ("2.000", "2"), ("-3.0", "-3"), ("TRUE", "true")])
+def test_spellings_of_categories(value: str, text: str) -> None:
+    assert as_category(value) == text
 
 
 @pytest.mark.parametrize(("value", "problem"), [(b"a", "is bytes"), ([1], "is a list"), ("\ud800", "lone surrogates")])

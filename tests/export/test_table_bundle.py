@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ import torch
 
 from t2tdeploy.api import load
 from t2tdeploy.classifier import Classifier
+from t2tdeploy.columns.declare import hashed, vocabulary
+from t2tdeploy.columns.fit import fit_columns
+from t2tdeploy.columns.values import raw_array
 from t2tdeploy.errors import RequestError
 from t2tdeploy.export.classifier import export_classifier
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.tabular import DnnRegressor, WideAndDeep
 from t2tdeploy.models.tabular_hparams import DnnHParams
 from tests.models.labelled import LABEL, PRICE
-from tests.models.tables import TRAINING, batch_of, features_of
+from tests.models.tables import TRAINING, batch_of, features_of, refuse
 
 ROWS: list[dict[str, Any]] = [
     {"age": 33, "city": "Bonn", "wide": [1, 2]},
@@ -30,11 +35,11 @@ ROWS: list[dict[str, Any]] = [
 NONE = {"age": None, "city": None, "wide": None}
 
 
-def exported(model: Model, folder: Path) -> Classifier:
+def exported(model: Model, folder: Path, rows: Mapping[str, list[Any]] = TRAINING) -> Classifier:
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data.normal_(std=0.3)
-    examples = {name: tensor.numpy() for name, tensor in batch_of(model.features, TRAINING).items()}
+    examples = {name: tensor.numpy() for name, tensor in batch_of(model.features, rows).items()}
     export_classifier(
         model, folder / "bundle", name="table", tokenizers={}, max_length=1, examples=examples, provenance={}
     )
@@ -61,6 +66,28 @@ def test_raw_rows_are_classified_as_their_features_are(tmp_path: Path) -> None:
     for row, answer in zip(wanted, bundle.classify(ROWS, top_k=3), strict=True):
         found = {label.class_id: label.logit for label in answer.labels}
         np.testing.assert_allclose([found[place] for place in range(3)], row, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("canonical", [True, False])  # False: of columns that were fitted when this was not so
+def test_categories_are_the_same_written_and_sent(canonical: bool, tmp_path: Path) -> None:
+    columns = [vocabulary("city"), hashed("city", buckets=50)]
+    raw = raw_array(columns[0].raw[0], ["True", "False", "2.0", "1.10"], refuse)
+    if not canonical:
+        raw[:] = ["True", "False", "2.0", "1.10"]
+    features = fit_columns(columns, {"city": raw})
+    for name, spec in features.items():
+        assert spec.column is not None
+        features[name] = replace(spec, column={**spec.column, "canonical": canonical})
+    model = DnnRegressor(DnnHParams.create({"hidden_units": (6,)}), {**features, "targets": PRICE})
+    bundle = exported(model, tmp_path, {"city": ["True", "2.0"]})
+    assert bundle.features["city"].canonical is canonical
+    sent, written = [True, False, 2, 1.1], ["True", "False", "2.0", "1.10"]
+    found = [
+        [answer.values[0] for answer in bundle.classify([{"city": one} for one in row])] for row in (sent, written)
+    ]
+    alike = [one == pytest.approx(other) for one, other in zip(*found, strict=True)]
+    assert alike == [canonical, canonical, canonical, False]
+    assert len({round(value, 4) for value in found[1]}) == 4  # the training rows' own
 
 
 def test_a_quantity_is_answered_in_its_own_unit(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from t2tdeploy.errors import InputError, SettingsError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
+from t2tdeploy.problems.rows import Rows
+from t2tdeploy.problems.tabular import samples_of
 from t2tdeploy.problems.tabular_csv import TabularCsv, TabularCsvOptions
 from t2tdeploy.progress import SilentReporter
 
@@ -184,6 +186,41 @@ def test_faults(table: Path, overrides: str, message: str, help: str | None) -> 
         [samples(problem, table, split) for split in ("train", "dev")]
     assert message in str(caught.value)
     assert (help or "") in (caught.value.help or "")
+
+
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [
+        (
+            [*map(str, range(1000, 1059)), "unknown"],
+            "60 different texts in 60 rows.*; row 60: 'unknown' is not a number$",
+        ),
+        ([f"{i},5" for i in range(60)], "; row 1: '0,5' is not a number; decimals are written with a point$"),
+    ],
+)
+def test_quantities_written_wrong_are_not_taken_for_classes(tmp_path: Path, written: list[str], problem: str) -> None:
+    write(tmp_path / "a.csv", [f"{i % 7};{price}" for i, price in enumerate(written)], "area;price")
+    overrides = "train=a.csv,target=price,separator=;"
+    with pytest.raises(InputError, match=f"^a.csv, column 'price': .*{problem}") as caught:
+        prepared(tmp_path, overrides)
+    assert "task=regress (with faulty_rows=skip" in (caught.value.help or "")
+    named = features(tmp_path, f"{overrides},task=classify,held_out_dev=none,held_out_test=none")["targets"]
+    assert len(named.classes) == 60
+
+
+def test_values_are_the_same_written_in_the_file_and_sent(tmp_path: Path) -> None:
+    rows = [f"{i % 3 == 0},{i % 4}.0,{i % 5}.0,{i % 3 == 0}" for i in range(60)]
+    write(tmp_path / "a.csv", rows, "member,rooms,owner,bought")
+    problem = prepared(tmp_path, "train=a.csv,target=bought,columns=[rooms:vocabulary,owner:hashed:50]")
+    found = problem.features({})
+    assert found["targets"].classes == ("False", "True")  # as they are written
+    sent = Rows.of([{"member": True, "rooms": 2, "owner": 3.0, "bought": "True"}], "sent")
+    kept = Rows.of([{"member": "True", "rooms": "2.0", "owner": "3.0", "bought": "True"}], "kept")
+    (one,), (other,) = (samples_of(rows, found, "bought") for rows in (sent, kept))
+    assert one == other
+    column = found["rooms_value"].column
+    assert column is not None
+    assert sorted(column["values"]) == ["0", "1", "2", "3"]
 
 
 def test_options_have_ranges() -> None:
