@@ -75,6 +75,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def written_file(path: Path) -> Iterator[Path]:
+    """Yields a path to write what a user wants at `path`: a pipe or device itself, which is not replaced; else one as
+    `atomic_file` does, for what a link leads to."""
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    with atomic_file(path.resolve()) as temporary:
+        yield temporary
+
+
+@contextmanager
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a temporary folder beside `path`; on success it is synced and renamed to `path`, else removed.
 

@@ -1,10 +1,16 @@
-"""Pictures that commands write: which formats, and whether one can be drawn before the work that it shows."""
+"""Pictures that commands write: which formats; whether one can be drawn, before the work that it shows; writing it."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from t2tdeploy.errors import InputError
+from t2tdeploy.files import written_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FORMATS = {".pdf", ".png", ".svg"}
 
@@ -22,3 +28,11 @@ def require_drawable(path: Path) -> None:
         raise InputError(f"{path} is no picture: it ends with none of {', '.join(sorted(FORMATS))}", path=path)
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: {path.absolute().parent} is not a folder", path=path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the picture, in the format that its ending names, as `written_file` does."""
+    content = io.BytesIO()  # Pillow and PDFs want to go back in what they write, which no pipe can
+    figure.savefig(content, format=path.suffix[1:], dpi=110)
+    with written_file(path) as place:
+        place.write_bytes(content.getvalue())

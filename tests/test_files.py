@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from t2tdeploy.files import atomic_directory, atomic_file, naming, recover, remove_directory, sha256_of, write_json
+from t2tdeploy.files import (
+    atomic_directory,
+    atomic_file,
+    naming,
+    recover,
+    remove_directory,
+    sha256_of,
+    write_json,
+    written_file,
+)
 from tests.limits import no_file_larger_than
 
 
@@ -49,6 +60,22 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(StopError):
         write(tmp_path / "b.txt")
     assert names(tmp_path) == {"a.txt"}
+
+
+def test_a_file_of_the_user_is_written_where_its_name_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("far/a.txt")
+    with written_file(tmp_path / "link") as place:
+        place.write_text("new")
+        assert not (tmp_path / "far/a.txt").exists(), "it appears when it is whole"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "far/a.txt").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        with written_file(tmp_path / "pipe") as place:
+            place.write_text("new")
+        assert read.result(timeout=10) == "new"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("folder", [False, True])

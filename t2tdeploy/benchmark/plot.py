@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from t2tdeploy.benchmark.measure import Report, Speed
-from t2tdeploy.files import atomic_file
+from t2tdeploy.pictures import save
 
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c")
 _STYLES = ("-", "--", ":", "-.")
@@ -52,5 +52,4 @@ def plot(report: Report, path: Path) -> None:
     figure.suptitle(f"{report.bundle}, beam {report.beam_size}: {report.cpu}", fontsize=12)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=110)
+    save(figure, path)

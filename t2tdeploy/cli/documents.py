@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2tdeploy.cli.lines import read_text
-from t2tdeploy.files import atomic_file
+from t2tdeploy.files import written_file
 
 if TYPE_CHECKING:
     from t2tdeploy.decoding import TranslateOptions
@@ -70,9 +70,6 @@ def _write(path: Path | None, texts: Iterable[str]) -> None:
         for text in texts:
             sys.stdout.write(text)
             sys.stdout.flush()
-    elif path.exists() and not path.is_file():
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            stream.writelines(texts)
     else:
-        with atomic_file(path.resolve()) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        with written_file(path) as place, place.open("w", encoding="utf-8", newline="") as stream:
             stream.writelines(texts)

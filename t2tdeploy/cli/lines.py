@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2tdeploy.errors import InputError, nearest
-from t2tdeploy.files import atomic_file
+from t2tdeploy.files import written_file
 
 
 def read_lines(path: Path | None) -> list[str]:
@@ -61,8 +61,5 @@ def write_text(path: Path | None, text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    with atomic_file(path.resolve()) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with written_file(path) as place:
+        place.write_text(text, encoding="utf-8")

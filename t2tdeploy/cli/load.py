@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table
+from t2tdeploy.cli.lines import write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.load_testing.plan import Shape
@@ -121,9 +123,7 @@ def load_test(
     asked = Asked(sources, given["sentences_per_request"], name, version, TranslateOptions(**decoding))
     report = asyncio.run(load_test(server, asked, shapes, plan, make_reporter(as_json), options.security_of(given)))
     if output_file is not None:
-        from t2tdeploy.files import write_json
-
-        write_json(output_file, report.record())
+        write_text(output_file, json.dumps(report.record(), indent=2, ensure_ascii=False) + "\n")
     if plot_file is not None:
         plot(report, plot_file)
     if as_json:

@@ -17,7 +17,7 @@ from t2tdeploy.export.external_weights import move_weights
 from t2tdeploy.export.nodes import specs
 from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_graph import text_graph
-from t2tdeploy.files import atomic_file
+from t2tdeploy.files import written_file
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import available_cpus, import_onnxruntime, not_loaded, session_options
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
@@ -225,8 +225,8 @@ def write_text_graph(
     """
     require_free_file(path, overwrite)
     graph = build_text_graph(bundle, sentences=sentences, reporter=reporter)
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(serialized(graph))
+    with written_file(path) as place:
+        place.write_bytes(serialized(graph))
 
 
 def require_free_file(path: Path, overwrite: bool) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from t2tdeploy.files import atomic_file
 from t2tdeploy.load_testing.run import Report
 from t2tdeploy.load_testing.tally import Measured
+from t2tdeploy.pictures import save
 
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c", "#7fb2d9", "#b5651d")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -29,8 +29,7 @@ def plot(report: Report, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5")
     figure.suptitle(f"{report.model}, deadline {report.plan.deadline:g} s; load from {report.cpu}", fontsize=11)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=110)
+    save(figure, path)
 
 
 def _percentiles(axes: Any, measured: Sequence[Measured]) -> None:

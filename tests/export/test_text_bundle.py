@@ -140,6 +140,13 @@ def test_a_taken_place_is_left_alone_unless_told(plain: Bundle, tmp_path: Path) 
     assert TextSession(path, threads=1).translate(["A girl."])
 
 
+def test_a_link_stays_and_its_target_is_written(plain: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "link.onnx").symlink_to("target.onnx")
+    write_text_graph(plain, tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "target.onnx").is_file()
+
+
 def test_a_graph_that_translates_differently_is_not_written(
     plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

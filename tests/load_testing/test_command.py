@@ -62,6 +62,16 @@ def test_a_sweep_says_what_was_measured(server: Server, run, tmp_path: Path) -> 
     assert server.answers["OK"] - before == sent + 1  # the request that was tried out
 
 
+def test_a_link_stays_and_its_target_is_written(server: Server, run, tmp_path: Path) -> None:
+    for name in ("load.json", "load.png"):
+        (tmp_path / name).symlink_to(f"target-{name}")
+    words = ("--output", tmp_path / "load.json", "--plot", tmp_path / "load.png")
+    assert run("--server", address(server), "Hello.", "--concurrency", "1", "--requests", 2, *words)[0] == 0
+    for name in ("load.json", "load.png"):
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / f"target-{name}").stat().st_size > 0
+
+
 def test_the_table_is_for_people(server: Server, run) -> None:
     status, out, _ = run("--server", address(server), "Hello.", "--concurrency", "2", "--requests", 5, "--warm-up", 0)
     assert status == 0
