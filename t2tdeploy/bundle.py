@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from pydantic import ValidationError
 
 from t2tdeploy import __version__
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, UnknownNameError, UnreadableError
-from t2tdeploy.files import atomic_directory, mode_of, sha256_of
+from t2tdeploy.files import atomic_directory, mode_of, require_place, sha256_of
 from t2tdeploy.manifest import (
     FORMAT_VERSION,
     DecodeDefaults,
@@ -222,9 +221,7 @@ def require_free(directory: Path, overwrite: bool) -> None:
             cannot be written to.
     """
     if not directory.exists():
-        place = next(parent for parent in directory.absolute().parents if parent.exists())
-        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-            raise InputError(f"cannot write {directory}: {place} is not a folder that may be written to", path=place)
+        require_place(directory)
         return
     if not overwrite:
         raise InputError(

@@ -9,11 +9,14 @@ import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from t2tdeploy.errors import InputError
 
 _WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old)")
@@ -83,6 +86,41 @@ def written_file(path: Path) -> Iterator[Path]:
         return
     with atomic_file(path.resolve()) as temporary:
         yield temporary
+
+
+def require_writable(path: Path) -> None:
+    """Checks that `written_file` could write `path`, before the work that leads to it. Nothing is written.
+
+    Raises:
+        InputError: it is a folder, or its place is none that may be written to.
+    """
+    try:
+        mode = mode_of(path)
+        mode_of(_hidden(path, "partial"))  # its name is longer
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", path=path) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"cannot write {path}: it is a folder", path=path, help="name the file to write")
+    if mode and not stat.S_ISREG(mode):
+        if not _may(path, os.W_OK):
+            raise InputError(f"cannot write {path}: it is a pipe or device that may not be written to", path=path)
+        return
+    require_place(Path(os.path.realpath(path)))
+
+
+def require_place(path: Path) -> None:
+    """Checks that a file or folder could be made at `path`, together with the folders on the way to it.
+
+    Raises:
+        InputError: the nearest of these that exists is no folder, or may not be written to.
+    """
+    place = next(parent for parent in path.absolute().parents if parent.exists())
+    if not place.is_dir() or not _may(place, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write {path}: {place} is not a folder that may be written to", path=place)
+
+
+def _may(path: Path, what: int) -> bool:
+    return os.access(path, what, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from t2tdeploy.errors import InputError
-from t2tdeploy.files import written_file
+from t2tdeploy.files import require_writable, written_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ def require_drawable(path: Path) -> None:
     """Finds out before a measurement whether its picture can be drawn after it.
 
     Raises:
-        InputError: no format goes by that ending, or there is no such folder.
+        InputError: no format goes by that ending, there is no such folder, or it may not be written to.
         ModuleNotFoundError: matplotlib is not installed.
     """
     import matplotlib.figure  # noqa: F401
@@ -28,6 +28,7 @@ def require_drawable(path: Path) -> None:
         raise InputError(f"{path} is no picture: it ends with none of {', '.join(sorted(FORMATS))}", path=path)
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: {path.absolute().parent} is not a folder", path=path)
+    require_writable(path)
 
 
 def save(figure: Figure, path: Path) -> None:

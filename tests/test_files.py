@@ -13,17 +13,21 @@ from pathlib import Path
 
 import pytest
 
+from t2tdeploy.errors import InputError
 from t2tdeploy.files import (
     atomic_directory,
     atomic_file,
     naming,
     recover,
     remove_directory,
+    require_place,
+    require_writable,
     sha256_of,
     write_json,
     written_file,
 )
 from tests.limits import no_file_larger_than
+from tests.unprivileged import as_nobody, folder_for_all
 
 
 class StopError(Exception):
@@ -76,6 +80,50 @@ def test_a_file_of_the_user_is_written_where_its_name_leads(tmp_path: Path) -> N
             place.write_text("new")
         assert read.result(timeout=10) == "new"
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("folder", "it is a folder"),
+        ("file/out", "file is not a folder that may be written to"),
+        ("file/far/out", "file is not a folder that may be written to"),
+        ("loop", "Too many levels of symbolic links"),
+        ("n" * 250, "File name too long"),  # that of the temporary file beside it would be
+        (".", "it is a folder"),
+    ],
+)
+def test_what_could_not_be_written_is_known_before(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=f"cannot write .*{words}"):
+        require_writable(tmp_path / name)
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "to nothing").symlink_to("far/nothing")
+    os.mkfifo(tmp_path / "pipe")
+    before = names(tmp_path)
+    for name in ("file", "link", "to nothing", "pipe", "new", "far/new", "/dev/null", "/dev/stdout"):
+        require_writable(tmp_path / name)
+    assert names(tmp_path) == before
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_place_that_this_user_may_not_write_to_is_known_before() -> None:
+    with folder_for_all() as folder:
+        (folder / "file").touch(0o644)
+        os.mkfifo(folder / "pipe", 0o600)
+        (folder / "secret").mkdir(0o700)
+        with as_nobody():
+            for name in ("new", "far/new", "file", "pipe", "secret/new"):
+                with pytest.raises(InputError, match="cannot write"):
+                    require_writable(folder / name)
+            with pytest.raises(InputError, match=f"{folder} is not a folder that may be written to"):
+                require_place(folder / "new")
 
 
 @pytest.mark.parametrize("folder", [False, True])

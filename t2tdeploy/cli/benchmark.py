@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from t2tdeploy.cli import options
-from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table
+from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table, print_written
 
 if TYPE_CHECKING:
     from t2tdeploy.benchmark.measure import Report
@@ -84,12 +84,13 @@ def benchmark(
         reporter.message(f"{name} is left out: it is made for {bundle.variant(name).target}")
     plan = Plan(chosen, threads or (available_cpus(),), batch_sizes, seconds, TranslateOptions(beam_size=beam_size))
     report = benchmark(bundle, _sentences(bundle, input_file), plan, reporter)
-    if plot_file is not None:
-        plot(report, plot_file)
     if as_json:
         print_result({**asdict(report), "plot": plot_file and str(plot_file)}, as_json=True)
     else:
-        _print(report, plot_file)
+        _print(report)
+    if plot_file is not None:
+        plot(report, plot_file)
+        print_written(plot_file, as_json=as_json)
 
 
 def _sentences(bundle: Bundle, path: Path | None) -> list[str]:
@@ -110,7 +111,7 @@ def _sentences(bundle: Bundle, path: Path | None) -> list[str]:
     return split.texts("inputs")[:MOST]
 
 
-def _print(report: Report, plot_file: Path | None) -> None:
+def _print(report: Report) -> None:
     print_table(
         ["variant", "threads", "batch", "tokens/s", "sentences/s", "p50 ms", "p99 ms", "batches"],
         [
@@ -140,8 +141,6 @@ def _print(report: Report, plot_file: Path | None) -> None:
     if any(one.p99_ms is None for one in report.speeds):
         notes.append("no p99 where it is: fewer than 100 batches (more --seconds give more)")
     notes += [f"left out: {one.failed}" for one in report.footprints if one.failed]
-    if plot_file is not None:
-        notes.append(f"chart: {plot_file}")
     print_lines(notes)
 
 

@@ -12,7 +12,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
-from t2tdeploy.cli.lines import read_lines, read_text, write_text
+from t2tdeploy.cli.lines import read_lines, read_text, require_output, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.classifier import Classification, RawExample
@@ -82,6 +82,7 @@ def classify(
     from t2tdeploy.errors import RequestError
 
     _require_sensible(click.get_current_context())
+    require_output(output_file)
     asked = _examples(text, input_file, pairs, images, json_file)
     try:
         if bundle_dir is not None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from t2tdeploy.errors import T2TDeployError
@@ -51,6 +52,12 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 def print_lines(lines: Sequence[str]) -> None:
     """What a table does not say, below it."""
     print("", *lines, "", sep="\n")
+
+
+def print_written(file: Path, *, as_json: bool) -> None:
+    """Says to people that a file was written, below the outcome that it shows."""
+    if not as_json:
+        print(f"written: {file}")
 
 
 def print_error(error: T2TDeployError, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2tdeploy.errors import InputError, nearest
-from t2tdeploy.files import written_file
+from t2tdeploy.files import require_writable, written_file
 
 
 def read_lines(path: Path | None) -> list[str]:
@@ -41,6 +41,16 @@ def read_text(path: Path | None) -> str:
         raise InputError(
             f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
         ) from None
+
+
+def require_output(path: Path | None) -> None:
+    """Checks that `write_text` could write there, before the work that leads to it.
+
+    Raises:
+        InputError: see `require_writable`.
+    """
+    if path is not None:
+        require_writable(path)
 
 
 def write_lines(path: Path | None, sources: Sequence[str], translations: Sequence[str], *, as_json: bool) -> None:

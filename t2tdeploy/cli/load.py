@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from t2tdeploy.cli import options
-from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table
-from t2tdeploy.cli.lines import write_text
+from t2tdeploy.cli.console import make_reporter, print_lines, print_result, print_table, print_written
+from t2tdeploy.cli.lines import require_output, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.load_testing.plan import Shape
@@ -110,6 +110,7 @@ def load_test(
 
     if rates and callers:
         raise click.UsageError("--rate and --concurrency are given: choose one", ctx=click.get_current_context())
+    require_output(output_file)
     if plot_file is not None:
         require_drawable(plot_file)
     shapes: list[Shape] = [OpenLoop(rate, arrivals) for rate in rates]
@@ -122,14 +123,16 @@ def load_test(
     name, _, version = given["model"].partition(":")
     asked = Asked(sources, given["sentences_per_request"], name, version, TranslateOptions(**decoding))
     report = asyncio.run(load_test(server, asked, shapes, plan, make_reporter(as_json), options.security_of(given)))
-    if output_file is not None:
-        write_text(output_file, json.dumps(report.record(), indent=2, ensure_ascii=False) + "\n")
-    if plot_file is not None:
-        plot(report, plot_file)
     if as_json:
         print_result(report.record(), as_json=True)
     else:
-        _print(report, [file for file in (output_file, plot_file) if file is not None])
+        _print(report)
+    if output_file is not None:
+        write_text(output_file, json.dumps(report.record(), indent=2, ensure_ascii=False) + "\n")
+        print_written(output_file, as_json=as_json)
+    if plot_file is not None:
+        plot(report, plot_file)
+        print_written(plot_file, as_json=as_json)
 
 
 def _sources(text: tuple[str, ...], path: Path | None) -> list[str]:
@@ -141,7 +144,7 @@ def _sources(text: tuple[str, ...], path: Path | None) -> list[str]:
     return list(text) if path is None else read_sentences(path)
 
 
-def _print(report: Report, files: list[Path]) -> None:
+def _print(report: Report) -> None:
     rows = []
     for one in report.measured:
         latency, tally = one.tally.latency.summary(), one.tally
@@ -172,7 +175,7 @@ def _print(report: Report, files: list[Path]) -> None:
                 f"{one.load}: 1 % of the requests were sent {lag * 1000:.0f} ms late or more, which their latencies "
                 "contain: the load generator is short of CPU"
             )
-    print_lines([*notes, *(f"written: {file}" for file in files)])
+    print_lines(notes)
 
 
 def _milliseconds(value: float | None) -> str | None:

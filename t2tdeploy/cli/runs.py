@@ -12,11 +12,12 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import INTERRUPTED, make_reporter, print_error, print_result
-from t2tdeploy.cli.lines import read_lines, write_lines
+from t2tdeploy.cli.lines import read_lines, require_output, write_lines
 from t2tdeploy.cli.predictions import print_predictions, refuse_options_of_translations, write_pictures
 from t2tdeploy.cli.processes import is_to_launch, joined_processes, launch_again, train_together
 from t2tdeploy.cli.recipes import recipe
 from t2tdeploy.errors import UserError
+from t2tdeploy.files import require_place
 from t2tdeploy.progress import SilentReporter
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ def evaluate(
     from t2tdeploy.training.predictions import evaluate_predictions
     from t2tdeploy.training.run_directory import RunDirectory
 
+    if pictures is not None:
+        require_place(pictures / "picture")
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     data = open_problem(run.record.problem, data_dir or Path(run.record.data_dir))
@@ -251,6 +254,7 @@ def decode(
     from t2tdeploy.training.evaluate import translate as run_search
     from t2tdeploy.training.run_directory import RunDirectory
 
+    require_output(output_file)
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     model, search, reporter = (

@@ -11,7 +11,7 @@ import click
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
 from t2tdeploy.cli.documents import translate_document
-from t2tdeploy.cli.lines import read_lines, write_lines, write_text
+from t2tdeploy.cli.lines import read_lines, require_output, write_lines, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.decoding import TranslateOptions
@@ -105,6 +105,7 @@ def translate(
     from t2tdeploy.errors import RequestError
 
     _require_sensible(click.get_current_context())
+    require_output(output_file)
     asked = TranslateOptions(**{name: value for name, value in given.items() if name not in options.SECURITY_NAMES})
 
     def connect() -> Client:
@@ -237,6 +238,7 @@ def score(
 
     if return_tokens and not as_json:
         raise click.UsageError("--return-tokens needs --json", ctx=click.get_current_context())
+    require_output(output_file)
     sources, targets = read_lines(source_file), read_lines(target_file)
     if len(sources) != len(targets):
         raise InputError(f"{source_file} has {len(sources)} lines, {target_file} has {len(targets)}", path=target_file)

@@ -17,7 +17,7 @@ from t2tdeploy.export.external_weights import move_weights
 from t2tdeploy.export.nodes import specs
 from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_graph import text_graph
-from t2tdeploy.files import written_file
+from t2tdeploy.files import require_writable, written_file
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import available_cpus, import_onnxruntime, not_loaded, session_options
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions, Translator
@@ -233,9 +233,10 @@ def require_free_file(path: Path, overwrite: bool) -> None:
     """Checks that a file may be written to `path`, before the work that leads to it.
 
     Raises:
-        InputError: it is a folder, or taken.
+        InputError: it is a folder, or taken, or its place is none that may be written to.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder", path=path, help="name the file to write, e.g. translate.onnx")
     if path.exists() and not overwrite:
         raise InputError(f"{path} already exists", path=path, help="choose another file, or pass --overwrite")
+    require_writable(path)

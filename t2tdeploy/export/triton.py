@@ -27,7 +27,7 @@ from t2tdeploy.export.placement import default_search, serialized
 from t2tdeploy.export.text_bundle import PROBES, TextSession, verify_text
 from t2tdeploy.export.text_graph import text_graph
 from t2tdeploy.export.triton_graphs import batched_search, single_search
-from t2tdeploy.files import atomic_directory
+from t2tdeploy.files import atomic_directory, require_place
 from t2tdeploy.settings import Settings
 from t2tdeploy.tokenizer import encode_with_eos
 from t2tdeploy.translator import TranslateOptions, Translator
@@ -259,7 +259,7 @@ def require_free_models(repository: Path, name: str, *, text: bool, overwrite: b
 
     Raises:
         InputError: the name is no name of a folder, or taken: by anything without `overwrite`, by something that is no
-            model with it.
+            model with it; or its place cannot be written to.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(
@@ -277,6 +277,7 @@ def require_free_models(repository: Path, name: str, *, text: bool, overwrite: b
                 path=folder,
                 help="choose another --name",
             )
+        require_place(folder)
 
 
 def _decode_defaults(bundle: Bundle, options: TritonOptions) -> DecodeDefaults:
