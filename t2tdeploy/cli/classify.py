@@ -12,7 +12,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
-from t2tdeploy.cli.lines import read_lines, read_text, require_output, write_text
+from t2tdeploy.cli.lines import one_line, read_lines, read_text, require_output, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.classifier import Classification, RawExample
@@ -205,7 +205,7 @@ def _naming_the_place(error: RequestError, places: list[str]) -> UserError:
 def _as_text(found: list[Classification], top_k: int) -> str:
     """A line for each example; with several classes a block of lines, with an empty line behind it."""
     blocks = [
-        "".join(f"{one.name}\t{one.probability:.4f}\n" for one in answer.labels)
+        "".join(f"{one_line(one.name)}\t{one.probability:.4f}\n" for one in answer.labels)
         if answer.labels
         else "\t".join(f"{value:.6g}" for value in answer.values) + "\n"
         for answer in found

@@ -43,6 +43,11 @@ def read_text(path: Path | None) -> str:
         ) from None
 
 
+def one_line(text: str) -> str:
+    """`text` where lines part one answer from the next."""
+    return text.replace("\n", " ")
+
+
 def require_output(path: Path | None) -> None:
     """Checks that `write_text` could write there, before the work that leads to it.
 
@@ -61,7 +66,7 @@ def write_lines(path: Path | None, sources: Sequence[str], translations: Sequenc
             for source, translation in zip(sources, translations, strict=True)
         ]
     else:
-        lines = [translation.replace("\n", " ") for translation in translations]
+        lines = [one_line(translation) for translation in translations]
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 

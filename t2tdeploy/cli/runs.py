@@ -12,7 +12,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import INTERRUPTED, make_reporter, print_error, print_result
-from t2tdeploy.cli.lines import read_lines, require_output, write_lines
+from t2tdeploy.cli.lines import one_line, read_lines, require_output, write_lines
 from t2tdeploy.cli.predictions import print_predictions, refuse_options_of_translations, write_pictures
 from t2tdeploy.cli.processes import is_to_launch, joined_processes, launch_again, train_together
 from t2tdeploy.cli.recipes import recipe
@@ -285,7 +285,7 @@ def decode(
     if input_file is None and sys.stdin.isatty():
         for line in _prompted():
             try:
-                print(*answer([line], quiet=True))
+                print(*map(one_line, answer([line], quiet=True)))
             except RequestError as error:
                 print_error(error, as_json=as_json)  # the next line may be better
         return

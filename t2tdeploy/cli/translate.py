@@ -11,7 +11,7 @@ import click
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
 from t2tdeploy.cli.documents import translate_document
-from t2tdeploy.cli.lines import read_lines, require_output, write_lines, write_text
+from t2tdeploy.cli.lines import one_line, read_lines, require_output, write_lines, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.decoding import TranslateOptions
@@ -299,5 +299,5 @@ def _write_hypotheses(path: Path | None, sources: list[str], found: list[list[Hy
         ]
         write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         return
-    blocks = ["".join(f"{one.score:.4f}\t{one.text}\n" for one in hypotheses) for hypotheses in found]
+    blocks = ["".join(f"{one.score:.4f}\t{one_line(one.text)}\n" for one in hypotheses) for hypotheses in found]
     write_text(path, "\n".join(blocks))

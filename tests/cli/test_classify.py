@@ -13,7 +13,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from t2tdeploy.classifier import Classification, Label
 from t2tdeploy.cli import main
+from t2tdeploy.cli.classify import _as_text
 from t2tdeploy.errors import InputError, RequestError, T2TDeployError
 from t2tdeploy.serving.bundle_source import BundleFolders
 from tests.serving.running import running
@@ -101,6 +103,11 @@ def test_lines_and_blocks(folder: Path) -> None:
     blocks = classify(*bundle, "--top-k", "2", stdin="bba\ncca\n").split("\n\n")
     assert [[line.split("\t")[0] for line in block.splitlines()] for block in blocks] == [["b", "a"], ["c", "a"]]
     assert all(0 < float(line.split("\t")[1]) < 1 for line in lines)
+
+
+def test_a_class_is_one_line_whatever_its_name() -> None:
+    found = Classification(labels=(Label("one\ntwo", class_id=0, probability=0.5, logit=0.0),))
+    assert _as_text([found], top_k=1) == "one two\t0.5000\n"
 
 
 def test_json_for_programs(folder: Path, tmp_path: Path) -> None:

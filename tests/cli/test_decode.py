@@ -1,0 +1,50 @@
+"""`t2tdeploy decode` at a terminal and elsewhere; the search is another's test."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from t2tdeploy.cli import runs
+from t2tdeploy.training import evaluate
+from t2tdeploy.training.run_directory import RunDirectory
+
+HPARAMS = SimpleNamespace(beam_size=1, alpha=0.6, extra_length=5, batch_size=9, max_length=50)
+
+
+class Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def typed(text: str) -> io.TextIOWrapper:
+    """A terminal at which these lines are typed, and then Ctrl-D."""
+    return io.TextIOWrapper(Terminal(text.encode()), encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def a_run_that_doubles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def translate(model: Any, tokenizers: Any, sources: list[str], **_: Any) -> list[str]:
+        return [f"{source}\n{source}" for source in sources]
+
+    run = SimpleNamespace(hparams=HPARAMS, tokenizers=None, checkpoint_path=lambda name: Path(name))
+    monkeypatch.setattr(RunDirectory, "open", lambda path: run)
+    monkeypatch.setattr(runs, "_model", lambda *_: SimpleNamespace(autoregressive=True))
+    monkeypatch.setattr(evaluate, "translate", translate)
+
+
+def decode(*words: str | Path) -> None:
+    runs.decode.main(["--output-dir", "run", *map(str, words)], standalone_mode=False)
+
+
+def test_a_terminal_is_answered_line_by_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", typed("eins\nzwei\n"))
+    decode()
+    assert capsys.readouterr().out == "> eins eins\n> zwei zwei\n> "
