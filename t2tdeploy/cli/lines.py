@@ -29,7 +29,7 @@ def read_text(path: Path | None) -> str:
     """
     name = str(path) if path else "standard input"
     try:
-        content = path.read_bytes() if path else sys.stdin.buffer.read()
+        content = path.read_bytes() if path else _standard_input()
     except FileNotFoundError:
         beside = [other.name for other in path.parent.iterdir()] if path and path.parent.is_dir() else []
         close = nearest(path.name, beside) if path else None
@@ -41,6 +41,12 @@ def read_text(path: Path | None) -> str:
         raise InputError(
             f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
         ) from None
+
+
+def _standard_input() -> bytes:
+    if sys.stdin.buffer.isatty():
+        print("sentences are read from this terminal until its end: Ctrl-D", file=sys.stderr)
+    return sys.stdin.buffer.read()
 
 
 def one_line(text: str) -> str:

@@ -245,6 +245,8 @@ def decode(
 ) -> None:
     """Translate text with a run's checkpoint: a file, a pipe, or line by line on a terminal.
 
+    With --output or --json, a terminal is read to its end like a pipe.
+
     \b
     Examples:
       t2tdeploy decode --output-dir runs/dates --input in.en --output out.de
@@ -282,7 +284,7 @@ def decode(
             reporter=None if quiet else reporter,
         )
 
-    if input_file is None and sys.stdin.isatty():
+    if input_file is None and output_file is None and not as_json and sys.stdin.isatty():
         for line in _prompted():
             try:
                 print(*map(one_line, answer([line], quiet=True)))

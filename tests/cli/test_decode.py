@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,3 +49,24 @@ def test_a_terminal_is_answered_line_by_line(
     monkeypatch.setattr(sys, "stdin", typed("eins\nzwei\n"))
     decode()
     assert capsys.readouterr().out == "> eins eins\n> zwei zwei\n> "
+
+
+def test_a_terminal_fills_a_file_when_it_is_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "stdin", typed("eins\nzwei\n"))
+    decode("--output", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "eins eins\nzwei zwei\n"
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Ctrl-D" in captured.err
+
+
+def test_a_terminal_is_answered_in_json_when_it_is_at_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", typed("eins\n"))
+    decode("--json")
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"source": "eins", "translation": "eins\neins"}
+    assert "Ctrl-D" in captured.err
