@@ -76,6 +76,7 @@ def benchmark(
     if plot_file is not None:
         require_drawable(plot_file)
     bundle, reporter = load_bundle(bundle_dir), make_reporter(as_json)
+    _ = bundle.decode  # the error of one that does not translate, before its data are read
     for name in names:
         require_runnable(bundle, name)
     chosen = tuple(dict.fromkeys(names)) or runnable(bundle)
