@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.errors import InputError, OperationalError, nearest
 from t2tdeploy.files import require_writable, written_file
 
 
@@ -25,7 +25,8 @@ def read_text(path: Path | None) -> str:
     """The content of a file, or of standard input, without a byte order mark.
 
     Raises:
-        InputError: no such file (with the nearest name beside it), or not UTF-8 (with the line).
+        InputError: no such file (with the nearest name beside it), or not UTF-8 (with the line); standard input is
+            closed.
     """
     name = str(path) if path else "standard input"
     try:
@@ -44,6 +45,12 @@ def read_text(path: Path | None) -> str:
 
 
 def _standard_input() -> bytes:
+    """
+    Raises:
+        InputError: it is closed.
+    """
+    if sys.stdin is None:
+        raise InputError("there is no standard input: it is closed", help="name a file with --input")
     if sys.stdin.buffer.isatty():
         print("sentences are read from this terminal until its end: Ctrl-D", file=sys.stderr)
     return sys.stdin.buffer.read()
@@ -59,9 +66,12 @@ def require_output(path: Path | None) -> None:
 
     Raises:
         InputError: see `require_writable`.
+        OperationalError: standard output is closed.
     """
     if path is not None:
         require_writable(path)
+    elif sys.stdout is None:
+        raise OperationalError("there is no standard output: it is closed", help="name a file with --output")
 
 
 def write_lines(path: Path | None, sources: Sequence[str], translations: Sequence[str], *, as_json: bool) -> None:

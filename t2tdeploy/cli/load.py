@@ -110,7 +110,8 @@ def load_test(
 
     if rates and callers:
         raise click.UsageError("--rate and --concurrency are given: choose one", ctx=click.get_current_context())
-    require_output(output_file)
+    if output_file is not None:
+        require_output(output_file)
     if plot_file is not None:
         require_drawable(plot_file)
     shapes: list[Shape] = [OpenLoop(rate, arrivals) for rate in rates]

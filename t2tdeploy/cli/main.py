@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 
 import click
@@ -52,8 +54,19 @@ def _missing_package(error: ModuleNotFoundError) -> OperationalError:
     )
 
 
+def _prepare_streams() -> None:
+    """Makes standard streams speak UTF-8, as files do whatever the locale is. A closed error stream swallows all: to
+    `print`, no stream is standard output."""
+    if sys.stderr is None:
+        sys.stderr = io.TextIOWrapper(io.FileIO(os.devnull, "w"))
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, None), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors or stream.errors)
+
+
 def main() -> None:
     """Runs the command line and exits: 0 done, 1 an operational fault, 2 a user's."""
+    _prepare_streams()
     as_json = "--json" in sys.argv and "classify" not in sys.argv[1:2]  # there it names a file
     try:
         status = commands.main(standalone_mode=False)

@@ -284,7 +284,7 @@ def decode(
             reporter=None if quiet else reporter,
         )
 
-    if input_file is None and output_file is None and not as_json and sys.stdin.isatty():
+    if input_file is None and output_file is None and not as_json and _is_typed():
         for line in _prompted():
             try:
                 print(*map(one_line, answer([line], quiet=True)))
@@ -293,6 +293,10 @@ def decode(
         return
     sources = read_lines(input_file)
     write_lines(output_file, sources, answer(sources, quiet=False), as_json=as_json)
+
+
+def _is_typed() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _prompted() -> Iterator[str]:

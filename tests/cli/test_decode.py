@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from t2tdeploy.cli import runs
+from t2tdeploy.cli.main import _prepare_streams
+from t2tdeploy.errors import InputError
 from t2tdeploy.training import evaluate
 from t2tdeploy.training.run_directory import RunDirectory
 
@@ -70,3 +72,18 @@ def test_a_terminal_is_answered_in_json_when_it_is_at_its_end(
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {"source": "eins", "translation": "eins\neins"}
     assert "Ctrl-D" in captured.err
+
+
+def test_what_is_typed_is_utf8_whatever_the_locale(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Terminal("Käse\n".encode()), encoding="ascii"))
+    _prepare_streams()
+    decode()
+    assert capsys.readouterr().out == "> Käse Käse\n> "
+
+
+def test_a_closed_input_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="there is no standard input"):
+        decode()
