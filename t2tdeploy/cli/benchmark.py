@@ -29,7 +29,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.command()
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export or optimize wrote.")
 @click.option(
-    "--input", "input_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    "--input", "input_file", type=options.file_or_dash,
     help="Source sentences, one a line; - reads standard input [the dev split of what the bundle was trained on].",
 )  # fmt: skip
 @click.option("--variant", "names", multiple=True, help="May be given several times [all that this machine runs].")

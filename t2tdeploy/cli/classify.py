@@ -12,7 +12,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
-from t2tdeploy.cli.lines import one_line, read_lines, read_text, require_output, write_text
+from t2tdeploy.cli.lines import one_line, read_bytes, read_lines, read_text, require_output, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.classifier import Classification, RawExample
@@ -141,12 +141,7 @@ def _examples(
     from t2tdeploy.errors import InputError
 
     if images:
-        contents: list[RawExample] = []
-        for path in images:
-            try:
-                contents.append(path.read_bytes())
-            except FileNotFoundError:
-                raise InputError(f"no file {path}", path=path) from None
+        contents: list[RawExample] = [read_bytes(path) for path in images]
         return _Examples(contents, [str(path) for path in images], interactive=True)
     if json_file:
         rows = _read_rows(json_file)

@@ -14,9 +14,7 @@ from t2tdeploy.cli.console import make_reporter, print_result
 
 @click.command("translate-corpus")
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
-@click.option(
-    "--input", "source", type=click.Path(path_type=Path), required=True, help="A Parquet file, or a folder of them."
-)
+@click.option("--input", "source", type=options.path, required=True, help="A Parquet file, or a folder of them.")
 @click.option("--output", type=options.directory, required=True, help="Folder for the translated Parquet parts.")
 @click.option("--column", default="source", show_default=True, help="Column of sentences.")
 @click.option("--translation-column", default="translation", show_default=True, help="Name of the new column of text.")

@@ -36,7 +36,7 @@ _CALIBRATION_EXAMPLES = 10_000
               help="A bundle; models for NVIDIA Triton; one ONNX file, strings in and out.")  # fmt: skip
 @click.option("--bundle", "bundle_dir", type=options.directory,
               help="Folder of the bundle to write [with --from-bundle: the same].")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), help="Model repository (triton) or file (text) to write.")
+@click.option("--output", type=options.path, help="Model repository (triton) or file (text) to write.")
 @click.option(
     "--text-graph", is_flag=True, help="Write a graph from strings to strings too (pip install t2tdeploy[text])."
 )

@@ -25,23 +25,32 @@ def read_text(path: Path | None) -> str:
     """The content of a file, or of standard input, without a byte order mark.
 
     Raises:
-        InputError: no such file (with the nearest name beside it), or not UTF-8 (with the line); standard input is
-            closed.
+        InputError: as for `read_bytes`; it is not UTF-8 (with the line); standard input is closed.
     """
     name = str(path) if path else "standard input"
     try:
-        content = path.read_bytes() if path else _standard_input()
-    except FileNotFoundError:
-        beside = [other.name for other in path.parent.iterdir()] if path and path.parent.is_dir() else []
-        close = nearest(path.name, beside) if path else None
-        raise InputError(f"no file {name}", path=path, help=f"did you mean '{close}'?" if close else None) from None
-    try:
-        return content.decode("utf-8-sig")
+        return (read_bytes(path) if path else _standard_input()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1  # of what is behind the mark, as the place is
         raise InputError(
             f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
         ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: there is no such file (with the nearest name beside it), or it is a folder.
+    """
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, beside)
+        raise InputError(f"no file {path}", path=path, help=f"did you mean '{close}'?" if close else None) from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, not a file", path=path) from None
 
 
 def _standard_input() -> bytes:

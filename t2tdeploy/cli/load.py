@@ -44,7 +44,7 @@ def _callers(context: click.Context, parameter: click.Parameter, value: str | No
 @click.option("--server", required=True, help="host:port of a t2tdeploy serve.")
 @click.argument("text", nargs=-1)
 @click.option(
-    "--input", "input_file", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    "--input", "input_file", type=options.file_or_dash,
     help="Sentences to send, one a line; - reads standard input. Taken in turn.",
 )  # fmt: skip
 @click.option("--rate", "rates", callback=_rates, metavar="R,R,…", help="Requests per second; each is measured.")

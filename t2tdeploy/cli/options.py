@@ -14,8 +14,20 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-directory = click.Path(path_type=Path, file_okay=False)
-file = click.Path(path_type=Path, dir_okay=False)
+
+class _Path(click.Path):
+    """A path that is not empty: to Python, an empty one is the folder that the command runs in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+path = _Path(path_type=Path)
+directory = _Path(path_type=Path, file_okay=False)
+file = _Path(path_type=Path, dir_okay=False)
+file_or_dash = _Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
 def as_json(command: Command) -> Command:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     help="What makes a checkpoint the best [bleu of translations, accuracy of classes, rmse of numbers].",
 )
 @click.option("--early-stopping-evals", type=click.IntRange(1), help="Stop after so many evaluations without gain.")
-@click.option("--warm-start", type=click.Path(path_type=Path), help="Run, checkpoint or .safetensors to start from.")
+@click.option("--warm-start", type=options.path, help="Run, checkpoint or .safetensors to start from.")
 @click.option("--no-decode", is_flag=True, help="Evaluate the loss only, translate nothing.")
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, data order and dropout."

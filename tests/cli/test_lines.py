@@ -70,6 +70,20 @@ def test_broken_utf8_is_an_error_with_its_line(tmp_path: Path, monkeypatch: pyte
         read_lines(None)
 
 
+def test_a_byte_order_mark_counts_as_no_character(tmp_path: Path) -> None:
+    for content, line in ((b"\xef\xbb\xbfa\n\xff\n", 2), (b"\xef\xbb\xbf\na\n\n\xff", 4), (b"\xef\xbb\xbf\xff", 1)):
+        (tmp_path / "in.txt").write_bytes(content)
+        with pytest.raises(InputError, match=f"line {line}: not UTF-8"):
+            read_lines(tmp_path / "in.txt")
+
+
+def test_a_path_that_leads_to_no_file_is_an_error_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, words in ((tmp_path / "file" / "x", "no file .*/file/x"), (tmp_path, "is a folder, not a file")):
+        with pytest.raises(InputError, match=words):
+            read_lines(path)
+
+
 def test_a_missing_file_meets_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "sentences.en").touch()
     with pytest.raises(InputError, match=r"no file .*sentence.en") as caught:
