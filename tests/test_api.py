@@ -301,7 +301,7 @@ def test_the_command_line_translates_and_scores_with_a_bundle(
     [
         (["translate", "ab"], "--server or --bundle: give one of them"),
         (["translate", "--bundle", "{bundle}", "--return-tokens", "ab"], "--return-tokens needs --json"),
-        (["translate", "--bundle", "{bundle}", "--model", "m", "ab"], "--model names a server's model"),
+        (["translate", "--bundle", "{bundle}", "--model", "m", "ab"], "--model is for a server"),
         (["translate", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),
         (["classify", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),
         (["translate", "--bundle", "{bundle}", "--variant", "cpu-floa", "ab"], "did you mean 'cpu-float32'?"),

@@ -50,7 +50,7 @@ class _Examples:
               help="Lines of class and probability, or of values; or a JSON object for each example.")  # fmt: skip
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0].")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds per request [60].")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="With --server: seconds per request [60].")
 @options.security
 def classify(
     server: str | None,
@@ -116,22 +116,13 @@ def classify(
 
 def _require_sensible(context: click.Context) -> None:
     """Refuses options that do not go together."""
-    given = {name for name, value in context.params.items() if value not in (None, False, "", ())}
-    if ("server" in given) == ("bundle_dir" in given):
-        both = "both given: choose one" if "server" in given else "give one of them"
-        raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
-    if "server" in given and "variant" in given:
-        raise click.UsageError(
-            "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant", ctx=context
-        )
-    for name in ("model", "priority", "timeout"):
-        if "bundle_dir" in given and name in given:
-            raise click.UsageError(f"--{name} is for a server: leave it out", ctx=context)
+    options.require_server_or_bundle(context)
+    given = options.given(context)
     names = {"text": "texts", "input_file": "--input", "images": "--image", "json_file": "--json"}
     forms = [option for name, option in names.items() if name in given]
     if len(forms) > 1:
         raise click.UsageError(f"{' and '.join(forms)} are given: choose one", ctx=context)
-    if "pairs" in given and {"images", "json_file"} & given:
+    if "pairs" in given and {"images", "json_file"} & given.keys():
         raise click.UsageError(f"--pairs is for texts, not {forms[0]}", ctx=context)
 
 

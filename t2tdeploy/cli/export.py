@@ -144,6 +144,11 @@ def _check_usage(context: click.Context) -> None:
             refuse("--early-stopping is for a run (--output-dir); a bundle has it or not")
         if given["name"] and given["format"] != "triton":
             refuse("--name is for a run (--output-dir) or --format triton")
+        if given["format"] == "triton":
+            words = "is for a run (--output-dir) or a text graph: nothing is compared here"
+            options.refuse(context, ("parity_input", "parity_sentences"), words)
+        if not given["parity_input"]:
+            options.refuse(context, ["parity_sentences"], "of a bundle counts those of --parity-input")
 
 
 def _from_bundle(asked: _Asked, source: Path) -> dict[str, Any]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from t2tdeploy.models.model import Model
     from t2tdeploy.progress import Reporter
 
+_OF_SHORTLISTS = ("parallel_source", "parallel_target", "shortlist_width")
+_OF_TRANSLATIONS = (*_OF_SHORTLISTS, "calibration", "dev_source", "dev_target", "min_agreement", "max_bleu_loss")
+
 
 @click.command()
 @click.option("--bundle", "bundle_dir", type=options.directory, required=True, help="What export wrote.")
@@ -84,12 +87,13 @@ def optimize(
     from t2tdeploy.export.optimize import check_request, write_variants
     from t2tdeploy.export.tensorrt_variant import TensorRTOptions
 
-    _require_work(names, default, asked["overrides"])
+    _require_work(names, default)
     asked["tensorrt"] = TensorRTOptions().override(asked["overrides"])
     _require_pair(asked, "parallel", alone=False)
     _require_pair(asked, "dev", alone=True)
     names = tuple(dict.fromkeys(names))
     bundle = load_bundle(bundle_dir)
+    _require_of_task(bundle.manifest.task)
     check_request(bundle, output_dir, names, default=default, overwrite=overwrite)
     made: dict[str, Made] = {}
     if names:
@@ -172,14 +176,6 @@ def _make_of_classifier(
     from t2tdeploy.export.class_agreement import ClassifierGate
     from t2tdeploy.export.optimize_classifier import make_classifier_variants
 
-    of_sentences = ("calibration", "parallel_source", "parallel_target", "shortlist_width", "dev_source", "dev_target")
-    for name in (*of_sentences, "min_agreement", "max_bleu_loss"):
-        if asked[name] is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise click.UsageError(
-                f"{option} is for models that translate; this one has '{bundle.manifest.task}'",
-                click.get_current_context(),
-            )
     known, dev = labelled(bundle, asked["run_dir"])
     loss = asked["max_accuracy_loss"]
     gate = ClassifierGate() if loss is None else ClassifierGate(max_accuracy_loss=loss / 100)
@@ -287,15 +283,29 @@ def _of_build(build: Build) -> str:
     return f"no engine was built ({who}): {build.failure}"
 
 
-def _require_work(names: tuple[str, ...], default: str | None, overrides: str) -> None:
+def _require_work(names: tuple[str, ...], default: str | None) -> None:
+    """Refuses options that no variant which is made heeds."""
     from t2tdeploy.export.variants import RECIPES
 
+    context = click.get_current_context()
     if not names and default is None:
-        raise click.UsageError(
-            f"nothing to do: give --variant ({', '.join(RECIPES)}) or --default", click.get_current_context()
-        )
-    if overrides and "tensorrt" not in names:
-        raise click.UsageError("--options are those of --variant tensorrt", click.get_current_context())
+        raise click.UsageError(f"nothing to do: give --variant ({', '.join(RECIPES)}) or --default", context)
+    if "tensorrt" not in names:
+        options.refuse(context, ["overrides"], "are those of --variant tensorrt")
+    if not names:
+        any_task = ("run_dir", "max_accuracy_loss", "force")
+        options.refuse(context, (*_OF_TRANSLATIONS, *any_task), "is for variants that are made: give --variant")
+    aligned = [name for name, recipe in RECIPES.items() if recipe.aligned]
+    if not set(aligned) & set(names):
+        options.refuse(context, _OF_SHORTLISTS, f"is for --variant {' and '.join(aligned)}")
+
+
+def _require_of_task(task: str) -> None:
+    context = click.get_current_context()
+    if task != "translate":
+        options.refuse(context, _OF_TRANSLATIONS, f"is for models that translate; this one has '{task}'")
+    if task != "classify":
+        options.refuse(context, ["max_accuracy_loss"], f"is for models that classify; this one has '{task}'")
 
 
 def _require_pair(asked: Mapping[str, Any], name: str, *, alone: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from t2tdeploy.serving.channel import Security
@@ -55,14 +56,47 @@ def variant(command: Command) -> Command:
     return click.option("--variant", metavar="NAME", help=help)(command)
 
 
-def refuse_variant_of_server(given: Container[str], context: click.Context) -> None:
-    """
+def given(context: click.Context) -> dict[str, Any]:
+    """Parameters by name that the command line gives and that say something: no defaults, flags that are off, ""."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        and not (value is None or value is False or value in ("", ()))
+    }
+
+
+def refuse(context: click.Context, names: Iterable[str], words: str) -> None:
+    """Refuses options that would have no effect.
+
+    Args:
+        names: of their parameters.
+        words: what is said behind the option's name.
+
     Raises:
-        click.UsageError: --server and --variant are given.
+        click.UsageError: one of them is given.
     """
-    if "server" in given and "variant" in given:
-        words = "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant"
-        raise click.UsageError(words, ctx=context)
+    found = given(context)
+    for name in names:
+        if name in found:
+            option = next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+            raise click.UsageError(f"{option} {words}", ctx=context)
+
+
+def require_server_or_bundle(context: click.Context) -> None:
+    """Checks that one of --server and --bundle is given, and no option that only the other one can follow.
+
+    Raises:
+        click.UsageError: neither or both, or there is one.
+    """
+    found = given(context)
+    if ("server" in found) == ("bundle_dir" in found):
+        both = "both given: choose one" if "server" in found else "give one of them"
+        raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
+    if "server" in found:
+        refuse(context, ["variant"], "is for a bundle: a server's is chosen by t2tdeploy serve --variant")
+    else:
+        refuse(context, ("model", "priority", "timeout", *SECURITY_NAMES), "is for a server: leave it out")
 
 
 def checkpoint(command: Command) -> Command:

@@ -72,7 +72,10 @@ def _decoding(command: Command) -> Command:
 @_decoding
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0; documents -1].")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds per request [60; a document: none].")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True),
+    help="With --server: seconds per request [60; of a document: none].",
+)  # fmt: skip
 @options.security
 @options.as_json
 def translate(
@@ -135,35 +138,19 @@ def translate(
 
 def _require_sensible(context: click.Context) -> None:
     """Refuses options that do not go together."""
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if not (value is None or value is False or value in ("", ()))
-    }
-    if ("server" in given) == ("bundle_dir" in given):
-        both = "both given: choose one" if "server" in given else "give one of them"
-        raise click.UsageError(f"--server or --bundle: {both}", ctx=context)
-    if "server" in given and "variant" in given:
-        raise click.UsageError(
-            "--variant is for a bundle: a server's is chosen by t2tdeploy serve --variant", ctx=context
-        )
-    if "bundle_dir" in given and "model" in given:
-        raise click.UsageError("--model names a server's model: leave it out", ctx=context)
-    if "bundle_dir" in given and "priority" in given:
-        raise click.UsageError("--priority is for a server: leave it out", ctx=context)
-    for name in ("return_tokens", "return_attention"):
-        if name in given and "as_json" not in given:
-            raise click.UsageError(f"--{name.replace('_', '-')} needs --json", ctx=context)
+    options.require_server_or_bundle(context)
+    given = options.given(context)
+    if "as_json" not in given:
+        options.refuse(context, ("return_tokens", "return_attention"), "needs --json")
     names = {"text": "sentences", "input_file": "--input", "document_file": "--document"}
     sources = [option for name, option in names.items() if name in given]
     if len(sources) > 1:
         raise click.UsageError(f"{' and '.join(sources)} are given: choose one", ctx=context)
-    if "document_file" not in given and "language" in given:
-        raise click.UsageError("--language is for --document", ctx=context)
-    for name in ("target_prefix", "prefix_file", "truncate", "return_tokens", "return_attention"):
-        if "document_file" in given and name in given:
-            option = "--target-prefixes" if name == "prefix_file" else f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} means nothing with --document", ctx=context)
+    if "document_file" in given:
+        of_sentences = ("target_prefix", "prefix_file", "truncate", "return_tokens", "return_attention")
+        options.refuse(context, of_sentences, "means nothing with --document")
+    else:
+        options.refuse(context, ["language"], "is for --document")
     if "document_file" in given and given.get("num_hypotheses", 1) != 1 and "as_json" not in given:
         raise click.UsageError("--num-hypotheses of a document needs --json", ctx=context)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 
 from t2tdeploy.cli.main import commands
+from tests.serving.toy_bundle import write_toy_bundle
+from tests.serving.toy_classifier import write_tensor_regressor, write_text_classifier
 
 OF_PATHS = {
     (name, parameter.opts[0]): parameter
@@ -25,3 +29,76 @@ def test_an_empty_path_is_none(parameter: click.Parameter) -> None:
 def test_options_of_paths_are_found() -> None:
     found = {("translate", "--input"), ("load-test", "--input"), ("train", "--warm-start"), ("export", "--output")}
     assert found | {("translate-corpus", "--input"), ("benchmark", "--bundle")} <= OF_PATHS.keys()
+
+
+OF_SERVERS = [
+    ["--timeout", "5"], ["--priority", "0"], ["--model", "m"], ["--tls"], ["--tls-ca", "f"], ["--tls-certificate", "f"],
+    ["--tls-key", "f"], ["--token-file", "f"], ["--insecure-token"],
+]  # fmt: skip
+
+
+def refusal(name: str, *words: str | Path) -> str:
+    """What is said where options do not go together."""
+    with pytest.raises(click.UsageError) as caught:
+        commands.commands[name].main([str(word) for word in words], standalone_mode=False)
+    return caught.value.message
+
+
+@pytest.mark.parametrize("option", OF_SERVERS, ids=lambda option: option[0])
+def test_a_bundle_has_no_use_for_options_of_a_server(option: list[str]) -> None:
+    for name, *asked in (["translate", "a"], ["translate", "--document", "f"], ["classify", "a"]):
+        assert refusal(name, "--bundle", "b", *asked, *option) == f"{option[0]} is for a server: leave it out"
+
+
+def test_the_environment_asks_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("T2TDEPLOY_TOKEN", "a-token")
+    bundle = write_toy_bundle(tmp_path / "toy")
+    commands.commands["translate"].main(["--bundle", str(bundle.directory), "a"], standalone_mode=False)
+    assert capsys.readouterr().out == "a\n"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--calibration", "f"], ["--parallel-source", "f", "--parallel-target", "f"], ["--shortlist-width", "9"],
+        ["--dev-source", "f"], ["--output-dir", "run"], ["--min-agreement", "0.5"], ["--max-bleu-loss", "1"],
+        ["--max-accuracy-loss", "1"], ["--force"],
+    ],
+    ids=lambda option: option[0],
+)  # fmt: skip
+def test_another_default_alone_measures_nothing(option: list[str]) -> None:
+    said = refusal("optimize", "--bundle", "b", "--output", "o", "--default", "cpu-float32", *option)
+    assert said == f"{option[0]} is for variants that are made: give --variant"
+
+
+@pytest.mark.parametrize(
+    "option", [["--parallel-source", "f", "--parallel-target", "f"], ["--shortlist-width", "9"]], ids=lambda one: one[0]
+)
+def test_options_of_a_shortlist_need_one(option: list[str]) -> None:
+    said = refusal("optimize", "--bundle", "b", "--output", "o", "--variant", "cpu-int8", *option)
+    assert said == f"{option[0]} is for --variant cpu-int8-shortlist"
+
+
+def test_bounds_are_those_of_what_the_model_does(tmp_path: Path) -> None:
+    translates, classifies = write_toy_bundle(tmp_path / "toy"), write_text_classifier(tmp_path / "texts")
+    regresses = write_tensor_regressor(tmp_path / "tensor")
+    for bundle, option, task in (
+        (translates, "--max-accuracy-loss", "classify"),
+        (regresses, "--max-accuracy-loss", "classify"),
+        (regresses, "--min-agreement", "translate"),
+        (classifies, "--max-bleu-loss", "translate"),
+    ):
+        words = ("--bundle", bundle.directory, "--output", tmp_path / "out", "--variant", "cpu-int8", option, "0.5")
+        own = bundle.manifest.task
+        assert refusal("optimize", *words) == f"{option} is for models that {task}; this one has '{own}'"
+
+
+def test_sentences_for_a_check_that_is_not_made() -> None:
+    from_bundle = ("--from-bundle", "b", "--output", "o", "--format")
+    for more in ([], ["--text-graph"]):
+        said = refusal("export", *from_bundle, "triton", "--parity-input", "f", *more)
+        assert said == "--parity-input is for a run (--output-dir) or a text graph: nothing is compared here"
+    said = refusal("export", *from_bundle, "text", "--parity-sentences", "3")
+    assert said == "--parity-sentences of a bundle counts those of --parity-input"
