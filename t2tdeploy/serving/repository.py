@@ -89,6 +89,7 @@ class ModelRepository:
         self._cpus, self._gpus = ComputeSlots(options.batches_at_once), ComputeSlots(options.workers or 1)
         self._lock = asyncio.Lock()
         self._to_load: dict[str, asyncio.Task[None]] = {}  # by request, not begun yet: who asks meanwhile joins
+        self._loads: set[asyncio.Task[None]] = set()  # those, and what has begun
 
     @property
     def batches(self) -> int:
@@ -167,13 +168,22 @@ class ModelRepository:
 
         Raises:
             UnknownNameError: the source has no such model.
-            UnavailableError: its newest version cannot be loaded, or the source not be looked at; the reason is told.
+            UnavailableError: its newest version cannot be loaded, the source not be looked at, or the server stops; the
+                reason is told.
         """
         if name not in self._to_load:
             task = asyncio.create_task(self._load_asked(name))
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody may be left to tell
             self._to_load[name] = task
-        await asyncio.shield(self._to_load[name])
+        task = self._to_load[name]
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise UnavailableError("the server is stopping") from None
+            raise
 
     async def _load_asked(self, name: str) -> None:
         async with self._lock:
@@ -208,8 +218,8 @@ class ModelRepository:
                 self._retire(self._served[name].pop(model.number))
 
     async def close(self) -> None:
-        """Stops every model; what waits or runs is answered with UnavailableError."""
-        for task in self._to_load.values():
+        """Stops every model; what waits or runs is answered with UnavailableError. Loads are not waited for."""
+        for task in self._loads:
             task.cancel()
         async with self._lock:
             models = [*self.models(), *self._retiring.values()]
