@@ -58,9 +58,21 @@ class ServerTls:
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For `add_secure_port`. gRPC asks for the certificate at every handshake."""
-        fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], self._renewed)  # the stubs forget None
+        given = self._configuration
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            """None: what was given last. Whether the files changed just now says less: HTTP may have seen it before."""
+            nonlocal given
+            self.refresh()
+            with self._lock:
+                if given is self._configuration:
+                    return None
+                given = self._configuration
+                return given
+
+        fetch = cast(Callable[[], grpc.ServerCertificateConfiguration], renewed)  # the stubs forget None
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, fetch, require_client_authentication=self._files.client_ca is not None
+            given, fetch, require_client_authentication=self._files.client_ca is not None
         )
 
     def ssl_context(self) -> ssl.SSLContext:
@@ -78,7 +90,7 @@ class ServerTls:
         """Reads files that changed.
 
         Returns:
-            Whether another certificate is in force now.
+            Whether this call has put another certificate in force.
         """
         with self._lock:
             renewed = self._watched.renew(self._read)
@@ -88,10 +100,6 @@ class ServerTls:
 
     def _read(self) -> None:
         self._context, self._configuration = _read(self._files)
-
-    def _renewed(self) -> grpc.ServerCertificateConfiguration | None:
-        """None: as before."""
-        return self._configuration if self.refresh() else None
 
 
 def _read(files: TlsFiles) -> tuple[ssl.SSLContext, grpc.ServerCertificateConfiguration]:

@@ -11,6 +11,8 @@ import pytest
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.serving.access_log import ACCESS_LOGGER
+from t2tdeploy.serving.channel import Security
+from t2tdeploy.serving.health import health_of
 from tests.serving.certificates import Authority
 from tests.serving.running import running
 from tests.serving.toy_bundle import write_toy_bundle
@@ -59,3 +61,26 @@ def test_the_http_port_keeps_the_same_gate(bundle: Bundle, tmp_path: Path, caplo
     assert "request_id=id-9 protocol=http method=http/v1/translate status=OK" in lines[1]
     assert "client=web model=toy version=1 sentences=1" in lines[1]
     assert "private" not in caplog.text
+
+
+def test_a_certificate_that_https_shows_first_reaches_grpc_too(bundle: Bundle, tmp_path: Path) -> None:
+    """Probes of HTTPS come more often than clients of gRPC."""
+    before, after = Authority(tmp_path, "before"), Authority(tmp_path, "after")
+    pair, other = before.sign("old"), after.sign("new")
+    with running(bundle, http_port=0, tls_certificate=pair.certificate, tls_key=pair.key) as server:
+
+        def probe(authority: Authority) -> None:
+            """Raises if the server shows a certificate of another authority."""
+            trusting = ssl.create_default_context(cafile=authority.certificate)
+            url = f"https://localhost:{server.http_port}/v2/health/live"
+            urllib.request.urlopen(url, timeout=10, context=trusting).close()
+
+        def health(authority: Authority) -> str:
+            return health_of(f"localhost:{server.port}", timeout=10, security=Security(tls_ca=authority.certificate))
+
+        probe(before)
+        assert health(before) == "SERVING"
+        other.certificate.replace(pair.certificate)
+        other.key.replace(pair.key)
+        probe(after)
+        assert health(after) == "SERVING"

@@ -3,8 +3,10 @@
 import errno
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from t2tdeploy.errors import InputError
@@ -38,6 +40,15 @@ def trusting(authority: Authority) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority.certificate)
 
 
+def asked_by_grpc(tls: ServerTls, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    """What gRPC calls at every handshake after its first; None: the certificate is as before."""
+    given: list[Callable[[], object]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(grpc, "dynamic_ssl_server_credentials", lambda _, fetch, **__: given.append(fetch))
+        tls.grpc_credentials()
+    return given[0]
+
+
 def test_a_handshake_shows_the_certificate(authority: Authority) -> None:
     pair = authority.sign("shown")
     tls = ServerTls(TlsFiles(pair.certificate, pair.key))
@@ -55,6 +66,25 @@ def test_a_new_certificate_is_shown_at_the_next_handshake(authority: Authority, 
     other.key.replace(pair.key)
     assert handshake(context, trusting(authority)) == "after"
     assert not tls.refresh()
+
+
+@pytest.mark.parametrize("first", ["https", "grpc"])
+def test_every_port_gets_a_new_certificate_whichever_sees_it_first(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    pair, other = authority.sign("before"), authority.sign("after")
+    tls = ServerTls(TlsFiles(pair.certificate, pair.key))
+    context, fetch, later = tls.ssl_context(), asked_by_grpc(tls, monkeypatch), asked_by_grpc(tls, monkeypatch)
+    assert fetch() is None
+    other.certificate.replace(pair.certificate)
+    other.key.replace(pair.key)
+    given = fetch() if first == "grpc" else None
+    assert handshake(context, trusting(authority)) == "after"
+    given = given or fetch()
+    assert given is not None
+    assert fetch() is None
+    assert later() is given, "a second port of gRPC"
+    assert later() is None
 
 
 def test_files_that_vanish_leave_the_old_certificate(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
