@@ -13,7 +13,7 @@ from t2tdeploy.serving import unreadable
 from t2tdeploy.serving.inference import messages as inference
 from t2tdeploy.serving.inference.v2 import inference_pb2
 from t2tdeploy.serving.messages import parse_request, read_options
-from t2tdeploy.serving.unreadable import MOST_FIELDS, field_of_invalid_text, unknown_field
+from t2tdeploy.serving.unreadable import MOST_FIELDS, MOST_TOP_FIELDS, field_of_invalid_text, unknown_field
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
 READ = """
@@ -35,12 +35,36 @@ for read in (parse_request, parse_document_request, parse_classify_request, infe
         else:
             raise AssertionError((read, content))
 """
+FIND_UNKNOWN = """
+from google.protobuf.internal import api_implementation
+from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
+from t2tdeploy.serving.unreadable import has_unknown_field
+assert api_implementation.Type() == {implementation!r}
+def read(size, faulty):
+    # A request of which one message, if any, has a field more.
+    request = pb.ModelInferRequest(model_name="m")
+    request.parameters["p"].bool_param = True
+    request.inputs.add(name="x").contents.int_contents.extend([1] * size)
+    request.outputs.add(name="y")
+    parts = (request, request.inputs[0], request.inputs[0].contents, request.outputs[0], request.parameters["p"])
+    if faulty is not None:
+        parts[faulty].MergeFromString(b"\\xfa\\x06\\x01x")
+    content = request.SerializeToString()
+    return pb.ModelInferRequest.FromString(content), content
+for size in (1, 10_000):
+    assert not has_unknown_field(*read(size, None))
+    for part in range(5):
+        message, content = read(size, part)
+        assert has_unknown_field(message, content), (size, part)
+        assert message.SerializeToString() == content
+"""
 
 
 @pytest.mark.parametrize("implementation", ["upb", "python"])
-def test_every_message_says_what_is_wrong_with_its_bytes(implementation: str) -> None:
+@pytest.mark.parametrize("script", [READ, FIND_UNKNOWN], ids=["bytes", "unknown fields"])
+def test_every_message_says_what_is_wrong_with_its_bytes(script: str, implementation: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", READ.format(implementation=implementation)],
+        [sys.executable, "-c", script.format(implementation=implementation)],
         env={"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": implementation, "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
@@ -106,3 +130,16 @@ def test_no_object_is_made_of_each_of_many_unknown_fields(monkeypatch: pytest.Mo
         read_options(pb.DecodeOptions.FromString(many))
     with pytest.raises(RequestError, match=r"^request: field 31 is not known"):
         inference.parse(inference_pb2.ModelInferRequest, many)
+
+
+def test_no_more_fields_are_read_than_a_request_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millions of empty messages fit into a request of the usual size."""
+    read: list[int] = []
+    varint = unreadable._varint
+    monkeypatch.setattr(unreadable, "_varint", lambda content, place: read.append(place) or varint(content, place))
+    inputs = field(5, b"") * MOST_TOP_FIELDS
+    assert len(inference.parse(inference_pb2.ModelInferRequest, inputs).inputs) == MOST_TOP_FIELDS
+    read.clear()
+    with pytest.raises(RequestError, match=rf"^request: more than {MOST_TOP_FIELDS} fields"):
+        inference.parse(inference_pb2.ModelInferRequest, inputs * 3)
+    assert len(read) <= 2 * MOST_TOP_FIELDS + 2  # a tag and a length of each

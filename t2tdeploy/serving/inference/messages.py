@@ -16,7 +16,13 @@ from t2tdeploy.serving.inference.calls import (
 )
 from t2tdeploy.serving.inference.tensors import InferInput, require_axes, shown
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
-from t2tdeploy.serving.unreadable import UNREADABLE, unknown_field
+from t2tdeploy.serving.unreadable import (
+    MOST_TOP_FIELDS,
+    UNREADABLE,
+    has_too_many_fields,
+    has_unknown_field,
+    unknown_field,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -37,21 +43,33 @@ def parse(message: type[M], content: bytes) -> M:
     """Reads a message.
 
     Raises:
-        RequestError: the bytes are no such message, or it has a field this server does not know; to ignore that could
-            change the answer.
+        RequestError: the bytes are no such message, or it has too many fields, or one this server does not know; to
+            ignore that could change the answer.
     """
-    try:
-        found = message.FromString(content)
-    except UNREADABLE:
-        name = message.DESCRIPTOR.name
-        raise RequestError("request", f"the bytes are not a {name} message whose texts are UTF-8") from None
-    _require_known("request", found)
+    found = _parsed(message, content)
+    if has_unknown_field(found, content):
+        _require_known("request", found)
     return found
 
 
-def read_infer(message: pb.ModelInferRequest) -> InferRequest:
+def parse_infer_request(content: bytes) -> tuple[pb.ModelInferRequest, bool]:
+    """As `parse`.
+
+    Returns:
+        The message, and whether one within it has a field that this server does not know; `read_infer` names it.
+    """
+    found = _parsed(pb.ModelInferRequest, content)
+    if unknown := has_unknown_field(found, content):
+        _require_known("request", found)
+    return found, unknown
+
+
+def read_infer(message: pb.ModelInferRequest, *, look_for_unknown: bool = True) -> InferRequest:
     """What a request says; its tensors are not looked into. How many there are is to be checked before
     (`TensorInterface.require_counts`): every one takes time.
+
+    Args:
+        look_for_unknown: for fields that this server does not know, in the messages within; takes copies of large ones.
 
     Raises:
         RequestError: naming the input or parameter that cannot be understood.
@@ -63,9 +81,10 @@ def read_infer(message: pb.ModelInferRequest) -> InferRequest:
             f"{len(raw)} for {len(message.inputs)} inputs",
             help="either every input has its data there, or none has",
         )
+    if look_for_unknown:
+        _require_known_parts(message)
     inputs = [_read_input(one, raw[index] if raw else None) for index, one in enumerate(message.inputs)]
     for output in message.outputs:
-        _require_known(output.name, output)
         require_no_shared_memory(output.name, output.parameters)
     return InferRequest(
         model=message.model_name,
@@ -88,13 +107,21 @@ def write_infer(answer: InferAnswer) -> pb.ModelInferResponse:
     return response
 
 
+def _parsed(message: type[M], content: bytes) -> M:
+    if has_too_many_fields(content):
+        raise RequestError("request", f"more than {MOST_TOP_FIELDS} fields")
+    try:
+        return message.FromString(content)
+    except UNREADABLE:
+        name = message.DESCRIPTOR.name
+        raise RequestError("request", f"the bytes are not a {name} message whose texts are UTF-8") from None
+
+
 def _read_input(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> InferInput:
-    _require_known(message.name, message)
     require_no_shared_memory(message.name, message.parameters)
     require_axes(message.name, len(message.shape))
     content: Any = raw
     if message.HasField("contents"):
-        _require_known(message.name, message.contents)
         fields = [field.name for field, _ in message.contents.ListFields()]
         if raw is not None and fields:
             raise RequestError(
@@ -109,6 +136,14 @@ def _read_input(message: pb.ModelInferRequest.InferInputTensor, raw: bytes | Non
         if raw is None and fields:
             content = getattr(message.contents, fields[0])
     return InferInput(message.name, message.datatype, tuple(message.shape), content)
+
+
+def _require_known_parts(message: pb.ModelInferRequest) -> None:
+    for one in message.inputs:
+        _require_known(one.name, one)
+        _require_known(one.name, one.contents)
+    for output in message.outputs:
+        _require_known(output.name, output)
 
 
 def _require_known(owner: str, message: Message) -> None:

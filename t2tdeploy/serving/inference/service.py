@@ -11,13 +11,22 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from t2tdeploy.serving.answering import RETRY_AFTER, Context, abort, cancelled_status, deadline_of, in_thread_if, unary
+from t2tdeploy.serving.answering import (
+    LARGE_BYTES,
+    RETRY_AFTER,
+    Context,
+    abort,
+    cancelled_status,
+    deadline_of,
+    in_thread_if,
+    unary,
+)
 from t2tdeploy.serving.call_record import CallRecord, current_record, sane_id, set_current
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.gate import current_gate
 from t2tdeploy.serving.inference import metadata
 from t2tdeploy.serving.inference.core import FINAL_RESPONSE, InferenceCore
-from t2tdeploy.serving.inference.messages import parse, read_infer, write_infer
+from t2tdeploy.serving.inference.messages import parse, parse_infer_request, read_infer, write_infer
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.status import status_of
@@ -27,6 +36,7 @@ STREAM_REQUESTS = 64
 """Requests of one stream that are under way at once, or answered and not yet sent; a client that sends more waits."""
 
 M = TypeVar("M", bound=Message)
+P = TypeVar("P")
 
 
 class InferenceService:
@@ -79,7 +89,8 @@ class InferenceService:
     async def infer(self, content: bytes, context: Context) -> bytes:
         """ModelInferRequest -> ModelInferResponse."""
         with self._frontend.accepting(len(content)):
-            response = await self._infer(parse(pb.ModelInferRequest, content), len(content), deadline_of(context))
+            message, unknown = await _parsed(parse_infer_request, content)
+            response = await self._infer(message, unknown, len(content), deadline_of(context))
             response.parameters.pop(FINAL_RESPONSE, None)  # a word of streams
             return response.SerializeToString()
 
@@ -130,7 +141,7 @@ class InferenceService:
     async def load(self, content: bytes, context: Context) -> bytes:
         """RepositoryModelLoadRequest -> RepositoryModelLoadResponse."""
         with self._frontend.accepting(len(content)):
-            request = parse(pb.RepositoryModelLoadRequest, content)
+            request = await _parsed(partial(parse, pb.RepositoryModelLoadRequest), content)
             metadata.require_only_repository(request.repository_name)
             await self._core.load(request.model_name, request.parameters)
             return pb.RepositoryModelLoadResponse().SerializeToString()
@@ -138,15 +149,19 @@ class InferenceService:
     async def unload(self, content: bytes, context: Context) -> bytes:
         """RepositoryModelUnloadRequest -> RepositoryModelUnloadResponse."""
         with self._frontend.accepting(len(content)):
-            request = parse(pb.RepositoryModelUnloadRequest, content)
+            request = await _parsed(partial(parse, pb.RepositoryModelUnloadRequest), content)
             metadata.require_only_repository(request.repository_name)
             await self._core.unload(request.model_name, request.parameters)
             return pb.RepositoryModelUnloadResponse().SerializeToString()
 
-    async def _infer(self, message: pb.ModelInferRequest, size: int, deadline: float | None) -> pb.ModelInferResponse:
+    async def _infer(
+        self, message: pb.ModelInferRequest, unknown: bool, size: int, deadline: float | None
+    ) -> pb.ModelInferResponse:
         interface = self._core.interface(message.model_name, message.model_version)
         interface.require_counts(len(message.inputs), len(message.outputs), len(message.parameters))
-        answer = await self._core.infer(interface, read_infer(message), size, deadline)
+        read = partial(read_infer, message, look_for_unknown=unknown)
+        request = await in_thread_if(unknown and size > LARGE_BYTES, read)
+        answer = await self._core.infer(interface, request, size, deadline)
         large = sum(tensor.values.nbytes for tensor in answer.tensors)
         response: pb.ModelInferResponse = await in_thread_if(large > 1_000_000, write_infer, answer)
         return response
@@ -156,8 +171,8 @@ class InferenceService:
         message, answers = pb.ModelInferRequest(), self._frontend.answers
         try:
             with self._frontend.accepting(len(content)):
-                message = parse(pb.ModelInferRequest, content)
-                response = await self._infer(message, len(content), deadline_of(context))
+                message, unknown = await _parsed(parse_infer_request, content)
+                response = await self._infer(message, unknown, len(content), deadline_of(context))
         except Exception as error:
             status = status_of(error)
             record.status = status.code.name
@@ -175,7 +190,7 @@ class InferenceService:
         """A method that answers whatever state the server is in."""
 
         async def method(content: bytes, context: Context) -> bytes:
-            return answer(parse(kind, content)).SerializeToString()
+            return answer(await _parsed(partial(parse, kind), content)).SerializeToString()
 
         return method
 
@@ -184,6 +199,11 @@ class InferenceService:
 
         async def method(content: bytes, context: Context) -> bytes:
             with self._frontend.accepting(len(content)):
-                return answer(parse(kind, content)).SerializeToString()
+                return answer(await _parsed(partial(parse, kind), content)).SerializeToString()
 
         return method
+
+
+async def _parsed(parse: Callable[[bytes], P], content: bytes) -> P:
+    parsed: P = await in_thread_if(len(content) > LARGE_BYTES, parse, content)
+    return parsed

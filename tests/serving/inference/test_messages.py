@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.serving.inference import messages
+from t2tdeploy.serving.inference.calls import InferRequest
 from t2tdeploy.serving.inference.json_messages import parse_infer, plain
-from t2tdeploy.serving.inference.messages import parse, read_infer
+from t2tdeploy.serving.inference.messages import parse, parse_infer_request, read_infer
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 
 Contents = pb.InferTensorContents
@@ -29,6 +30,11 @@ def request(*inputs: pb.ModelInferRequest.InferInputTensor, **fields) -> pb.Mode
 
 def tensor(name: str = "x", **fields) -> pb.ModelInferRequest.InferInputTensor:
     return pb.ModelInferRequest.InferInputTensor(name=name, **{"datatype": "INT64", "shape": [1], **fields})
+
+
+def read_as_the_service_does(content: bytes) -> InferRequest:
+    message, unknown = parse_infer_request(content)
+    return read_infer(message, look_for_unknown=unknown)
 
 
 BOOL = pb.InferParameter(bool_param=True)
@@ -83,6 +89,18 @@ def test_a_message_is_refused_by_the_name_of_its_fault(fault: str) -> None:
     with pytest.raises(RequestError) as caught:
         read_infer(parse(pb.ModelInferRequest, content))
     assert str(caught.value).startswith(words)
+    with pytest.raises(RequestError) as caught:
+        read_as_the_service_does(content)
+    assert str(caught.value).startswith(words)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_request_without_unknown_fields_is_not_searched_for_one(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search copies every part of a large request."""
+    monkeypatch.setattr(messages, "unknown_field", lambda _: pytest.fail("searched"))
+    content = request(tensor(contents=Contents(int64_contents=[1] * size)), outputs=[{"name": "y"}]).SerializeToString()
+    assert read_as_the_service_does(content).inputs["x"].content == [1] * size
+    parse(pb.ModelInferRequest, content)
 
 
 X = {"name": "x", "datatype": "INT32", "shape": [1], "data": [1]}

@@ -1,6 +1,7 @@
 """tritonclient over gRPC, unmodified, against a real server."""
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -20,6 +21,7 @@ from t2tdeploy.bundle import Bundle
 from t2tdeploy.serving import messages
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.bundle_source import RepositoryFolder
+from t2tdeploy.serving.inference import messages as inference_messages
 from t2tdeploy.serving.inference.core import priority_of
 from t2tdeploy.serving.inference.service import SERVICE
 from t2tdeploy.serving.inference.translation import TranslationInterface
@@ -351,6 +353,28 @@ def test_more_tensors_than_a_model_has_are_refused_unread(
             stub.ModelInfer(request, timeout=20)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == f"{field}: 1000 in one request, the model has {most}"
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer", "ModelReady", "ModelMetadata"])
+def test_large_requests_are_parsed_by_a_thread(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, method: str, size: int
+) -> None:
+    """Else every other request waits."""
+    on_loop: list[bool] = []
+    parsed = inference_messages._parsed
+
+    def seen(*arguments):
+        on_loop.append(asyncio._get_running_loop() is not None)
+        return parsed(*arguments)
+
+    monkeypatch.setattr(inference_messages, "_parsed", seen)
+    content = service_pb2.ModelInferRequest(model_name="m" * size).SerializeToString()  # field 1 is a name in all
+    with running(bundle) as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        call = channel.stream_stream(f"/{SERVICE}/{method}")(iter([content]), timeout=20)
+        with contextlib.suppress(grpc.RpcError):
+            list(call)
+    assert on_loop == [size == 1]
 
 
 _TABLE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
