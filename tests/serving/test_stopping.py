@@ -66,7 +66,7 @@ def test_every_kind_of_readiness_ends_before_requests_are_refused(bundle: Bundle
             server.process.send_signal(signal.SIGTERM)
             server.event("stopping")
             assert readiness() == [False] * 6
-            assert get(serving["http_port"], "/v2/models/toy/ready")[0] == 503
+            assert get(serving["http_port"], "/v2/models/toy/ready") == (503, '{"error":"the server is stopping"}')
             assert get(serving["http_port"], "/v2/models/other/ready")[0] == 404
             assert get(serving["http_port"], "/v2/health/live")[0] == 200
             assert ours.Translate(pb.TranslateRequest(sources=["a"]), timeout=10).translations

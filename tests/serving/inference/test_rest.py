@@ -1,14 +1,21 @@
 """tritonclient over HTTP, unmodified, against a real server."""
 
+import asyncio
 import json
+import threading
+import time
+import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from t2tdeploy.bundle import Bundle
+from t2tdeploy.serving.repository import ModelRepository
 from tests.serving.inference.conftest import Served
 from tests.serving.inference.test_service import OPTIONS, SOURCES, USUAL, require_local_answer
+from tests.serving.running import starting
 
 pytest.importorskip("geventhttpclient", reason="tritonclient[http] is not installed")
 
@@ -99,3 +106,26 @@ def test_what_json_cannot_write_is_null(served: Served) -> None:
         outputs = {one["name"]: one["data"] for one in json.load(response, parse_constant=pytest.fail)["outputs"]}
     assert outputs["scores"] == [0.0, None]
     assert outputs["lengths"] == [1, 0]
+
+
+def test_before_it_serves_the_server_says_that_it_is_starting(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, may_load = ModelRepository.start, threading.Event()
+
+    async def held(repository: ModelRepository) -> None:
+        await asyncio.to_thread(may_load.wait, 60)
+        await start(repository)
+
+    monkeypatch.setattr(ModelRepository, "start", held)
+    with starting(bundle, http_port=0) as (server, ready):
+        try:
+            while server.http_port is None:
+                time.sleep(0.001)
+            for path in ("models/toy/ready", "models/toy/versions/1/ready", "models/tay/ready", "models/toy"):
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/{path}", timeout=10)
+                assert caught.value.code == 503
+                assert json.load(caught.value) == {"error": "the server is starting"}
+        finally:
+            may_load.set()
+        ready()
+        urllib.request.urlopen(f"http://127.0.0.1:{server.http_port}/v2/models/toy/ready", timeout=10).close()
