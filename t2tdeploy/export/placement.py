@@ -28,6 +28,12 @@ def read_search(path: Path) -> ModelProto:
     return model
 
 
+def is_lifted(model: ModelProto) -> bool:
+    """Whether all weights of a search lie at its top."""
+    graph = model.graph
+    return not any(body.initializer or _transposes(body, graph) for _, body in _loops(graph))
+
+
 def lifted(model: ModelProto) -> ModelProto:
     """A copy of a search, all of its weights at its top, wherever they lie."""
     copy = ModelProto()

@@ -21,7 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from t2tdeploy.export.balance import Vector, balance
 from t2tdeploy.export.naming import scopes
-from t2tdeploy.export.placement import lifted
+from t2tdeploy.export.placement import is_lifted, lifted
 from t2tdeploy.export.products import Product, products
 from t2tdeploy.export.ranges import Range, measure_ranges
 from t2tdeploy.export.rounding import DAMPING, LARGEST_WEIGHT, Matrix, positive, quantize_weight
@@ -51,10 +51,10 @@ def quantize_search(
         beam_size, alpha, extra_length: of the search on them.
         float_encoder: see `quantized`.
     """
-    model = lifted(model)
-    inputs = {product.node.input[0] for product in products(model.graph)}
-    ranges = measure_ranges(model, inputs, sources, beam_size=beam_size, alpha=alpha, extra_length=extra_length)
-    return quantized(model, ranges, float_encoder=float_encoder)
+    whole = model if is_lifted(model) else lifted(model)
+    inputs = {product.node.input[0] for product in products(whole.graph)}
+    ranges = measure_ranges(whole, inputs, sources, beam_size=beam_size, alpha=alpha, extra_length=extra_length)
+    return _rewritten(lifted(model) if whole is model else whole, ranges, float_encoder=float_encoder)
 
 
 def quantized(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool = True) -> ModelProto:
@@ -66,15 +66,19 @@ def quantized(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: 
         float_encoder: whether products outside Loops, which run once for each search, only store their weights in 8
             bits, and multiply floats. They are few of all, and their errors reach every step.
     """
-    copy = lifted(model)
-    graph = copy.graph
+    return _rewritten(lifted(model), ranges, float_encoder=float_encoder)
+
+
+def _rewritten(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool) -> ModelProto:
+    """As `quantized`, but `model` itself."""
+    graph = model.graph
     found = products(graph)
     stored = [product for product in found if float_encoder and product.graph is graph]
     integer = [product for product in found if not float_encoder or product.graph is not graph]
     balanced, factors = balance(graph, integer, ranges)
     _Rewriter(graph, balanced, factors).rewrite(integer, stored)
     remove_unused(graph)
-    return copy
+    return model
 
 
 class _Table(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from t2tdeploy.export import placement
 from t2tdeploy.export.balance import scopes
 from t2tdeploy.export.beam_search import export_beam_search
 from t2tdeploy.export.placement import read_search, serialized
@@ -165,6 +166,26 @@ def test_the_encoder_may_be_of_integers_too(
 
 def test_one_call_measures_and_quantizes(graph: ModelProto, eight_bits: ModelProto) -> None:
     assert quantize_search(graph, SOURCES, beam_size=4, alpha=0.6, extra_length=10) == eight_bits
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_model_is_copied_once_and_if_possible_after_the_measurement(
+    graph: ModelProto, ranges: dict[str, Range], monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """The measurement takes the most memory, and a copy is as large as the model."""
+    given = onnx.load_from_string(serialized(graph)) if written else graph
+    before, copies, lift = given.SerializeToString(), [], placement._lift_weights
+    monkeypatch.setattr(placement, "_lift_weights", lambda copy: copies.append(copy) or lift(copy))
+
+    def measured(model: ModelProto, *_: object, **__: object) -> dict[str, Range]:
+        assert len(copies) == written
+        assert (model is given) is not written
+        return ranges
+
+    monkeypatch.setattr("t2tdeploy.export.quantize.measure_ranges", measured)
+    found = quantize_search(given, SOURCES, beam_size=4, alpha=0.6, extra_length=10)
+    assert copies == [found.graph]
+    assert given.SerializeToString() == before
 
 
 def with_an_outlier(graph: ModelProto, times: float) -> ModelProto:
