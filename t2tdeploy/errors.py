@@ -8,6 +8,7 @@ T2TDeployError
 │   ├── DifferentiationError  a model that cannot become a training graph: the operator and where it is
 │   ├── RunConflictError      a rerun whose settings differ from the run directory's
 │   └── RequestError          one field of a request to a bundle or server
+│       └── TooLargeError     a request that its server would answer in parts
 └── OperationalError          exit 1: the world did not play along
     ├── DownloadError         a source could not be fetched or is damaged
     ├── CorruptFileError      a checkpoint, bundle or shard whose checksum is wrong
@@ -169,6 +170,10 @@ class RequestError(UserError):
     def __init__(self, field: str, message: str, *, help: str | None = None) -> None:
         self.field = field
         super().__init__(f"{field}: {message}", help=help)
+
+
+class TooLargeError(RequestError):
+    """A request is larger than its server takes; one of fewer sources or examples may not be."""
 
 
 class DownloadError(OperationalError):

@@ -20,6 +20,7 @@ EXAMPLES = [
     errors.InputError("no such line", path=Path("a.txt"), line=3, help="look"),
     errors.RunConflictError(Path("run"), {"seed": (0, 1)}),
     errors.RequestError("sources[3]", "too long"),
+    errors.TooLargeError("sources", "300 in one request, the server takes 256"),
     errors.OperationalError("no luck"),
     errors.DownloadError("https://example.org/a", "404", help="try later"),
     errors.CorruptFileError(Path("model.onnx"), "its checksum does not match"),

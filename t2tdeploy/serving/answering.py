@@ -10,10 +10,13 @@ from typing import Any
 
 import grpc
 
-from t2tdeploy.serving.status import status_of
+from t2tdeploy.serving.status import Status, status_of
 
 RETRY_AFTER = "retry-after-ms"
 """Trailing metadata of RESOURCE_EXHAUSTED: milliseconds, a whole number."""
+
+FEWER_ROWS = "fewer-rows"
+"""Trailing metadata of INVALID_ARGUMENT, "1": the request is too large, one of fewer sources or examples may do."""
 
 LARGE_BYTES = 65_536
 """Requests and answers of more are read and written by a thread, so that the event loop goes on."""
@@ -79,12 +82,17 @@ async def abort(error: Exception, context: Context, answers: Counter[str]) -> No
     """
     status = status_of(error)
     answers[status.code.name] += 1
-    hint = () if status.retry_after is None else ((RETRY_AFTER, str(round(status.retry_after * 1000))),)
     sent = tuple(context.trailing_metadata() or ())  # by the gate: the id of the request
     try:
-        await context.abort(status.code, status.message, (*hint, *sent))
+        await context.abort(status.code, status.message, (*hints_of(status), *sent))
     except grpc.aio.InternalError:
         raise asyncio.CancelledError from None
+
+
+def hints_of(status: Status) -> list[tuple[str, str]]:
+    """The trailing metadata that tell a client what to do about a status."""
+    hints = [] if status.retry_after is None else [(RETRY_AFTER, str(round(status.retry_after * 1000)))]
+    return [*hints, (FEWER_ROWS, "1")] if status.fewer_rows else hints
 
 
 async def in_thread_if(large: bool, function: Any, *arguments: Any) -> Any:

@@ -11,10 +11,12 @@ from typing import cast
 import grpc
 
 from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
-from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.answering import FEWER_ROWS, RETRY_AFTER
 from t2tdeploy.serving.channel import PLAIN, Security
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
+_UNREAD = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
+"""gRPC's own words, from a server that did not read a message to its end."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,15 @@ DEFAULT_OPTIONS = ClientOptions()
 
 
 class Attempts:
-    """The tries of one request: how long each may take, and whether another follows."""
+    """The tries of one request: how long each may take, and whether another follows.
 
-    def __init__(self, target: str, options: ClientOptions, first: int = 0) -> None:
-        self._target, self._options, self._first = target, options, first
+    Args:
+        first: index of its first row in the call.
+        only_row: what errors call its row, if it has one.
+    """
+
+    def __init__(self, target: str, options: ClientOptions, first: int = 0, only_row: str = "") -> None:
+        self._target, self._options, self._first, self._only_row = target, options, first, only_row
         self._deadline = time.monotonic() + options.timeout
         self._tried = 0
 
@@ -79,7 +86,7 @@ class Attempts:
         call = cast(grpc.Call, error)  # every RpcError of a call is one
         pause = self._pause(call)
         if not again or self._tried >= self._options.retries or pause is None or pause >= self.timeout:
-            raise _as_error(call, self._target, self._options, self._first) from None
+            raise self._as_error(call) from None
         self._tried += 1
         return pause
 
@@ -92,22 +99,42 @@ class Attempts:
             return None
         return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**self._tried) * random.uniform(0.5, 1.0)
 
+    def _as_error(self, call: grpc.Call) -> T2TDeployError:
+        code, details = call.code(), call.details() or ""
+        if asks_for_fewer_rows(call):
+            return self._too_large(details)
+        if code == grpc.StatusCode.INVALID_ARGUMENT:
+            return self._invalid(details)
+        help = {
+            grpc.StatusCode.UNAVAILABLE: _unreachable(self._target, self._options.security, details),
+            grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
+            grpc.StatusCode.UNAUTHENTICATED: "give the server's token: --token-file FILE, or T2TDEPLOY_TOKEN",
+            grpc.StatusCode.PERMISSION_DENIED: "ask who runs the server for a token with the role that is needed",
+            grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self._options.timeout:g} s: raise the timeout",
+            grpc.StatusCode.UNIMPLEMENTED: f"is {self._target} a t2tdeploy server?",
+        }.get(code)
+        return ServerError(code.name, details, help=help)
 
-def _as_error(call: grpc.Call, target: str, options: ClientOptions, first: int) -> T2TDeployError:
-    code, details = call.code(), call.details() or ""
-    if code == grpc.StatusCode.INVALID_ARGUMENT:
+    def _invalid(self, details: str) -> RequestError:
         field, _, message = details.partition(": ")
-        field = re.sub(r"\[(\d+)\]", lambda match: f"[{int(match[1]) + first}]", field, count=1)
+        field = re.sub(r"\[(\d+)\]", lambda match: f"[{int(match[1]) + self._first}]", field, count=1)
         return RequestError(field, message)
-    help = {
-        grpc.StatusCode.UNAVAILABLE: _unreachable(target, options.security, details),
-        grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
-        grpc.StatusCode.UNAUTHENTICATED: "give the server's token: --token-file FILE, or T2TDEPLOY_TOKEN",
-        grpc.StatusCode.PERMISSION_DENIED: "ask who runs the server for a token with the role that is needed",
-        grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {options.timeout:g} s: raise the timeout",
-        grpc.StatusCode.UNIMPLEMENTED: f"is {target} a t2tdeploy server?",
-    }.get(code)
-    return ServerError(code.name, details, help=help)
+
+    def _too_large(self, details: str) -> RequestError:
+        if unread := _UNREAD.search(details):
+            details = f"request: {unread[1]} bytes, the server reads {unread[2]}"
+        error = self._invalid(details)
+        if not self._only_row or error.field.startswith("options."):
+            return error
+        return RequestError(self._only_row, error.message.removeprefix(f"{error.field}: "))
+
+
+def asks_for_fewer_rows(error: grpc.RpcError | grpc.Call) -> bool:
+    """Whether a request was refused for its size, so that one of fewer rows may be answered."""
+    call = cast(grpc.Call, error)
+    if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return bool(_UNREAD.search(call.details() or ""))
+    return FEWER_ROWS in dict(call.trailing_metadata() or ())
 
 
 def _unreachable(target: str, security: Security, details: str) -> str:

@@ -2,7 +2,7 @@
 asyncio. Both answer as `Classifier` does.
 
 A long list of examples becomes several requests, some of them under way at once; a request that meets a full or
-restarting server is tried again, as by `Client`.
+restarting server is tried again, and one that is too large for it asked in halves, as by `Client`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, ClientOptions
 from t2tdeploy.serving.classification_messages import read_classify_response, write_classify_request
 from t2tdeploy.serving.connection import AsyncConnection, Connection
-from t2tdeploy.serving.in_flight import Request, ask_all, ask_all_async
+from t2tdeploy.serving.in_flight import ask_all, ask_all_async
+from t2tdeploy.serving.row_requests import Request
 from t2tdeploy.serving.v1 import classification_pb2 as pb
 from t2tdeploy.serving.v1.classification_pb2_grpc import ClassificationServiceStub
 
@@ -106,18 +107,16 @@ def _requests(
     if isinstance(examples, str | bytes | Mapping):
         raise RequestError("examples", "one example, where a list of them is expected", help="put it into a list")
     size = client.sentences_per_request
-    return [
-        Request(
-            first,
-            write_classify_request(
-                examples[first : first + size],
-                first=first,
-                top_k=top_k,
-                truncate=truncate,
-                model=client.model,
-                model_version=client.model_version,
-                priority=client.priority or 0,
-            ),
+    requests: list[Request[pb.ClassifyRequest]] = []
+    for first in range(0, len(examples), size):
+        message = write_classify_request(
+            examples[first : first + size],
+            first=first,
+            top_k=top_k,
+            truncate=truncate,
+            model=client.model,
+            model_version=client.model_version,
+            priority=client.priority or 0,
         )
-        for first in range(0, len(examples), size)
-    ]
+        requests += Request(first, message, "examples", ("texts", "images", "examples")).cut(size)
+    return requests

@@ -1,6 +1,7 @@
 """Clients of a t2tdeploy server: `Client` for plain code, `AsyncClient` for asyncio. Both answer as `Translator` does.
 
 A long list of sources becomes several requests, some of them under way at once; the answers keep the order of the list.
+A request of several sources that is too large for the server is asked in halves.
 A request that meets a full or restarting server is tried again after the server's own hint, or after a growing pause.
 A target of several servers, "dns:///name:port", is asked in turn (round robin).
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AbstractContextManager
 
 import grpc
@@ -20,8 +21,9 @@ from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.serving.attempts import DEFAULT_OPTIONS, Attempts, ClientOptions
 from t2tdeploy.serving.connection import AsyncConnection, Connection
 from t2tdeploy.serving.document_client import DocumentOptions, document_parts, document_parts_async
-from t2tdeploy.serving.in_flight import Request, ask_all, ask_all_async
+from t2tdeploy.serving.in_flight import ask_all, ask_all_async
 from t2tdeploy.serving.messages import ModelInfo, read_models, read_response, write_request
+from t2tdeploy.serving.row_requests import Request
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.translator import BUNDLE_DEFAULTS, Hypothesis, TranslateOptions
@@ -60,7 +62,7 @@ class Client(Connection):
             RequestError: a source or option is not valid; the field is named, e.g. sources[3].
             ServerError: the server did not answer, or with another status than OK.
         """
-        requests = list(_requests(sources, options, target_prefixes, self._options))
+        requests = _requests(sources, options, target_prefixes, self._options)
         with _progress(reporter, sources) as task:
             return ask_all(
                 requests,
@@ -131,7 +133,7 @@ class AsyncClient(AsyncConnection):
         reporter: Reporter | None = None,
     ) -> _Translations:
         """As `Client.translate`; cancelling it cancels the requests."""
-        requests = list(_requests(sources, options, target_prefixes, self._options))
+        requests = _requests(sources, options, target_prefixes, self._options)
         with _progress(reporter, sources) as task:
             return await ask_all_async(
                 requests,
@@ -173,7 +175,7 @@ def _requests(
     options: TranslateOptions,
     target_prefixes: Sequence[str] | None,
     client: ClientOptions,
-) -> Iterator[Request[pb.TranslateRequest]]:
+) -> list[Request[pb.TranslateRequest]]:
     """The requests for `sources`; all are checked before the first is sent."""
     if isinstance(sources, str):
         raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
@@ -181,14 +183,4 @@ def _requests(
     if prefixes and len(prefixes) != len(sources):
         raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
     whole = write_request(client.model, sources, options, prefixes, client.model_version, priority=client.priority or 0)
-    size = client.sentences_per_request
-    for first in range(0, len(sources), size):
-        part = pb.TranslateRequest(
-            model=whole.model,
-            model_version=whole.model_version,
-            sources=whole.sources[first : first + size],
-            options=whole.options,
-            target_prefixes=whole.target_prefixes[first : first + size],
-            priority=whole.priority,
-        )
-        yield Request(first, part)
+    return list(Request(0, whole, "sources", ("sources", "target_prefixes")).cut(client.sentences_per_request))

@@ -16,7 +16,7 @@ from typing import Literal
 
 from t2tdeploy.classifier import Classification, Classifier, Example, RawExample
 from t2tdeploy.decoding import BUNDLE_DEFAULTS, SearchKey, TranslateOptions
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.hypotheses import Hypothesis
 from t2tdeploy.sentences import Sentence, Source
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
@@ -151,12 +151,12 @@ class Frontend:
 
         Raises:
             UnavailableError: the server is starting or stopping.
-            RequestError: the request is too large.
+            TooLargeError: the request is.
         """
         if not self.serving:
             raise UnavailableError(f"the server is {self._state}")
         if size > self.options.max_request_bytes:
-            raise RequestError("request", f"{size} bytes, the server takes {self.options.max_request_bytes}")
+            raise TooLargeError("request", f"{size} bytes, the server takes {self.options.max_request_bytes}")
         self._in_flight += 1
         self._idle.clear()
         try:
@@ -243,15 +243,15 @@ class Frontend:
         """For services, before they read each of the sources or examples of a request.
 
         Raises:
-            RequestError: they are more than one request may have.
+            TooLargeError: they are more than one request may have.
         """
         if count > (limit := self.options.max_sentences_per_request):
-            raise RequestError(field, f"{count} in one request, the server takes {limit}")
+            raise TooLargeError(field, f"{count} in one request, the server takes {limit}")
 
     def require_size(self, sentences: Sequence[Sentence], key: SearchKey) -> None:
         """
         Raises:
-            RequestError: they are more than the queue ever takes, or their answer could be too large.
+            TooLargeError: they are more than the queue ever takes, or their answer could be too large.
         """
         self._require_tokens("sources", _tokens(sentences))
         if not key.tokens:
@@ -264,7 +264,7 @@ class Frontend:
         )
         if numbers > MAX_DETAILS:
             name = "return_attention" if key.attention else "return_tokens"
-            raise RequestError(
+            raise TooLargeError(
                 f"options.{name}",
                 f"up to {numbers} numbers in one answer, the server gives {MAX_DETAILS}",
                 help="send fewer sources at once, or lower num_hypotheses or max_length",
@@ -272,7 +272,7 @@ class Frontend:
 
     def _require_tokens(self, field: str, tokens: int) -> None:
         if tokens > (limit := self.options.tokens_per_request):
-            raise RequestError(field, f"{tokens} tokens in one request, the server takes {limit}")
+            raise TooLargeError(field, f"{tokens} tokens in one request, the server takes {limit}")
 
 
 def require_priority(priority: int) -> None:

@@ -7,13 +7,13 @@ import json
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from t2tdeploy.progress import Task
-from t2tdeploy.serving.attempts import Attempts, ClientOptions
+from t2tdeploy.serving.attempts import Attempts, ClientOptions, asks_for_fewer_rows
+from t2tdeploy.serving.row_requests import M, Request
 
 CHANNEL: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", -1),  # the server bounds what it is asked, and so what it answers
@@ -25,16 +25,7 @@ CHANNEL: list[tuple[str, int | str]] = [
 ]
 """Options of a client's channel."""
 
-M = TypeVar("M")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Request(Generic[M]):
-    """One request of a call, with the index of its first row in the call."""
-
-    first: int
-    message: M
 
 
 def ask_all(
@@ -46,7 +37,8 @@ def ask_all(
     options: ClientOptions,
     task: Task,
 ) -> list[R]:
-    """The answers to the rows of all requests, in order.
+    """The answers to the rows of all requests, in order. A request of several rows that is too large for the server is
+    asked in halves, one after the other, each a request of its own.
 
     Args:
         start: begins a gRPC call, given a request and the seconds it may take; returns its future.
@@ -59,12 +51,14 @@ def ask_all(
     calls = _Calls()
 
     def ask(request: Request[M]) -> Sequence[R]:
-        attempts = Attempts(target, options, request.first)
+        attempts = Attempts(target, options, request.first, request.only_row)
         while not calls.cancelled.is_set():
             try:
                 call = calls.add(start(request.message, attempts.timeout))
                 return read(call.result())
             except grpc.RpcError as error:
+                if asks_for_fewer_rows(error) and (halves := request.halves()):
+                    return [answer for half in halves for answer in ask(half)]
                 calls.cancelled.wait(attempts.pause_after(error))
         return []
 
@@ -95,18 +89,23 @@ async def ask_all_async(
     room = asyncio.Semaphore(options.requests_in_flight)
 
     async def ask(request: Request[M]) -> Sequence[R]:
-        async with room:
-            attempts = Attempts(target, options, request.first)
-            while True:
-                try:
-                    found = read(await start(request.message, attempts.timeout))
-                except grpc.aio.AioRpcError as error:
-                    await asyncio.sleep(attempts.pause_after(error))
-                else:
-                    task.advance(len(found))
-                    return found
+        attempts = Attempts(target, options, request.first, request.only_row)
+        while True:
+            try:
+                found = read(await start(request.message, attempts.timeout))
+            except grpc.aio.AioRpcError as error:
+                if asks_for_fewer_rows(error) and (halves := request.halves()):
+                    return [answer for half in halves for answer in await ask(half)]
+                await asyncio.sleep(attempts.pause_after(error))
+            else:
+                task.advance(len(found))
+                return found
 
-    asking = [asyncio.create_task(ask(request)) for request in requests]
+    async def ask_in_turn(request: Request[M]) -> Sequence[R]:
+        async with room:
+            return await ask(request)
+
+    asking = [asyncio.create_task(ask_in_turn(request)) for request in requests]
     try:
         return [answer for found in await asyncio.gather(*asking) for answer in found]
     finally:

@@ -23,7 +23,7 @@ from ray.serve.grpc_util import RayServegRPCContext
 
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import SilentReporter
-from t2tdeploy.serving.answering import RETRY_AFTER
+from t2tdeploy.serving.answering import hints_of
 from t2tdeploy.serving.classification_messages import SERVICE as CLASSIFICATION
 from t2tdeploy.serving.classification_service import ClassificationService
 from t2tdeploy.serving.frontend import Frontend
@@ -164,8 +164,8 @@ class Replica:
             status = status_of(error)
             context.set_code(status.code)
             context.set_details(status.message)
-            if status.retry_after is not None:
-                context.set_trailing_metadata([(RETRY_AFTER, str(round(status.retry_after * 1000)))])
+            if hints := hints_of(status):
+                context.set_trailing_metadata(hints)
             return _Message(b"")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from t2tdeploy.errors import RequestError, UnknownNameError
+from t2tdeploy.errors import RequestError, TooLargeError, UnknownNameError
 from t2tdeploy.serving.auth import PermissionDeniedError, UnauthenticatedError
 from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.client_slots import ClientBusyError
@@ -29,12 +29,14 @@ class Status:
         message: for the client; never a stack trace.
         reason: why a call was refused, for metrics; empty: it was not refused but went wrong.
         retry_after: seconds until it may be worth trying again; None: unknown.
+        fewer_rows: whether a request of fewer sources or examples may be answered.
     """
 
     code: grpc.StatusCode
     message: str
     reason: str = ""
     retry_after: float | None = None
+    fewer_rows: bool = False
 
 
 def status_of(error: Exception) -> Status:
@@ -57,7 +59,8 @@ def status_of(error: Exception) -> Status:
 def _refusal(error: Exception) -> Status | None:
     match error:
         case RequestError():
-            return Status(grpc.StatusCode.INVALID_ARGUMENT, _sentence(error.message, error.help), "invalid")
+            message, too_large = _sentence(error.message, error.help), isinstance(error, TooLargeError)
+            return Status(grpc.StatusCode.INVALID_ARGUMENT, message, "invalid", fewer_rows=too_large)
         case UnknownNameError():
             return Status(grpc.StatusCode.NOT_FOUND, _sentence(error.message, error.help), "not_found")
         case ClientBusyError():

@@ -151,7 +151,6 @@ def test_a_text_is_cut_if_asked_for(models: Models) -> None:
         ("texts", ["a"], {"top_k": 5}, "options.top_k: 5 is not between 1 and 4"),
         ("texts", ["a"], {"top_k": 0}, "options.top_k: 0 is not between"),
         ("regressor", [ARRAYS[0]], {"top_k": 2}, "options.top_k: 2 is not between 1 and 1"),
-        ("texts", ["a"] * 17, {}, "examples: 17 in one request, the server takes 16"),
         ("texts", [b"abc"], {}, r"examples\[0\]\.inputs: a string of bytes, where a text"),
         ("table", [ROWS[0], {"width": 1, "color": "red"}], {}, r"examples\[1\]\.color: no such feature"),
         ("table", ["red"], {}, r"examples\[0\]: one value, but an example has several features"),

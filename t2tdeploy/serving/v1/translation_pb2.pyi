@@ -5,7 +5,8 @@ Translation over gRPC. This file alone is enough to write a client in any langua
 
 Errors carry a status code and a sentence:
   INVALID_ARGUMENT     a field is not valid; the sentence starts with its name, e.g. "sources[3]: …".
-                       No part of the request was translated.
+                       No part of the request was translated. Where the request is too large, and one of fewer sources may
+                       not be, the trailing metadata `fewer-rows` is "1".
   NOT_FOUND            the server has no model of that name, or no such version of it
   RESOURCE_EXHAUSTED   the queue is full, or too long for the deadline; the trailing metadata `retry-after-ms` says when to try again
   DEADLINE_EXCEEDED    the deadline of the call passed, in the queue or while translating
