@@ -138,11 +138,14 @@ def security(command: Command) -> Command:
 
 def security_of(given: Mapping[str, Any]) -> Security:
     """What the options of `security` say, and T2TDEPLOY_TOKEN where there is no --token-file."""
-    from t2tdeploy.serving.channel import Security, read_token
+    from t2tdeploy.serving.channel import Security, read_token, require_token
 
     values = {name: given[name] for name in SECURITY_NAMES}
     path = values.pop("token_file")
-    return Security(**values, token=read_token(path) if path else os.environ.get("T2TDEPLOY_TOKEN") or None)
+    if path:
+        return Security(**values, token=read_token(path))
+    token = os.environ.get("T2TDEPLOY_TOKEN", "").strip()  # secrets often end with a line end
+    return Security(**values, token=require_token(token, "the variable T2TDEPLOY_TOKEN") or None)
 
 
 def import_user_code(usr_dir: Path | None) -> None:

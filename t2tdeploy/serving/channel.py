@@ -28,6 +28,9 @@ class Security:
         tls_certificate, tls_key: PEM files of the client's own certificate, for servers that ask for one.
         token: sent with every call.
         plain_token: send the token even where it can be read on the way.
+
+    Raises:
+        InputError: the token has characters that cannot be sent.
     """
 
     tls: bool = False
@@ -36,6 +39,10 @@ class Security:
     tls_key: Path | None = None
     token: str | None = field(default=None, repr=False)
     plain_token: bool = False
+
+    def __post_init__(self) -> None:
+        if self.token is not None:
+            require_token(self.token, "Security.token")
 
     @property
     def encrypted(self) -> bool:
@@ -179,9 +186,21 @@ def read_token(path: Path) -> str:
     if len(tokens) != 1:
         help = "a client's file holds its own token alone; the file with all of them is the server's"
         raise InputError(f"the token file {path} holds {len(tokens)} tokens, not one", path=path, help=help)
-    if not (tokens[0].isascii() and tokens[0].isprintable()) or " " in tokens[0]:
-        raise InputError(f"the token in {path} has characters that no token has", path=path)
-    return tokens[0]
+    return require_token(tokens[0], f"the token in {path}")
+
+
+def require_token(token: str, name: str) -> str:
+    """
+    Returns:
+        `token`.
+
+    Raises:
+        InputError: it has characters that cannot be sent; the error calls it `name`, and does not show it.
+    """
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        help = "give the token alone, without white space or a line end"
+        raise InputError(f"{name} has characters that no token has", help=help)
+    return token
 
 
 def is_local(target: str) -> bool:

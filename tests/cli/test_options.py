@@ -8,6 +8,8 @@ import click
 import pytest
 
 from t2tdeploy.cli.main import commands
+from t2tdeploy.cli.options import SECURITY_NAMES, security_of
+from t2tdeploy.errors import InputError
 from tests.serving.toy_bundle import write_toy_bundle
 from tests.serving.toy_classifier import write_tensor_regressor, write_text_classifier
 
@@ -17,6 +19,9 @@ OF_PATHS = {
     for parameter in command.params
     if isinstance(parameter.type, click.Path)
 }
+
+TOKEN = "0123456789abcdef"
+NOTHING = dict.fromkeys(SECURITY_NAMES)
 
 
 @pytest.mark.parametrize("parameter", OF_PATHS.values(), ids=map(" ".join, OF_PATHS))
@@ -102,3 +107,26 @@ def test_sentences_for_a_check_that_is_not_made() -> None:
         assert said == "--parity-input is for a run (--output-dir) or a text graph: nothing is compared here"
     said = refusal("export", *from_bundle, "text", "--parity-sentences", "3")
     assert said == "--parity-sentences of a bundle counts those of --parity-input"
+
+
+@pytest.mark.parametrize("text", [TOKEN, f"{TOKEN}\n", f" {TOKEN}\r\n"])
+def test_the_token_of_the_environment_may_have_white_space_around_it(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    """As `export T2TDEPLOY_TOKEN="$(…)"` leaves it in some shells, and files of secrets do."""
+    monkeypatch.setenv("T2TDEPLOY_TOKEN", text)
+    assert security_of(NOTHING).metadata("localhost:1") == (("authorization", f"Bearer {TOKEN}"),)
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_variable_is_no_token(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("T2TDEPLOY_TOKEN", text)
+    assert security_of(NOTHING).token is None
+
+
+def test_a_variable_that_holds_no_token_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("T2TDEPLOY_TOKEN", f"{TOKEN}\n{TOKEN}")
+    with pytest.raises(InputError, match=r"^the variable T2TDEPLOY_TOKEN has characters that no token has"):
+        security_of(NOTHING)
+    (tmp_path / "token").write_text(TOKEN)
+    assert security_of({**NOTHING, "token_file": tmp_path / "token"}).token == TOKEN

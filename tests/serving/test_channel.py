@@ -54,6 +54,15 @@ def test_a_token_only_goes_where_nobody_can_read_it() -> None:
     assert "--tls" in (caught.value.help or "")
 
 
+@pytest.mark.parametrize("token", [f"{TOKEN}\n", "two words", "tökenökenökenöken", "\t"])
+def test_what_cannot_be_sent_is_refused(token: str) -> None:
+    """gRPC would fail every call, as if it were the server's fault."""
+    with pytest.raises(InputError, match=r"^Security\.token has characters that no token has") as caught:
+        Security(token=token)
+    assert caught.value.exit_code == 2
+    assert token.strip() not in str(caught.value) or not token.strip()
+
+
 def test_a_token_is_not_shown() -> None:
     assert TOKEN not in repr(Security(token=TOKEN))
 
