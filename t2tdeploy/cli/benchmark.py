@@ -40,7 +40,7 @@ def _counts(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("--threads", callback=_counts, metavar="N,N,…", help="Threads of a search [the CPUs available].")
 @click.option("--beam-size", type=click.IntRange(1, 16), help="Beams of the search [the bundle's].")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True,
+    "--seconds", type=options.Number(0, min_open=True), default=5.0, show_default=True,
     help="For each variant, number of threads and batch size, about.",
 )  # fmt: skip
 @click.option("--plot", "plot_file", type=options.file, help="Chart to write: .png, .svg or .pdf.")

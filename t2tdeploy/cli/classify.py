@@ -50,7 +50,9 @@ class _Examples:
               help="Lines of class and probability, or of values; or a JSON object for each example.")  # fmt: skip
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0].")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), help="With --server: seconds per request [60].")
+@click.option(
+    "--timeout", type=options.Number(0, min_open=True, infinite=True), help="With --server: seconds per request [60]."
+)
 @options.security
 def classify(
     server: str | None,

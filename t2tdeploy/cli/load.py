@@ -57,13 +57,13 @@ def _callers(context: click.Context, parameter: click.Parameter, value: str | No
     help="With --rate: as independent users, or at equal pauses.",
 )  # fmt: skip
 @click.option(
-    "--duration", type=click.FloatRange(0, min_open=True),
+    "--duration", type=options.Number(0, min_open=True),
     help="Seconds of each measurement [10, or as long as --requests take].",
 )  # fmt: skip
 @click.option("--requests", type=click.IntRange(1), help="Of each measurement [as many as there are].")
-@click.option("--warm-up", type=click.FloatRange(0), default=2.0, show_default=True, help="Seconds before each.")
+@click.option("--warm-up", type=options.Number(0), default=2.0, show_default=True, help="Seconds before each.")
 @click.option(
-    "--deadline", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True,
+    "--deadline", type=options.Number(0, min_open=True), default=10.0, show_default=True,
     help="Seconds in which an answer is any good.",
 )  # fmt: skip
 @click.option("--sentences-per-request", type=click.IntRange(1), default=1, show_default=True)

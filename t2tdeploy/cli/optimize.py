@@ -43,9 +43,9 @@ _OF_TRANSLATIONS = (*_OF_SHORTLISTS, "calibration", "dev_source", "dev_target", 
     "--output-dir", "run_dir", type=options.directory,
     help="Run directory to take data of, and the model for tensorrt [as the bundle says].",
 )  # fmt: skip
-@click.option("--min-agreement", type=click.FloatRange(0, 1), help="Share of tokens that must be as in float32 [0.9].")
-@click.option("--max-bleu-loss", type=click.FloatRange(0, 100), help="BLEU that may be lost [0.2].")
-@click.option("--max-accuracy-loss", type=click.FloatRange(0, 100),
+@click.option("--min-agreement", type=options.Number(0, 1), help="Share of tokens that must be as in float32 [0.9].")
+@click.option("--max-bleu-loss", type=options.Number(0, 100), help="BLEU that may be lost [0.2].")
+@click.option("--max-accuracy-loss", type=options.Number(0, 100),
               help="Of classes: points of accuracy that may be lost [0.5].")  # fmt: skip
 @click.option("--force", is_flag=True, help="Write variants that are too far from float32 all the same.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there; it may be the one that is read.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -29,6 +30,24 @@ path = _Path(path_type=Path)
 directory = _Path(path_type=Path, file_okay=False)
 file = _Path(path_type=Path, dir_okay=False)
 file_or_dash = _Path(path_type=Path, dir_okay=False, allow_dash=True)
+
+
+class Number(click.FloatRange):
+    """A range of numbers. NaN is in none, though click lets it pass, and infinity only where it is said to mean
+    something."""
+
+    def __init__(
+        self, low: float, high: float | None = None, *, min_open: bool = False, infinite: bool = False
+    ) -> None:
+        super().__init__(low, high, min_open=min_open)
+        self._infinite = infinite
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click.ParamType."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number) or (math.isinf(number) and not self._infinite):
+            self.fail(f"{number} is not a {'' if self._infinite else 'finite '}number.", param, ctx)
+        return number
 
 
 def as_json(command: Command) -> Command:
@@ -109,7 +128,7 @@ def checkpoint(command: Command) -> Command:
 def search(command: Command) -> Command:
     """`--beam-size`, `--alpha`, `--early-stopping` and `--patience`; default: those of the run or bundle"""
     beam = click.option("--beam-size", type=click.IntRange(1, 16), help="Beams of the search (1: greedy).")
-    alpha = click.option("--alpha", type=click.FloatRange(0, 10), help="Length penalty ((5 + n) / 6)^alpha.")
+    alpha = click.option("--alpha", type=Number(0, 10), help="Length penalty ((5 + n) / 6)^alpha.")
     early = click.option(
         "--early-stopping/--no-early-stopping", default=None,
         help="End a sentence's search once beam-size hypotheses have ended [runs: no; bundles: their default].",

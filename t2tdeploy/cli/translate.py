@@ -73,7 +73,7 @@ def _decoding(command: Command) -> Command:
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")
 @click.option("--priority", type=click.IntRange(-2, 2), help="With --server: higher goes first [0; documents -1].")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True),
+    "--timeout", type=options.Number(0, min_open=True, infinite=True),
     help="With --server: seconds per request [60; of a document: none].",
 )  # fmt: skip
 @options.security

@@ -20,7 +20,7 @@ from t2tdeploy.errors import OperationalError, RequestError, ServerError, T2TDep
 from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan, Shape
 from t2tdeploy.load_testing.tally import NOT_SENT, Measured, Outcome, Tally
 from t2tdeploy.progress import Reporter, SilentReporter, Task
-from t2tdeploy.serving.channel import PLAIN, Security, open_async_channel
+from t2tdeploy.serving.channel import PLAIN, Security, call_timeout, open_async_channel
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 
@@ -83,7 +83,7 @@ class Target:
         """
         call = next(self._calls)
         try:
-            response = await call(message, timeout=max(_CONNECT_SECONDS, self._deadline))
+            response = await call(message, timeout=call_timeout(max(_CONNECT_SECONDS, self._deadline)))
         except grpc.aio.AioRpcError as error:
             raise self._as_error(error) from None
         return response.model, response.model_version
@@ -92,7 +92,7 @@ class Target:
         """One request; whatever comes of it is an outcome."""
         loop = asyncio.get_running_loop()
         sent = loop.time()
-        timeout = max(_SHORTEST_TIMEOUT, due + self._deadline - sent)
+        timeout = call_timeout(max(_SHORTEST_TIMEOUT, due + self._deadline - sent))
         try:
             response = await next(self._calls)(message, timeout=timeout)
         except grpc.aio.AioRpcError as error:

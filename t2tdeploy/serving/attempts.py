@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -12,7 +13,7 @@ import grpc
 
 from t2tdeploy.errors import RequestError, ServerError, T2TDeployError
 from t2tdeploy.serving.answering import FEWER_ROWS, RETRY_AFTER
-from t2tdeploy.serving.channel import PLAIN, Security
+from t2tdeploy.serving.channel import PLAIN, Security, call_timeout
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # seconds
 _UNREAD = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
@@ -27,14 +28,14 @@ class ClientOptions:
         model: name of the model, or an alias; empty: the server's only one.
         model_version: its number or content; empty: the newest.
         priority: -2 to 2; higher goes first. None: 0 for sentences, less for documents, which let others pass.
-        timeout: seconds that one request may take, retries included.
+        timeout: seconds that one request may take, retries included; infinite: as long as it takes.
         retries: times that one request is tried again when the server is full, starting or stopping.
         sentences_per_request: a longer list becomes several requests.
         requests_in_flight: of these, how many are under way at once.
         security: TLS and token.
 
     Raises:
-        RequestError: a number is too small.
+        RequestError: a number is too small, or none.
     """
 
     model: str = ""
@@ -51,6 +52,8 @@ class ClientOptions:
         for name, smallest in least.items():
             if (value := getattr(self, name)) < smallest:
                 raise RequestError(name, f"{value} is less than {smallest}")
+            if math.isnan(value):
+                raise RequestError(name, "nan is no number")
 
 
 DEFAULT_OPTIONS = ClientOptions()
@@ -70,8 +73,12 @@ class Attempts:
         self._tried = 0
 
     @property
-    def timeout(self) -> float:
-        """Seconds that are left."""
+    def timeout(self) -> float | None:
+        """Of the next call: the seconds that are left."""
+        return call_timeout(self._left)
+
+    @property
+    def _left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
     def pause_after(self, error: grpc.RpcError, *, again: bool = True) -> float:
@@ -85,7 +92,7 @@ class Attempts:
         """
         call = cast(grpc.Call, error)  # every RpcError of a call is one
         pause = self._pause(call)
-        if not again or self._tried >= self._options.retries or pause is None or pause >= self.timeout:
+        if not again or self._tried >= self._options.retries or pause is None or pause >= self._left:
             raise self._as_error(call) from None
         self._tried += 1
         return pause

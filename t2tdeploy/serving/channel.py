@@ -14,6 +14,8 @@ import grpc
 from t2tdeploy.errors import InputError, UserError
 from t2tdeploy.serving.tls import load_authorities, load_pair, read_pem
 
+_LONGEST_SECONDS = 1e9  # gRPC counts nanoseconds in 64 bits, and what is beyond them as over
+
 Arguments = list[tuple[str, Any]]
 Metadata = tuple[tuple[str, str], ...]
 
@@ -109,6 +111,11 @@ def open_async_channel(target: str, security: Security, arguments: Arguments | N
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=arguments, interceptors=carriers)
     return grpc.aio.secure_channel(target, credentials, options=arguments, interceptors=carriers)
+
+
+def call_timeout(seconds: float) -> float | None:
+    """The timeout of a call that may take so long, perhaps for ever; None: there is none."""
+    return None if seconds > _LONGEST_SECONDS else seconds
 
 
 class _Details(NamedTuple):

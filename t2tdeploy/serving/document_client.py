@@ -51,8 +51,7 @@ class _Stream:
 
     @property
     def timeout(self) -> float | None:
-        left = self._attempts.timeout
-        return None if math.isinf(left) else left
+        return self._attempts.timeout
 
     def part(self, message: pb.TranslateDocumentResponse) -> TranslatedPart | None:
         """The part of a response; None for the last."""

@@ -16,7 +16,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from t2tdeploy.errors import T2TDeployError
-from t2tdeploy.serving.channel import PLAIN, Security, open_channel
+from t2tdeploy.serving.channel import PLAIN, Security, call_timeout, open_channel
 
 
 def health_of(server: str, *, timeout: float, security: Security = PLAIN) -> str:
@@ -32,7 +32,8 @@ def health_of(server: str, *, timeout: float, security: Security = PLAIN) -> str
     """
     with open_channel(server, security) as channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=timeout)
+            check = health_pb2_grpc.HealthStub(channel).Check
+            answer = check(health_pb2.HealthCheckRequest(), timeout=call_timeout(timeout))
         except grpc.RpcError as error:
             return str(error.code().name)
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))

@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 def ask_all(
     requests: Sequence[Request[M]],
-    start: Callable[[M, float], Any],
+    start: Callable[[M, float | None], Any],
     read: Callable[[Any], Sequence[R]],
     *,
     target: str,
@@ -41,7 +41,7 @@ def ask_all(
     asked in halves, one after the other, each a request of its own.
 
     Args:
-        start: begins a gRPC call, given a request and the seconds it may take; returns its future.
+        start: begins a gRPC call, given a request and its timeout; returns its future.
         read: a response to the answers of its rows.
         task: is told how many rows are done.
 
@@ -74,7 +74,7 @@ def ask_all(
 
 async def ask_all_async(
     requests: Sequence[Request[M]],
-    start: Callable[[M, float], Awaitable[Any]],
+    start: Callable[[M, float | None], Awaitable[Any]],
     read: Callable[[Any], Sequence[R]],
     *,
     target: str,
@@ -84,7 +84,7 @@ async def ask_all_async(
     """As `ask_all`, for asyncio; cancelling it cancels the requests.
 
     Args:
-        start: begins a gRPC call, given a request and the seconds it may take.
+        start: begins a gRPC call, given a request and its timeout.
     """
     room = asyncio.Semaphore(options.requests_in_flight)
 

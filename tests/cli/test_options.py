@@ -22,6 +22,12 @@ OF_PATHS = {
 
 TOKEN = "0123456789abcdef"
 NOTHING = dict.fromkeys(SECURITY_NAMES)
+RANGES = [
+    (command.name, option)
+    for command in commands.commands.values()
+    for option in command.params
+    if isinstance(option.type, click.FloatRange)
+]
 
 
 @pytest.mark.parametrize("parameter", OF_PATHS.values(), ids=map(" ".join, OF_PATHS))
@@ -107,6 +113,23 @@ def test_sentences_for_a_check_that_is_not_made() -> None:
         assert said == "--parity-input is for a run (--output-dir) or a text graph: nothing is compared here"
     said = refusal("export", *from_bundle, "text", "--parity-sentences", "3")
     assert said == "--parity-sentences of a bundle counts those of --parity-input"
+
+
+@pytest.mark.parametrize(("command", "option"), RANGES, ids=[f"{name} {one.opts[-1]}" for name, one in RANGES])
+def test_no_range_of_numbers_has_nan_and_only_timeouts_have_infinity(command: str, option: click.Parameter) -> None:
+    with pytest.raises(click.BadParameter, match="nan is not a"):
+        option.type.convert("nan", option, None)
+    if option.name == "timeout":
+        assert option.type.convert("inf", option, None) == float("inf")
+    else:
+        with pytest.raises(click.BadParameter, match="inf is not"):
+            option.type.convert("inf", option, None)
+
+
+def test_there_are_ranges_to_look_at() -> None:
+    assert {("load-test", "duration"), ("translate", "timeout"), ("translate", "alpha")} <= {
+        (command, option.name) for command, option in RANGES
+    }
 
 
 @pytest.mark.parametrize("text", [TOKEN, f"{TOKEN}\n", f" {TOKEN}\r\n"])

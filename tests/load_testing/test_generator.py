@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_a_fault_of_the_generator_is_not_lost(shape: Shape) -> None:
     with pytest.raises(ExceptionGroup) as caught:
         asyncio.run(measure(broken, MESSAGES, shape, Plan(duration=0.2, warm_up=0)))
     assert isinstance(caught.value.exceptions[0], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("deadline", [1e10, math.inf])
+@pytest.mark.parametrize("shape", [OpenLoop(100), ClosedLoop(2)])
+def test_an_answer_may_be_good_however_late(shape: Shape, deadline: float) -> None:
+    measured, _ = put(shape, Plan(duration=None, requests=4, warm_up=0, deadline=deadline))
+    assert measured.tally.statuses == {"OK": 4}
+    assert measured.tally.good == 4
 
 
 def test_connections_are_connections() -> None:

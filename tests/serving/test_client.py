@@ -1,4 +1,5 @@
 import asyncio
+import math
 import signal
 import socket
 import threading
@@ -238,3 +239,15 @@ def translate_endlessly(client: Client) -> None:
 def test_options_that_could_never_ask_are_refused(name: str) -> None:
     with pytest.raises(RequestError, match=f"{name}: -1 is less than [01]"):
         ClientOptions(**{name: -1})  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=f"{name}: nan is no number"):
+        ClientOptions(**{name: math.nan})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seconds", [1e9, 1e10, math.inf])
+def test_a_request_may_take_as_long_as_it_takes(translate: Translate, server: Server, seconds: float) -> None:
+    options = ClientOptions(timeout=seconds, retries=0)
+    assert translate(server.port, ["a"], TranslateOptions(), options)[0][0].text == "a"
+    with Client(target_of(server.port or 0), options) as client:
+        assert [model.name for model in client.models()] == ["toy"]
+        parts = client.translate_document("a", timeout=seconds)
+        assert [part.hypotheses[0].text for part in parts] == ["a"]
