@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 
 import grpc
 
+from t2tdeploy.decoding import require_list
 from t2tdeploy.documents import TranslatedPart
 from t2tdeploy.errors import RequestError
 from t2tdeploy.progress import Reporter, SilentReporter, Task
@@ -177,9 +178,9 @@ def _requests(
     client: ClientOptions,
 ) -> list[Request[pb.TranslateRequest]]:
     """The requests for `sources`; all are checked before the first is sent."""
-    if isinstance(sources, str):
-        raise RequestError("sources", "one string, where a list of strings is expected", help="put it into a list")
+    require_list("sources", sources)
     prefixes = target_prefixes or ()
+    require_list("target_prefixes", prefixes)
     if prefixes and len(prefixes) != len(sources):
         raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
     whole = write_request(client.model, sources, options, prefixes, client.model_version, priority=client.priority or 0)

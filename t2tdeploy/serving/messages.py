@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from t2tdeploy.classifier import Classifier
+from t2tdeploy.decoding import require_list
 from t2tdeploy.errors import RequestError
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
@@ -99,7 +100,12 @@ def read_options(message: pb.DecodeOptions) -> TranslateOptions:
 
 
 def write_options(options: TranslateOptions) -> pb.DecodeOptions:
-    """The message of `options`; None is left out."""
+    """The message of `options`; None is left out.
+
+    Raises:
+        RequestError: an option is of another type.
+    """
+    require_list("options.suppress", options.suppress)
     # What says nothing is not written: an older side, which does not know the option, would refuse it.
     given = {name: value for name, value in asdict(options).items() if value != getattr(BUNDLE_DEFAULTS, name)}
     try:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -192,9 +193,29 @@ def test_the_models_of_the_server(server: Server, bundle: Bundle) -> None:
     assert model.defaults == TranslateOptions(beam_size=4, alpha=0.6, num_hypotheses=1, extra_length=50)
 
 
-def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
-    with Client("localhost:1") as client, pytest.raises(RequestError, match="a list of strings is expected"):
-        client.translate("A house.")
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("sources", {"sources": "ab"}),
+        ("target_prefixes", {"sources": ["a", "b"], "target_prefixes": "AB"}),
+        ("options.suppress", {"sources": ["a"], "options": TranslateOptions(suppress="xy")}),  # type: ignore[arg-type]
+    ],
+)
+def test_one_string_is_not_taken_for_a_list_of_letters(field: str, given: dict[str, Any]) -> None:
+    words = f"^{field}: one string, where a list of strings is expected"
+
+    async def ask() -> None:
+        async with AsyncClient("localhost:1") as client:
+            await client.translate(**given)
+
+    with Client("localhost:1") as client:
+        with pytest.raises(RequestError, match=words):
+            client.translate(**given)
+        with pytest.raises(RequestError, match=words):
+            asyncio.run(ask())
+        if "options" in given:
+            with pytest.raises(RequestError, match=words):
+                list(client.translate_document("a", given["options"]))
 
 
 def test_a_target_of_several_servers_is_asked_in_turn(bundle: Bundle, translate: Translate) -> None:
