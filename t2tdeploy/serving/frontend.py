@@ -166,8 +166,11 @@ class Frontend:
             if self._in_flight == 0:
                 self._idle.set()
 
-    async def translate(self, call: TranslateCall) -> Translated:
+    async def translate(self, call: TranslateCall, model: ServedModel | None = None) -> Translated:
         """Translates all sources of a call, or none. Cancelling it withdraws them.
+
+        Args:
+            model: that the call names, if it has been looked up.
 
         Raises:
             RequestError: a field is not valid.
@@ -176,7 +179,7 @@ class Frontend:
             TimeoutError: the deadline passed.
             UnavailableError: the model is not served now, or the server stopped.
         """
-        model = self.repository.find(call.model, call.version)
+        model = model or self.repository.find(call.model, call.version)
         with model.used():
             self._require_count("sources", len(call.sources))
             self.require_at_most("target_prefixes", len(call.target_prefixes))
@@ -206,13 +209,16 @@ class Frontend:
         characters = sum(map(len, call.sources)) + sum(map(len, call.target_prefixes))
         return await asyncio.to_thread(encode) if characters > SHORT_CHARACTERS else encode()
 
-    async def classify(self, call: ClassifyCall) -> Classified:
+    async def classify(self, call: ClassifyCall, model: ServedModel | None = None) -> Classified:
         """Answers all examples of a call, or none. Cancelling it withdraws them.
+
+        Args:
+            model: that the call names, if it has been looked up.
 
         Raises:
             RequestError, UnknownNameError, OverloadedError, TimeoutError, UnavailableError: as `translate` does.
         """
-        model = self.repository.find(call.model, call.version)
+        model = model or self.repository.find(call.model, call.version)
         with model.used():
             self._require_count("examples", len(call.examples))
             require_priority(call.priority)

@@ -80,19 +80,15 @@ class ClassificationInterface(TensorInterface[ClassifyCall, Classified]):
             size=sum(8 * one.count() for one in request.inputs.values()) + (1 << 20) * self._has_images,
         )
 
-    async def run(self, frontend: Frontend, call: ClassifyCall) -> Classified:
+    async def run(self, frontend: Frontend, model: ServedModel, call: ClassifyCall) -> Classified:
         """See TensorInterface."""
-        return await frontend.classify(call)
+        return await frontend.classify(call, model)
 
     def encode(self, request: InferRequest, answer: Classified) -> list[Tensor]:
         """See TensorInterface."""
         wanted = request.outputs or tuple(spec.name for spec in self.outputs)
         top_k = self._top_k(request)
         return [self._output(name, answer.answer.results, top_k) for name in wanted]
-
-    def model_of(self, answer: Classified) -> ServedModel:
-        """See TensorInterface."""
-        return answer.model
 
     def _specs(self, name: str) -> list[TensorSpec]:
         """The tensors that a feature may come as, the usual one first; none has the name of another feature."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -36,21 +37,30 @@ class InferenceCore:
     def __init__(self, frontend: Frontend) -> None:
         self.frontend = frontend
 
-    def interface(self, model: str, version: str) -> TensorInterface[Any, Any]:
-        """The tensors of a model.
+    @contextlib.contextmanager
+    def using(self, model: str, version: str) -> Iterator[tuple[ServedModel, TensorInterface[Any, Any]]]:
+        """A model and its tensors; around the reading of a request and its answer, which another version with other
+        tensors might not understand.
 
         Raises:
             RequestError, UnknownNameError, UnavailableError: as `ModelRepository.find` does.
         """
-        return interface_of(self.frontend.repository.find(model, version))
+        found = self.frontend.repository.find(model, version)
+        with found.used():
+            yield found, interface_of(found)
 
     async def infer(
-        self, interface: TensorInterface[Any, Any], request: InferRequest, size: int, deadline: float | None
+        self,
+        model: ServedModel,
+        interface: TensorInterface[Any, Any],
+        request: InferRequest,
+        size: int,
+        deadline: float | None,
     ) -> InferAnswer:
         """Answers one request; to be called within `Frontend.accepting`.
 
         Args:
-            interface: of the model that the request names.
+            model, interface: that the request names.
             size: bytes of the request.
             deadline: of the call, on the clock of the event loop; None: it has none.
 
@@ -64,11 +74,10 @@ class InferenceCore:
         try:
             max_rows = self.frontend.options.max_sentences_per_request
             call = await in_thread_if(size > LARGE_BYTES, interface.decode, request, deadline, max_rows)
-            answer = await interface.run(self.frontend, call)
+            answer = await interface.run(self.frontend, model, call)
         except RequestError as error:
             raise _in_words_of_the_protocol(error) from None
         tensors = await in_thread_if(size > LARGE_BYTES or bool(request.outputs), interface.encode, request, answer)
-        model = interface.model_of(answer)
         final: dict[str, Parameter] = {FINAL_RESPONSE: True} if parameters.get(_ASKS_FOR_IT) else {}
         return InferAnswer(model.name, str(model.number), request.id, tensors, final)
 

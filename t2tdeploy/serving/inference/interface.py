@@ -64,7 +64,7 @@ class TensorInterface(ABC, Generic[Call, Answer]):
         """
 
     @abstractmethod
-    async def run(self, frontend: Frontend, call: Call) -> Answer:
+    async def run(self, frontend: Frontend, model: ServedModel, call: Call) -> Answer:
         """Has the model answer; raises what `Frontend` does."""
 
     @abstractmethod
@@ -74,10 +74,6 @@ class TensorInterface(ABC, Generic[Call, Answer]):
         Raises:
             RequestError: they are more than a server should hold.
         """
-
-    @abstractmethod
-    def model_of(self, answer: Answer) -> ServedModel:
-        """The model that answered."""
 
     def require_counts(self, inputs: int, outputs: int, parameters: int) -> None:
         """To be called before a request is read: it may name any number of tensors in few bytes.

@@ -66,10 +66,10 @@ class _Methods:
         return json_response({"name": name, "ready": True})
 
     async def infer(self, request: web.Request, body: bytes) -> web.Response:
-        large, header, model = len(body) > LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
-        interface = self._core.interface(*model)
-        asked = await in_thread_if(large, parse_infer, body, header, *model, interface.require_counts)
-        answer = await self._core.infer(interface, asked.request, len(body), None)
+        large, header, named = len(body) > LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
+        with self._core.using(*named) as (model, interface):
+            asked = await in_thread_if(large, parse_infer, body, header, *named, interface.require_counts)
+            answer = await self._core.infer(model, interface, asked.request, len(body), None)
         size = sum(tensor.values.nbytes for tensor in answer.tensors)
         content, header_length = await in_thread_if(size > LARGE_BYTES, write_infer, answer, asked)
         if header_length is None:

@@ -157,11 +157,11 @@ class InferenceService:
     async def _infer(
         self, message: pb.ModelInferRequest, unknown: bool, size: int, deadline: float | None
     ) -> pb.ModelInferResponse:
-        interface = self._core.interface(message.model_name, message.model_version)
-        interface.require_counts(len(message.inputs), len(message.outputs), len(message.parameters))
-        read = partial(read_infer, message, look_for_unknown=unknown)
-        request = await in_thread_if(unknown and size > LARGE_BYTES, read)
-        answer = await self._core.infer(interface, request, size, deadline)
+        with self._core.using(message.model_name, message.model_version) as (model, interface):
+            interface.require_counts(len(message.inputs), len(message.outputs), len(message.parameters))
+            read = partial(read_infer, message, look_for_unknown=unknown)
+            request = await in_thread_if(unknown and size > LARGE_BYTES, read)
+            answer = await self._core.infer(model, interface, request, size, deadline)
         large = sum(tensor.values.nbytes for tensor in answer.tensors)
         response: pb.ModelInferResponse = await in_thread_if(large > 1_000_000, write_infer, answer)
         return response

@@ -78,9 +78,9 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
             priority=request.priority,
         )
 
-    async def run(self, frontend: Frontend, call: TranslateCall) -> Translated:
+    async def run(self, frontend: Frontend, model: ServedModel, call: TranslateCall) -> Translated:
         """See TensorInterface."""
-        return await frontend.translate(call)
+        return await frontend.translate(call, model)
 
     def encode(self, request: InferRequest, answer: Translated) -> list[Tensor]:
         """See TensorInterface."""
@@ -100,10 +100,6 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
         shape = (len(hypotheses),) if as_rows else (len(hypotheses), 1)
         details = (longest, longest_source)
         return [self._output(name, answer, shape, details) for name in wanted]
-
-    def model_of(self, answer: Translated) -> ServedModel:
-        """See TensorInterface."""
-        return answer.model
 
     def _usual(self, request: InferRequest) -> tuple[str, ...]:
         """The outputs of a request that names none."""
