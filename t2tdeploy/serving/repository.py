@@ -182,7 +182,7 @@ class ModelRepository:
             await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise UnavailableError("the server is stopping") from None
+                raise UnavailableError(f"{name} cannot be loaded: the server is stopping") from None
             raise
 
     async def _load_asked(self, name: str) -> None:

@@ -110,6 +110,25 @@ def test_after_stopped_a_signal_does_not_wait_for_what_still_loads(loading: Call
         assert server.process.poll() == -signal.SIGTERM
 
 
+def test_a_load_that_was_asked_for_is_not_waited_for_longer_than_requests(tmp_path: Path, bundle: Bundle) -> None:
+    put(bundle.directory, tmp_path / "models" / "a" / "1")
+    with ServerProcess(tmp_path / "models", shutdown_grace_seconds=0.5) as server:
+        port = server.event("serving")["port"]
+        put(write_toy_bundle(tmp_path / "slow", steps=ENDLESS_STEPS).directory, tmp_path / "models" / "b" / "1")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = GRPCInferenceServiceStub(channel)
+            load = stub.RepositoryModelLoad.future(inference.RepositoryModelLoadRequest(model_name="b"), timeout=60)
+            while "LOADING" not in str(stub.RepositoryIndex(inference.RepositoryIndexRequest(), timeout=10)):
+                time.sleep(0.01)
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            assert server.event("stopped")["unfinished"] == 1
+            assert time.monotonic() - started < 20
+            assert (load.code(), load.details()) == (
+                grpc.StatusCode.UNAVAILABLE, "b cannot be loaded: the server is stopping"
+            )  # fmt: skip
+
+
 def test_a_start_that_fails_is_told_without_a_pause(tmp_path: Path) -> None:
     bundle = write_toy_bundle(tmp_path / "small", tokenizer=small_tokenizer(), beam_size=16)
     events: list[tuple[str, dict[str, Any]]] = []
