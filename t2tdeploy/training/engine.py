@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from t2tdeploy.errors import TrainingError
 from t2tdeploy.models.model import Model
 
 Batch = Mapping[str, np.ndarray]  # feature -> what features.py says of its modality
@@ -43,6 +45,29 @@ class EvaluationSums(NamedTuple):
     labels: int
     correct: int
     logits: np.ndarray | None = None
+
+
+class NotFiniteError(TrainingError):
+    """An evaluation found something that is no finite number; training that diverged left such parameters."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the evaluation's {what}",
+            help="if training diverged, evaluate an earlier checkpoint, or train again with a lower "
+            "learning_rate_constant; else look for numbers in the data that are far too large",
+        )
+
+
+def mean_loss(sums: Sequence[EvaluationSums]) -> float:
+    """The loss per label over batches.
+
+    Raises:
+        NotFiniteError: it is not finite.
+    """
+    total = sum(item.loss for item in sums)
+    if not math.isfinite(total):
+        raise NotFiniteError(f"loss is {total}")
+    return math.fsum(item.loss for item in sums) / sum(item.labels for item in sums)
 
 
 class EngineState(NamedTuple):

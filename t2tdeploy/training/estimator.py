@@ -175,6 +175,7 @@ class Estimator:
 
         Raises:
             InputError: nothing was trained, or the input function gives what the model cannot take.
+            TrainingError: the loss, or a prediction, is not finite.
         """
         run = self._open()
         model = run.model(checkpoint)

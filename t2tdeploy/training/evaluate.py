@@ -19,7 +19,7 @@ from t2tdeploy.problems.metrics import TranslationScores, translation_scores
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.sentences import encode_source, pad_rows
 from t2tdeploy.tokenizer import Tokenizer
-from t2tdeploy.training.engine import Batch, EvaluationSums
+from t2tdeploy.training.engine import Batch, EvaluationSums, mean_loss
 from t2tdeploy.training.gradient_engine import memory_errors
 from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.torch_engine import evaluation_sums
@@ -96,6 +96,9 @@ def evaluate(
         lowercase: also score without regard to case.
         score: what measures a batch, e.g. an engine's `evaluate`; None: the model itself.
         processes: that share the batches, each with the same model.
+
+    Raises:
+        NotFiniteError: the loss is not finite.
     """
     dataset = data.split(split)
     model.eval()
@@ -147,12 +150,16 @@ def probe_evaluation(
 def mean_losses(
     score: Callable[[Batch], EvaluationSums], dataset: Dataset, *, batch_size: int, processes: Processes = ALONE
 ) -> Losses:
-    """Sums `score` over every example of the split, once each; `processes` share the batches."""
+    """Sums `score` over every example of the split, once each; `processes` share the batches.
+
+    Raises:
+        NotFiniteError: the loss is not finite.
+    """
     batches = plan_evaluation(dataset.example_lengths, batch_size=batch_size)[processes.rank :: processes.world_size]
     mine = [score(dataset.batch(rows)) for rows in batches]
     sums = [item for part in processes.broadcast(processes.gather(mine)) for item in part]
     labels = sum(item.labels for item in sums)
-    loss = math.fsum(item.loss for item in sums) / labels
+    loss = mean_loss(sums)
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Losses(loss, perplexity, sum(item.correct for item in sums) / labels, labels)
 

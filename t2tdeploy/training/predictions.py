@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.features import Modality
+from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.batching import plan_evaluation
 from t2tdeploy.problems.class_metrics import (
@@ -21,7 +20,7 @@ from t2tdeploy.problems.class_metrics import (
     regression_scores,
 )
 from t2tdeploy.problems.dataset import Dataset, ProblemData
-from t2tdeploy.training.engine import Batch, EvaluationSums
+from t2tdeploy.training.engine import Batch, EvaluationSums, NotFiniteError, mean_loss
 from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.torch_engine import evaluation_sums
 
@@ -67,6 +66,9 @@ def evaluate_predictions(
         batch_size: tokens per batch, padding included; examples, where no feature is text.
         score: what measures a batch, e.g. an engine's `evaluate`; None: the model itself.
         processes: that share the batches, each with the same model.
+
+    Raises:
+        NotFiniteError: the loss, or a prediction, is not finite.
     """
     dataset, target = data.split(split), model.features[model.target]
     model.eval()
@@ -74,16 +76,25 @@ def evaluate_predictions(
     batches = plan_evaluation(dataset.example_lengths, batch_size=batch_size)
     mine = [_measured(score, dataset, rows, model.target) for rows in batches[processes.rank :: processes.world_size]]
     found = [part for of_one in processes.broadcast(processes.gather(mine)) for part in of_one]
+    loss = mean_loss([sums for _, sums, _ in found])
     order = np.argsort(np.concatenate([rows for rows, _, _ in found]))
     logits = np.concatenate([sums.logits for _, sums, _ in found if sums.logits is not None])[order]
     labels = np.concatenate([labels for _, _, labels in found])[order]
+    _require_finite(logits, target)
     scores: ClassificationScores | RegressionScores
     if target.modality is Modality.REAL:
         scores = regression_scores(logits, labels)
     else:
         scores = classification_scores(logits, labels, target.classes)
-    loss = math.fsum(sums.loss for _, sums, _ in found) / sum(sums.labels for _, sums, _ in found)
     return PredictionReport(split, loss, scores, logits, labels, target.classes)
+
+
+def _require_finite(predictions: npt.NDArray[np.float32], target: FeatureSpec) -> None:
+    """Refuses what no score is defined for; a class may be ruled out, by a logit of minus infinity."""
+    decisive = predictions if target.modality is Modality.REAL else predictions.max(-1)
+    broken = decisive[~np.isfinite(decisive)]
+    if broken.size:
+        raise NotFiniteError(f"predictions have a {broken[0]}")
 
 
 def _measured(

@@ -56,7 +56,11 @@ class DevQuality(ABC):
 
     @abstractmethod
     def measure(self, reporter: Reporter, processes: Processes) -> Measured:
-        """Evaluates the engine's model; collective, and the same in all processes."""
+        """Evaluates the engine's model; collective, and the same in all processes.
+
+        Raises:
+            NotFiniteError: the model has diverged.
+        """
 
 
 class TranslationQuality(DevQuality):

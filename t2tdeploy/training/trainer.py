@@ -25,7 +25,7 @@ from t2tdeploy.problems.batching import Position
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
-from t2tdeploy.training.engine import Batch, Engine, EngineState, StepMetrics
+from t2tdeploy.training.engine import Batch, Engine, EngineState, NotFiniteError, StepMetrics
 from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import derived_seed
 from t2tdeploy.training.hooks import Hook
@@ -42,6 +42,7 @@ from t2tdeploy.training.summaries import Summaries
 from t2tdeploy.training.warm_start import read_parameters, warm_start
 
 INITIALIZE_BATCH = 256  # examples
+_AGAINST_DIVERGENCE = "lower learning_rate_constant, warm up for longer, or set clip_grad_norm=1; then start a new run"
 
 
 class Ending(StrEnum):
@@ -95,7 +96,8 @@ def train(
         hooks: told of every step.
 
     Raises:
-        TrainingError: memory ran out, or the loss is not finite; its message names the saved batch.
+        TrainingError: memory ran out; the loss of a step is not finite, and the message names the saved batch; or
+            that of an evaluation is not.
         CorruptFileError: the newest checkpoint is damaged.
         InputError: nothing to train on, or a warm start that does not fit.
     """
@@ -332,7 +334,10 @@ class _Trainer:
         """Evaluates on dev and records the outcome. Until then it stays due, so that a kill repeats it."""
         assert self.quality is not None
         started, step = time.perf_counter(), self.state.step
-        measured = self.quality.measure(self.reporter, self.processes)
+        try:
+            measured = self.quality.measure(self.reporter, self.processes)
+        except NotFiniteError as error:
+            raise self._diverged(error) from error
         self._remember(measured.values)
         if summaries is None:  # the first process writes
             return
@@ -369,5 +374,13 @@ class _Trainer:
         return TrainingError(
             f"step {step}: the loss is {metrics.loss}, the gradient norm {metrics.gradient_norm}; the parameters are "
             f"those of step {step - 1}; its batch (epoch {position.epoch}, batch {position.batch}) is in {file}",
-            help="lower learning_rate_constant, warm up for longer, or set clip_grad_norm=1; then start a new run",
+            help=_AGAINST_DIVERGENCE,
+        )
+
+    def _diverged(self, error: NotFiniteError) -> TrainingError:
+        """Of an evaluation, which is the first to see what the last update has spoiled."""
+        earlier = [step for step in self.run.checkpoints.steps() if step < self.state.step]
+        start = f", perhaps from {self.run.checkpoints.path(earlier[-1])} by --warm-start" if earlier else ""
+        return TrainingError(
+            f"step {self.state.step}: {error.message}: training has diverged", help=_AGAINST_DIVERGENCE + start
         )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import t2tdeploy
+from t2tdeploy.errors import TrainingError
 from t2tdeploy.training.checkpoints import CheckpointStore
 from t2tdeploy.training.estimator import Estimator
 from t2tdeploy.training.quality import PredictionQuality
@@ -53,6 +54,15 @@ def test_training_alone_goes_on_after_a_killed_evaluation(tmp_path: Path, monkey
     estimator = make(tmp_path)
     killed_in_evaluation(estimator, 20, monkeypatch)
     assert estimator.train(input_fn, steps=5).evaluate(held_out)["global_step"] == 25
+
+
+def test_a_model_that_diverged_is_an_error_of_training_or_evaluation(tmp_path: Path) -> None:
+    diverging = {"learning_rate_constant": 1e30, "learning_rate_warmup_steps": 1, "batch_size": 16}
+    with pytest.raises(TrainingError, match=r"step 1: the evaluation's loss is (nan|inf)"):
+        evaluated(make(tmp_path / "during", hparams=diverging), 1)
+    estimator = make(tmp_path / "after", hparams=diverging).train(input_fn, steps=1)
+    with pytest.raises(TrainingError, match=r"^the evaluation's loss is (nan|inf)"):
+        estimator.evaluate(held_out)
 
 
 def test_so_many_batches_are_evaluated_and_calibrated_on(tmp_path: Path) -> None:

@@ -54,6 +54,35 @@ def test_an_evaluation_that_fails_loses_no_step_and_is_done_again(
     assert all((tensor == tensors(straight, 8)[name]).all() for name, tensor in tensors(run, 8).items())
 
 
+DIVERGING = {"optimizer": "adam", "learning_rate_constant": 1e30}  # one step is enough
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_an_evaluation_of_a_model_that_diverged_says_so_each_time(
+    tmp_path: Path, data: ProblemData, data_dir: Path, decode: bool
+) -> None:
+    run = make_run(tmp_path, data, data_dir, train_steps=1, **DIVERGING)
+    for _ in range(2):  # the second time it is what was left to do
+        with pytest.raises(TrainingError, match=r"step 1: the evaluation's loss is (nan|inf)") as error:
+            train(run, data, QUICK.replace(decode=decode, eval_sentences=2))
+        assert "learning_rate_constant" in (error.value.help or "")
+    assert run.checkpoints.best_step() is None
+    longer = make_run(tmp_path, data, data_dir, train_steps=2, **DIVERGING)
+    with pytest.raises(TrainingError, match="step 1: the evaluation's loss"):
+        train(longer, data, QUICK.replace(decode=decode, eval_sentences=2))
+
+
+def test_a_model_that_diverged_has_earlier_checkpoints_to_go_back_to(
+    tmp_path: Path, data: ProblemData, data_dir: Path
+) -> None:
+    settings = {"optimizer": "adam", "learning_rate_schedule": "exp_decay", "learning_rate_warmup_steps": 1}
+    settings |= {"learning_rate_decay_rate": 1e30, "learning_rate_decay_steps": 1, "train_steps": 2}
+    run = make_run(tmp_path, data, data_dir, **settings)
+    with pytest.raises(TrainingError, match="step 2: the evaluation's loss") as error:
+        train(run, data, QUICK.replace(save_every_steps=1))
+    assert str(run.checkpoints.path(1)) in (error.value.help or "")
+
+
 def test_killed_after_an_evaluation_was_reported_it_has_one_point(
     tmp_path: Path, data: ProblemData, data_dir: Path
 ) -> None:

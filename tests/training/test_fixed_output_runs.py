@@ -13,18 +13,20 @@ import pytest
 import torch
 
 from t2tdeploy import registry
-from t2tdeploy.errors import InputError, UserError
+from t2tdeploy.errors import InputError, TrainingError, UserError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.hparams import HParams
 from t2tdeploy.problems.batching import Batch
+from t2tdeploy.problems.class_metrics import ClassificationScores
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import ProblemData, open_problem
 from t2tdeploy.problems.problem import Problem, TextOptions, TextToClass
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.registry import register_model, register_problem
 from t2tdeploy.tokenizer import Tokenizer
+from t2tdeploy.training.engine import EvaluationSums
 from t2tdeploy.training.options import TrainOptions
-from t2tdeploy.training.predictions import evaluate_predictions
+from t2tdeploy.training.predictions import PredictionReport, evaluate_predictions
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
 from t2tdeploy.training.trainer import Ending, train
@@ -151,6 +153,38 @@ def test_it_learns_and_shows_what_it_found(
     expected = next(line for line in reversed(found) if line["step"] == result.best.step)
     for value, number in report.values.items():
         assert number == pytest.approx(expected[value], rel=1e-4, abs=1e-5), value
+
+
+@pytest.mark.parametrize("metric", [None, "loss"])
+@pytest.mark.parametrize("name", ["toy_mood", "toy_plane", "toy_shades"])
+def test_a_model_that_diverged_is_named_each_time(tmp_path: Path, toys: Path, name: str, metric: str | None) -> None:
+    diverging = {"optimizer": "adam", "learning_rate_constant": 1e30, "train_steps": 1}
+    run, data = make(tmp_path, name, toys, **diverging)
+    for _ in range(2):  # the second time it is what was left to do
+        with pytest.raises(TrainingError, match=r"step 1: the evaluation's loss is (nan|inf)") as error:
+            train(run, data, OPTIONS.replace(metric=metric))
+        assert "start a new run" in (error.value.help or "")
+    with pytest.raises(TrainingError, match=r"^the evaluation's loss is (nan|inf)") as error:
+        evaluate_predictions(run.model("last"), data, "dev", batch_size=50)
+    assert "an earlier checkpoint" in (error.value.help or "")
+
+
+def test_a_class_may_be_ruled_out_but_predictions_are_numbers(tmp_path: Path, toys: Path) -> None:
+    """Where the loss, of a model's own, does not say so."""
+
+    def report(name: str, values: list[float]) -> PredictionReport:
+        run, data = make(tmp_path / name, name, toys)
+
+        def score(batch: Batch) -> EvaluationSums:
+            rows = np.array([values] * len(batch["targets"]), dtype=np.float32)
+            return EvaluationSums(1.0, len(rows), 0, rows if name == "toy_mood" else rows[:, 0])
+
+        return evaluate_predictions(run.new_model(), data, "dev", batch_size=50, score=score)
+
+    assert isinstance(report("toy_mood", [0.0, -np.inf, 1.0]).scores, ClassificationScores)
+    for name, value in (("toy_mood", np.nan), ("toy_mood", np.inf), ("toy_plane", np.nan), ("toy_plane", -np.inf)):
+        with pytest.raises(TrainingError, match=f"predictions have a {value}"):
+            report(name, [value, 0.0, 1.0])
 
 
 @pytest.mark.parametrize("name", ["toy_mood", "toy_shades"])
