@@ -73,7 +73,7 @@ class _Launched:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ended: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._forwarded = False
-        self._culprit: int | None = None  # rank of the process that failed first
+        self._culprit: int | None = None  # rank of the process to blame
 
     def start(self) -> None:
         for rank in range(self._count):
@@ -98,16 +98,25 @@ class _Launched:
             threading.Thread(target=self._report_end, args=(rank, process), daemon=True).start()
 
     def wait(self) -> None:
-        """Until all have ended; those that outlive a failure for long are killed."""
+        """Until all have ended; those that outlive a failure for long are killed.
+
+        To blame is the first that failed; but one that only lost another may end before that one, which then is.
+        """
         deadline: float | None = None
+        innocent = {0, INTERRUPTED}
         for _ in range(self._count):
             try:
                 rank = self._ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 self.kill()
-                rank = self._ended.get()
-            if self._culprit is None and self._processes[rank].returncode not in (0, INTERRUPTED):
-                self._culprit, deadline = rank, time.monotonic() + _GRACE_SECONDS
+                return
+            status = self._processes[rank].returncode
+            if status in innocent:
+                continue
+            innocent.add(LOST)
+            if self._culprit is None or self._processes[self._culprit].returncode == LOST:
+                self._culprit = rank
+            deadline = deadline or time.monotonic() + _GRACE_SECONDS
 
     def kill(self) -> None:
         for process in self._processes:

@@ -46,10 +46,18 @@ def test_one_that_dies_is_named_and_ends_the_others(
     assert "resumes from the last checkpoint" in (error.value.help or "")
 
 
-def test_those_that_only_lost_another_are_not_the_ones_to_blame() -> None:
-    code = f"sys.exit('this is why') if rank == 1 else (time.sleep(0.5), sys.exit({LOST}))"
+@pytest.mark.parametrize("later", [0, 1])
+def test_those_that_only_lost_another_are_not_the_ones_to_blame(later: int) -> None:
+    """Whoever ends first."""
+    code = f"time.sleep(0.5 * (rank == {later})); sys.exit('this is why' if rank == 1 else {LOST})"
     with pytest.raises(TrainingError, match=r"process 1 of 2 .* status 1(.|\n)*this is why"):
         launch(program(code), processes=2)
+
+
+def test_one_that_is_ended_because_others_lost_another_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_GRACE_SECONDS", 0.2)
+    with pytest.raises(TrainingError, match=f"process 1 of 2 .* status {LOST}"):
+        launch(program(f"sys.exit({LOST}) if rank == 1 else {_SLEEP}"), processes=2)
 
 
 @pytest.mark.parametrize("status", [1, 2])
