@@ -163,13 +163,12 @@ class _Costs:
     """Seconds and bytes of the additions since the last flush; on a GPU by events, so that nothing waits."""
 
     def __init__(self) -> None:
-        self._calls = self._bytes = 0
+        self._bytes = 0
         self._seconds = 0.0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     @contextmanager
     def measured(self, buffers: Sequence[Tensor]) -> Iterator[None]:
-        self._calls += 1
         self._bytes += sum(buffer.numel() * buffer.element_size() for buffer in buffers)
         if buffers[0].device.type == "cuda":
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -183,13 +182,13 @@ class _Costs:
         self._seconds += time.perf_counter() - started
 
     def flush(self) -> dict[str, float]:
-        if not self._calls:
+        if not self._bytes:
             return {}
         if self._events:
             self._events[-1][1].synchronize()
         seconds = self._seconds + sum(begin.elapsed_time(end) / 1000 for begin, end in self._events)
-        result = {"communication_seconds": seconds / self._calls, "communication_bytes": self._bytes / self._calls}
-        self._calls, self._bytes, self._seconds = 0, 0, 0.0
+        result = {"communication_seconds": seconds, "communication_bytes": self._bytes}
+        self._bytes, self._seconds = 0, 0.0
         self._events.clear()
         return result
 

@@ -24,6 +24,11 @@ class Meter:
         self._target = target
         self._start_afresh()
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last flush."""
+        return self._steps
+
     def add(self, batches: Sequence[Batch], metrics: StepMetrics) -> None:
         """Counts one step."""
         self._steps += 1

@@ -59,10 +59,10 @@ class Processes:
         """
 
     def communication(self) -> dict[str, float]:
-        """What `add_up` cost since the last call, per call.
+        """What all calls of `add_up` since the last call of this cost together.
 
         Returns:
-            communication_seconds: from the first byte to the last, waiting for slower processes included;
+            communication_seconds: of each from the first byte to the last, waiting for slower processes included;
             communication_bytes: of the buffers. Nothing for a process alone.
         """
         return {}

@@ -298,6 +298,7 @@ class _Trainer:
         costs = self.processes.communication()
         if summaries is None:
             return
+        costs = {name: cost / self.meter.steps for name, cost in costs.items()}
         rates = self.meter.flush()
         rates = rates if self.processes.world_size == 1 else stream.rates_of_all(rates)
         values = {**rates, **more, **costs}

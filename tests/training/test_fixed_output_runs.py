@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from t2tdeploy import registry
 from t2tdeploy.errors import InputError, TrainingError, UserError
@@ -24,9 +25,11 @@ from t2tdeploy.problems.problem import Problem, TextOptions, TextToClass
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.registry import register_model, register_problem
 from t2tdeploy.tokenizer import Tokenizer
+from t2tdeploy.training.distributed import _Costs
 from t2tdeploy.training.engine import EvaluationSums
 from t2tdeploy.training.options import TrainOptions
 from t2tdeploy.training.predictions import PredictionReport, evaluate_predictions
+from t2tdeploy.training.processes import Processes
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
 from t2tdeploy.training.trainer import Ending, train
@@ -202,6 +205,33 @@ def test_a_killed_run_continues_bit_for_bit(tmp_path: Path, toys: Path, name: st
     train(again, data, OPTIONS)
     assert losses(again) == losses(straight)
     assert all(torch.equal(tensor, tensors(straight, 40)[key]) for key, tensor in tensors(again, 40).items())
+
+
+class OneOfTwo(Processes):
+    """The first of two processes, whose sums are its own; what they would cost is counted."""
+
+    world_size = 2
+
+    def __init__(self) -> None:
+        self.costs = _Costs()
+
+    def add_up(self, buffers: Sequence[Tensor]) -> None:
+        with self.costs.measured(buffers):
+            pass
+
+    def communication(self) -> dict[str, float]:
+        return self.costs.flush()
+
+
+def test_what_a_step_adds_up_includes_running_statistics(tmp_path: Path, toys: Path) -> None:
+    run, data = make(tmp_path, "toy_shades", toys, train_steps=6)
+    train(run, data, OPTIONS.replace(log_every_steps=3), processes=OneOfTwo())
+    model = run.new_model()
+    gradients = 4 * (1 + sum(parameter.numel() for parameter in model.parameters()))
+    statistics = 8 * sum(buffer.numel() for buffer in model.buffers() if buffer.is_floating_point())
+    assert statistics > 0
+    found = [line["communication_bytes"] for line in read_metrics(run.path) if line["group"] == "train"]
+    assert found == [gradients + statistics] * 2
 
 
 def test_a_run_through_onnxruntime_is_torch_s(tmp_path: Path, toys: Path) -> None:
