@@ -82,7 +82,7 @@ class CheckpointStore:
         return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name)))
 
     def save(self, engine: EngineState, training: TrainingState) -> Path:
-        """Writes one checkpoint, then points best.json at the best evaluation.
+        """Writes one checkpoint, then points best.json at the best evaluation, if there is one.
 
         Raises:
             OperationalError: the disk is full or fails; the checkpoints there were are as they were.
@@ -92,7 +92,8 @@ class CheckpointStore:
             _write_tensors(temporary / MODEL, engine.model)
             _write_tensors(temporary / OPTIMIZER, engine.optimizer)
             _write_state(temporary / STATE, _StateFile(training=training, checksums=_checksums(temporary)))
-        self.mark_best(training.best)
+        if training.best is not None:
+            self.mark_best(training.best)
         return path
 
     def record(self, training: TrainingState) -> None:
@@ -105,11 +106,14 @@ class CheckpointStore:
         checksums = _read_state_file(path).checksums
         with self._writing(path), atomic_file(path / STATE) as temporary:
             _write_state(temporary, _StateFile(training=training, checksums=checksums))
-        self.mark_best(training.best)
+        if training.best is not None:
+            self.mark_best(training.best)
 
     def mark_best(self, best: BestEvaluation | None) -> None:
-        """Points best.json at `best`."""
-        if best is not None:
+        """Points best.json at `best`; without one, there is none."""
+        if best is None:
+            (self.directory / BEST).unlink(missing_ok=True)
+        else:
             write_json(self.directory / BEST, best.model_dump())
 
     def best_step(self) -> int | None:

@@ -238,6 +238,7 @@ class _Trainer:
             state = EngineState({}, {})
             if first:
                 state, self.state = self.run.checkpoints.load(steps[-1])
+                self._forget_lost_best(steps)
             self.state = self.processes.broadcast(self.state)
             self.saved_step = self.state.step
             self.engine.load(state)
@@ -254,6 +255,15 @@ class _Trainer:
         if self.processes.world_size > 1:
             tensors = named_tensors(self.engine.model)
             load_parameters(self.engine.model, self.processes.broadcast_tensors(tensors))
+
+    def _forget_lost_best(self, steps: Sequence[int]) -> None:
+        """The user may have removed checkpoints, on the advice of an error for one."""
+        best = self.state.best
+        if best is not None and best.step not in steps:
+            self.state = self.state.model_copy(update={"best": None, "evaluations_without_gain": 0})
+            self.reporter.message(
+                f"the best checkpoint, of step {best.step}, is gone: which one is best is decided anew"
+            )
 
     def _examples(self) -> Iterator[Mapping[str, Tensor]]:
         """All training data, for `Model.initialize`; nothing is read, or reported, unless it is asked for."""

@@ -177,6 +177,15 @@ def test_unfinished_folders_are_removed_and_nothing_else(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def test_without_a_best_none_is_marked(tmp_path: Path) -> None:
+    """Not even one that comes again, in a run that went on from before it."""
+    store = CheckpointStore(tmp_path)
+    save(store, 4, BestEvaluation(step=4, metric="loss", value=1.0))
+    assert store.best_step() == 4
+    store.mark_best(None)
+    assert store.best_step() is None
+
+
 def test_best_is_forgotten_with_its_checkpoint(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     save(store, 2, BestEvaluation(step=1, metric="loss", value=2.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from t2tdeploy.errors import CorruptFileError, TrainingError
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.progress import SilentReporter
-from t2tdeploy.training.checkpoints import average_checkpoints
+from t2tdeploy.training.checkpoints import BestEvaluation, average_checkpoints, read_state
 from t2tdeploy.training.options import TrainOptions
 from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
@@ -139,6 +140,22 @@ def test_a_damaged_checkpoint_stops_the_resumption(tmp_path: Path, data: Problem
     with pytest.raises(CorruptFileError) as error:
         train(run, data, QUICK)
     assert "step-00000004" in (error.value.help or "")
+
+
+def test_a_best_checkpoint_that_is_gone_is_no_rival(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
+    """As where a damaged one is deleted, and the one before remembers a best that was pruned since."""
+    run = make_run(tmp_path, data, data_dir)
+    train(run, data, QUICK)
+    shutil.rmtree(run.checkpoints.path(8))
+    gone = BestEvaluation(step=2, metric="loss", value=0.0)
+    state = read_state(run.checkpoints.path(4))
+    run.checkpoints.record(state.model_copy(update={"best": gone, "evaluations_without_gain": 2}))
+    listener = Listener()
+    result = train(run, data, QUICK.replace(early_stopping_evals=2), listener)
+    assert "the best checkpoint, of step 2, is gone: which one is best is decided anew" in listener.messages
+    assert (result.ending, result.step) == (Ending.FINISHED, 8)
+    assert result.best is not None
+    assert result.best.step == run.checkpoints.best_step() == 8
 
 
 def test_warm_start_says_what_fits(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
