@@ -30,7 +30,8 @@ def _adafactor(parameters: Parameters, hparams: HParams) -> Optimizer:
 
 
 def _momentum(parameters: Parameters, hparams: HParams) -> Optimizer:
-    momentum, nesterov = hparams.optimizer_momentum, hparams.optimizer_nesterov
+    momentum = hparams.optimizer_momentum
+    nesterov = hparams.optimizer_nesterov and momentum > 0.0  # without momentum torch knows no such form
     return SGD(parameters, lr=0.0, momentum=momentum, nesterov=nesterov, weight_decay=hparams.weight_decay, fused=True)
 
 

@@ -60,6 +60,16 @@ def test_continues_from_its_state(name: str) -> None:
     assert all(key.startswith("point/") for key in saved)
 
 
+def test_momentum_may_be_none_at_all() -> None:
+    points = []
+    for settings in ({"optimizer": "momentum", "optimizer_momentum": 0.0}, {"optimizer": "sgd"}):
+        points.append(nn.Parameter(torch.ones(2, 2)))
+        optimizer = make_optimizer(points[-1:], HParams.create(settings))
+        set_learning_rate(optimizer, 0.1)
+        descend(optimizer, points[-1], 3)
+    assert torch.equal(*points)
+
+
 def test_no_step_without_a_learning_rate() -> None:
     point = nn.Parameter(torch.zeros(2, 2))
     descend(make_optimizer([point], HParams(optimizer="sgd")), point, 3)
