@@ -58,8 +58,15 @@ def _single_cycle_cos_decay(hparams: HParams) -> Schedule:
 def _exp_decay(hparams: HParams) -> Schedule:
     def factor(step: int) -> float:
         periods = max(0, step - hparams.learning_rate_warmup_steps) / hparams.learning_rate_decay_steps
-        return float(hparams.learning_rate_decay_rate**periods)
+        return float(rate**periods)
 
+    rate, last = hparams.learning_rate_decay_rate, hparams.train_steps
+    try:
+        factor(last)
+    except OverflowError as error:
+        problem = f"greater than 1, 'exp_decay' grows past all numbers before train_steps = {last}"
+        fault = Fault("learning_rate_decay_rate", rate, problem)
+        raise SettingsError("hparams", [fault], help="a rate that decays is below 1") from error
     return factor
 
 

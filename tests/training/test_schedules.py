@@ -72,3 +72,11 @@ def test_factors_that_do_not_fit_are_refused() -> None:
         make_schedule(HParams())
     with pytest.raises(SettingsError, match="train_steps"):
         make_schedule(HPARAMS.replace(learning_rate_schedule="single_cycle_cos_decay", train_steps=50))
+
+
+def test_a_decay_that_grows_past_all_numbers_is_refused_and_no_other() -> None:
+    growing = HPARAMS.replace(learning_rate_schedule="exp_decay", learning_rate_decay_rate=1e20)
+    make_schedule(growing)(TOTAL)
+    with pytest.raises(SettingsError, match=r"learning_rate_decay_rate = 1e\+20: .* train_steps = 100000") as error:
+        make_schedule(growing.replace(train_steps=100_000))
+    assert "below 1" in (error.value.help or "")
