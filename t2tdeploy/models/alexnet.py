@@ -31,7 +31,9 @@ class Alexnet(Model):
         shapes = zip(hparams.filter_sizes, hparams.kernel_sizes, hparams.strides, hparams.pooled, strict=True)
         for output_size, kernel_size, stride, pooled in shapes:
             layers += [convolution(size, output_size, kernel_size, stride=stride, bias=True), nn.ReLU()]
-            height, width, size = -(-height // stride), -(-width // stride), output_size
+            # Of nothing it stays nothing; else an even kernel has a place more, see `convolution`.
+            height, width = (side and (side - kernel_size % 2) // stride + 1 for side in (height, width))
+            size = output_size
             if pooled:
                 layers.append(nn.MaxPool2d(2))
                 height, width = height // 2, width // 2

@@ -16,7 +16,7 @@ BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.1, 1e-5  # as Tensor2Tensor's; in it
 def convolution(
     input_size: int, output_size: int, kernel_size: int, *, stride: int = 1, groups: int = 1, bias: bool = False
 ) -> nn.Conv2d:
-    """A convolution that keeps the size of images, but for its stride; `kernel_size` is odd.
+    """A convolution that keeps the size of images, but for its stride; if `kernel_size` is even, it adds a pixel first.
 
     Weights are drawn from N(0, 2 / fan-out) (He et al. 2015), as those of ResNets are.
     """

@@ -120,7 +120,7 @@ class AlexnetHParams(ImageHParams):
     kernel_sizes: Counts = Field((5, 5), description="side of each kernel")
     strides: Counts = Field((1, 1), description="stride of each convolution")
     pooled: tuple[bool, ...] = Field((True, True), description="whether max pooling of stride 2 follows it")
-    dense_sizes: Counts = Field((1024,), description="width of each dense layer")
+    dense_sizes: Counts = Field((1024,), min_length=1, description="width of each dense layer")
     dropout: Share = Field(0.4, description="dropout of the dense layers")
 
     @model_validator(mode="after")

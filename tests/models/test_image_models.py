@@ -108,9 +108,24 @@ def test_large_images_are_made_smaller_first() -> None:
     assert maps == [(64, 64), (14, 14)]
 
 
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 6, 11])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_plain_stack_takes_kernels_of_any_size(kernel_size: int, stride: int) -> None:
+    changes = {"kernel_sizes": (kernel_size, 3), "strides": (stride, 1), "pooled": (False, True)}
+    hparams = sets.alexnet_small().replace(**changes)
+    for height, width in ((8, 9), (15, 10)):
+        with torch.device("meta"):
+            logits = Alexnet(hparams, features(height, width, 1))(
+                {"inputs": torch.zeros(2, height, width, 1, dtype=torch.uint8)}
+            )
+        assert logits.shape == (2, 10)
+
+
 def test_images_that_pooling_makes_nothing_of_are_explained() -> None:
     with pytest.raises(UserError, match="3 × 3 pixels are too small for alexnet"):
         Alexnet(sets.alexnet_small(), features(3, 3, 1))
+    with pytest.raises(UserError, match="1 × 9 pixels are too small for alexnet"):
+        Alexnet(sets.alexnet_small().replace(kernel_sizes=(3, 4), pooled=(True, False)), features(1, 9, 1))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +156,7 @@ def test_images_of_which_a_single_pixel_would_be_left_are_refused(
         (sets.revnet_104, {"num_channels": (64, 128)}, "num_layers_per_block 4"),
         (sets.revnet_104, {"num_channels_init_block": 33}, "must be even"),
         (sets.alexnet_base, {"strides": (1, 1)}, "one entry per convolution .* strides 2"),
+        (sets.alexnet_base, {"dense_sizes": ()}, "dense_sizes"),
     ],
 )
 def test_sizes_that_do_not_fit_are_explained(make: object, changes: dict[str, object], message: str) -> None:
