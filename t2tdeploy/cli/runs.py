@@ -55,7 +55,11 @@ if TYPE_CHECKING:
 @click.option("--warm-start", type=options.path, help="Run, checkpoint or .safetensors to start from.")
 @click.option("--no-decode", is_flag=True, help="Evaluate the loss only, translate nothing.")
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of parameters, data order and dropout."
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Of parameters, data order and dropout.",
 )
 @click.option(
     "--engine",

@@ -21,7 +21,7 @@ _NEVER = 2**62
 class RunConfig(Settings):
     """How an Estimator runs. None of it but the seed changes what a step computes."""
 
-    seed: int = Field(0, ge=0, description="of parameters, dropout and the order of examples")
+    seed: int = Field(0, ge=0, le=2**64 - 1, description="of parameters, dropout and the order of examples")
     engine: Literal["auto", "ort", "torch"] = Field(
         "auto", description="what trains: onnxruntime, or torch alone; auto: ort, but torch for convolutions of images"
     )

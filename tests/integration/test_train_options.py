@@ -71,8 +71,9 @@ def test_warm_start_begins_where_the_other_run_was_best(road: Road, tmp_path: Pa
     assert metrics(tmp_path / "run")[0]["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
-def test_a_negative_seed_is_refused(road: Road, tmp_path: Path, fails: Fails) -> None:
-    fails(2, short(road, tmp_path / "run", "--seed", "-1")[:-1], "'--seed'", "-1")
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_that_torch_does_not_take_is_refused(road: Road, tmp_path: Path, fails: Fails, seed: int) -> None:
+    fails(2, short(road, tmp_path / "run", "--seed", str(seed))[:-1], "'--seed'", str(seed))
     assert not list(tmp_path.iterdir())
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from t2tdeploy import registry
-from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, UnknownNameError
+from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, SettingsError, UnknownNameError
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
 from t2tdeploy.training.engine import EngineState
+from t2tdeploy.training.estimator_options import RunConfig
 from t2tdeploy.training.parameters import named_tensors
 from t2tdeploy.training.run_directory import RunDirectory
 
@@ -47,6 +48,16 @@ def test_the_same_run_is_resumed_and_may_be_prolonged(tmp_path: Path, data: Prob
     prolonged = make_run(tmp_path, data, data_dir, train_steps=99)
     assert prolonged.hparams.train_steps == 99
     assert RunDirectory.open(tmp_path).hparams.train_steps == 99
+
+
+def test_every_seed_that_torch_takes_is_recorded(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
+    recipe = {"data": data, "data_dir": data_dir, "model": "transformer", "hparams": TINY}
+    largest = RunConfig.create({"seed": 2**64 - 1}).seed
+    save(RunDirectory.create_or_resume(tmp_path, seed=largest, **recipe), 1)
+    assert RunDirectory.create_or_resume(tmp_path, seed=largest, **recipe).record.seed == largest
+    torch.manual_seed(largest)
+    with pytest.raises(SettingsError, match="seed = 18446744073709551616"):
+        RunConfig.create({"seed": 2**64})
 
 
 def test_another_run_is_refused_with_the_differences(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
