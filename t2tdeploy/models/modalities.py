@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from t2tdeploy.columns.fitted import NumericColumn, column_of
-from t2tdeploy.errors import UserError
+from t2tdeploy.errors import Fault, SettingsError, UserError
 from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.layers import linear
 
@@ -65,6 +65,24 @@ def soft_target_entropy(label_smoothing: float, vocab: int) -> float:
         return 0.0
     confidence, other = 1.0 - label_smoothing, label_smoothing / (vocab - 1)
     return -(confidence * math.log(confidence) + (vocab - 1) * other * math.log(other))
+
+
+def require_label_smoothing(target: FeatureSpec, label_smoothing: float) -> None:
+    """Checks that no other choice becomes likelier in the soft target than the label.
+
+    Raises:
+        SettingsError: one does.
+    """
+    is_set = target.modality is Modality.MULTI_LABEL  # each class a choice of two
+    choices = 2 if is_set else target.vocab_size or len(target.classes)
+    if choices < 2 or label_smoothing * choices / (choices - 1) <= 1.0:
+        return
+    what = "any of them" if is_set else f"one of {choices}"
+    most = math.floor(1000 * (1 - 1 / choices)) / 1000
+    problem = (
+        f"of '{target.name}', {what}, a wrong one would be likelier than the right one; at most {most} is possible"
+    )
+    raise SettingsError("hparams", [Fault("label_smoothing", label_smoothing, problem)], help="0.1 is usual")
 
 
 class BaseModality(nn.Module):

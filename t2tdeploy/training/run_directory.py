@@ -38,6 +38,7 @@ from t2tdeploy.files import (
     write_json,
 )
 from t2tdeploy.hparams import HParams
+from t2tdeploy.models.modalities import require_label_smoothing
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.problems.problem import get_problem
@@ -128,9 +129,11 @@ class RunDirectory:
             UserError: another process trains it.
             UnknownNameError: no such model.
             UserError: the model cannot treat a feature of the data.
-            SettingsError: the learning-rate schedule is not valid.
+            SettingsError: the learning-rate schedule is not valid, or there is too much label smoothing.
         """
-        cls.model_class(model).require_features(data.features)
+        kind = cls.model_class(model)
+        kind.require_features(data.features)
+        require_label_smoothing(data.features[kind.target], hparams.label_smoothing)
         make_schedule(hparams)  # a fault in it must not leave a run directory behind
         record = _new_record(
             data, data_dir=data_dir, model=model, hparams=hparams, set_name=hparams_set, seed=seed, usr_dir=usr_dir

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from t2tdeploy.errors import UserError
+from t2tdeploy.errors import SettingsError, UserError
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.hparams import BasicHParams
 from t2tdeploy.models.basic_fc import BasicFc
-from t2tdeploy.models.modalities import make_modality, soft_target_entropy
+from t2tdeploy.models.modalities import make_modality, require_label_smoothing, soft_target_entropy
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.models.transformer_encoder import TransformerEncoder
@@ -86,6 +87,24 @@ def test_smoothing_costs_nothing_where_the_prediction_is_the_soft_target(spec: F
     assert modality.loss(perfect, labels, label_smoothing=smoothing).numerator == pytest.approx(0.0, abs=1e-5)
     sure = modality.loss(perfect * 5, labels, label_smoothing=smoothing).numerator
     assert sure > soft_target_entropy(smoothing, 2) / 10
+
+
+@pytest.mark.parametrize(("spec", "most"), [(LABEL, 2 / 3), (TEXT, 29 / 30), (LABELS, 0.5)])
+def test_smoothing_may_go_as_far_as_it_leaves_the_label_the_likeliest(spec: FeatureSpec, most: float) -> None:
+    require_label_smoothing(spec, most)
+    with pytest.raises(SettingsError, match=r"label_smoothing = 0[.]\d+: .* at most 0[.]\d+") as error:
+        require_label_smoothing(spec, most + 0.01)
+    assert spec.name in error.value.message
+    modality = make_modality(spec, hidden_size=4, body_size=None if spec is TEXT else 5)
+    labels = torch.from_numpy(random_array(spec, 4, 3, np.random.default_rng(2)))
+    logits = torch.zeros(*labels.shape, TEXT.vocab_size) if spec is TEXT else torch.zeros(4, len(spec.classes))
+    loss = modality.loss(logits, labels, label_smoothing=most).numerator
+    assert loss == pytest.approx(0.0, abs=1e-4)  # of what knows nothing: no label is likelier than another
+
+
+def test_there_is_nothing_to_smooth_of_numbers_and_of_one_class() -> None:
+    require_label_smoothing(FeatureSpec("targets", Modality.REAL), 0.99)
+    require_label_smoothing(replace(LABEL, classes=("only",)), 0.99)
 
 
 def test_correct_counts_class_zero_and_whole_sets_of_labels() -> None:

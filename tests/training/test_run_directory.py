@@ -93,6 +93,16 @@ def test_unknown_models_are_refused_before_anything_is_written(
     assert not any(tmp_path.iterdir())
 
 
+def test_too_much_label_smoothing_is_refused_before_anything_is_written(
+    tmp_path: Path, data: ProblemData, data_dir: Path
+) -> None:
+    """The largest share depends on the vocabulary, of bytes here."""
+    with pytest.raises(SettingsError, match=r"label_smoothing = 0\.999: .*'targets'"):
+        make_run(tmp_path, data, data_dir, label_smoothing=0.999)
+    assert not any(tmp_path.iterdir())
+    make_run(tmp_path, data, data_dir, label_smoothing=0.99)
+
+
 def test_tokenizers_come_from_the_run_itself(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
     make_run(tmp_path, data, data_dir)
     run = RunDirectory.open(tmp_path)
