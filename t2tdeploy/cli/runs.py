@@ -23,7 +23,10 @@ from t2tdeploy.progress import SilentReporter
 if TYPE_CHECKING:
     from t2tdeploy.hparams import HParams
     from t2tdeploy.models.model import Model
+    from t2tdeploy.problems.dataset import ProblemData
+    from t2tdeploy.progress import Reporter
     from t2tdeploy.training.evaluate import EvaluationReport
+    from t2tdeploy.training.options import TrainOptions
     from t2tdeploy.training.run_directory import RunDirectory
 
 
@@ -114,12 +117,13 @@ def train(
     with joined_processes() as processes:
         reporter = make_reporter(as_json) if processes.first else SilentReporter()
         if not get_problem(problem).decides_task:
-            settings.deciding_metric(get_problem(problem).task)  # a faulty one is told before data are generated
+            _require_fitting(settings, get_problem(problem).task)  # a faulty one is told before data are generated
         chosen = recipe(get_problem(problem), model, hparams_set, hparams, train_steps, reporter)
         with processes.in_turn():
             if generate_data:
                 _generate_if_missing(problem, data_dir, source_dir, usr_dir, as_json)
             data = open_problem(problem, data_dir)
+        _require_fitting_data(settings, data, chosen.model, reporter)
         result = train_together(
             processes, data, settings, reporter, threads=threads,
             path=output_dir, data_dir=data_dir, seed=seed, usr_dir=usr_dir, **chosen._asdict(),
@@ -129,6 +133,34 @@ def train(
             ending = {"ending": str(result.ending), "step": result.step}
             print_result({**ending, **(best or {}), "checkpoint": str(result.checkpoint)}, as_json=as_json)
     return INTERRUPTED if result.stopped else 0  # so that `train && export` exports no half-trained model
+
+
+def _require_fitting(settings: TrainOptions, task: str) -> None:
+    """Checks that evaluations of a model of this task can follow the options.
+
+    Raises:
+        UserError: they cannot.
+    """
+    settings.deciding_metric(task)
+    if task != "translate":
+        no_decode = None if settings.decode else True
+        refuse_options_of_translations(task, {"no_decode": no_decode, "eval_sentences": settings.eval_sentences})
+
+
+def _require_fitting_data(settings: TrainOptions, data: ProblemData, model: str, reporter: Reporter) -> None:
+    """The same, of data and a model that are there; tells if they leave nothing to evaluate.
+
+    Raises:
+        UserError: they cannot, or the model cannot treat the data.
+    """
+    from t2tdeploy import registry
+    from t2tdeploy.models.model import TASKS
+
+    registry.models.get(model).require_features(data.features)
+    _require_fitting(settings, TASKS[data.features["targets"].modality])
+    settings.require_dev(data.record.splits)
+    if "dev" not in data.record.splits:
+        reporter.message("no dev split: nothing is evaluated")
 
 
 def _generate_if_missing(

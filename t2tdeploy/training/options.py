@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, Self
 
@@ -53,6 +54,20 @@ class TrainOptions(Settings):
         if self.engine == "torch" and self.gradient_builder != "auto":
             raise ValueError(f"gradient_builder = {self.gradient_builder} is of engine ort; engine = torch has none")
         return self
+
+    def require_dev(self, splits: Collection[str]) -> None:
+        """Checks that nothing is asked of evaluations where there is no dev split to evaluate on.
+
+        Raises:
+            UserError: something is.
+        """
+        asked = {name: getattr(self, name) for name in ("metric", "early_stopping_evals", "eval_sentences")}
+        given = [f"{name} = {value}" for name, value in asked.items() if value is not None]
+        if given and "dev" not in splits:
+            raise UserError(
+                f"{', '.join(given)}: the data have no dev split, and nothing is evaluated",
+                help="leave it out, or generate the data with a dev split",
+            )
 
     def deciding_metric(self, task: str) -> Metric:
         """The metric that makes a checkpoint the best one: of translations BLEU, or the loss if nothing is decoded; of

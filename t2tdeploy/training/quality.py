@@ -132,7 +132,12 @@ class PredictionQuality(DevQuality):
 
 
 def dev_quality(engine: Engine, data: ProblemData, hparams: HParams, options: TrainOptions) -> DevQuality | None:
-    """What is measured for this model; None if there is no dev split."""
+    """What is measured for this model; None if there is no dev split.
+
+    Raises:
+        UserError: there is none, and the options are about evaluations.
+    """
+    options.require_dev(data.record.splits)
     if "dev" not in data.record.splits:
         return None
     kind = TranslationQuality if engine.model.autoregressive else PredictionQuality

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,56 @@ def test_a_problem_may_set_what_only_another_model_has(road: Road, tmp_path: Pat
     fails(2, words[:-1], "holds no data of problem 'wishing'")
     (tmp_path / "usr" / "mine.py").write_text(USR.replace("WISH", "dropuot=0.3"))
     fails(2, words[:-1], "dropuot", "did you mean 'dropout'?")
+
+
+@pytest.fixture
+def table(tmp_path: Path, run: Command) -> Callable[..., list[str | Path]]:
+    """Generates data of a table with these held-out rows; returns the command that trains two steps on them."""
+
+    def table(**held_out: str) -> list[str | Path]:
+        rows = [f"{number % 10 + 0.5},{'odd' if number % 2 else 'even'}" for number in range(100)]
+        (tmp_path / "numbers.csv").write_text("\n".join(["number,kind", *rows, ""]))
+        chosen = "".join(f",held_out_{split}={count}" for split, count in held_out.items())
+        made = run(
+            "datagen", "--problem", "tabular_csv", "--source-dir", tmp_path, "--data-dir", tmp_path / "data",
+            "--problem-options", f"train=numbers.csv,target=kind{chosen}", "--processes", "1",
+        )  # fmt: skip
+        assert made.status == 0, made.stderr
+        return [
+            "train", "--problem", "tabular_csv", "--data-dir", tmp_path / "data", "--output-dir", tmp_path / "run",
+            "--engine", "torch", "--threads", "1", "--train-steps", "2",
+        ]  # fmt: skip
+
+    return table
+
+
+def test_what_only_evaluations_follow_is_refused_without_a_dev_split(
+    tmp_path: Path, table: Callable[..., list[str | Path]], run: Command, fails: Fails
+) -> None:
+    words = table(dev="none")
+    for option, value in (("--early-stopping-evals", "2"), ("--metric", "f1")):
+        named = f"{option[2:].replace('-', '_')} = {value}"
+        fails(2, [*words, option, value], named, "the data have no dev split", "help: leave it out")
+    assert not (tmp_path / "run").exists()
+    outcome = run(*words)
+    assert outcome.status == 0, outcome.stderr
+    assert outcome.stderr.count("no dev split: nothing is evaluated") == 1
+
+
+def test_options_of_translations_are_refused_for_classes(
+    tmp_path: Path, table: Callable[..., list[str | Path]], run: Command, fails: Fails
+) -> None:
+    words = table()
+    said = "for translations only, and the model of this run is one to classify"
+    fails(2, [*words, "--no-decode"], f"--no-decode: {said}", "help: leave them out")
+    fails(2, [*words, "--eval-sentences", "3", "--no-decode"], f"--no-decode, --eval-sentences: {said}")
+    assert not (tmp_path / "run").exists()
+    outcome = run(*words)
+    assert outcome.status == 0, outcome.stderr
+    assert "dev split" not in outcome.stderr
+    known = ["train", "--problem", "iris", "--data-dir", tmp_path / "iris", "--output-dir", tmp_path / "run"]
+    fails(2, [*known, "--generate-data", "--no-decode"], f"--no-decode: {said}")
+    assert not (tmp_path / "iris").exists()
 
 
 USR = """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from t2tdeploy.errors import SettingsError, TrainingError
+from t2tdeploy.errors import SettingsError, TrainingError, UserError
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training import quality as quality_module
 from t2tdeploy.training.checkpoints import read_state, verify
@@ -108,6 +108,19 @@ def test_what_an_evaluation_found_is_in_the_checkpoint_of_its_step(
     state = read_state(run.checkpoints.path(8))
     assert state.best == result.best
     assert not state.evaluation_due
+
+
+def test_without_a_dev_split_nothing_is_evaluated_and_nothing_asked_of_evaluations(
+    tmp_path: Path, data: ProblemData, data_dir: Path
+) -> None:
+    splits = {name: split for name, split in data.record.splits.items() if name != "dev"}
+    data.record = data.record.model_copy(update={"splits": splits})
+    run = make_run(tmp_path, data, data_dir)
+    for asked in ({"metric": "loss"}, {"early_stopping_evals": 2}, {"eval_sentences": 3}):
+        ((name, value),) = asked.items()
+        with pytest.raises(UserError, match=f"^{name} = {value}: the data have no dev split"):
+            train(run, data, QUICK.replace(**asked))
+    assert train(run, data, QUICK).best is None
 
 
 def test_a_metric_of_translations_needs_translations() -> None:
