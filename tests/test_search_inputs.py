@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from t2tdeploy.benchmark.measure import Plan, benchmark
 from t2tdeploy.bundle import Bundle, Variant, load_bundle, write_bundle
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.errors import InputError, RequestError
@@ -102,6 +104,15 @@ def test_nothing_is_made_around_it(bundle: Bundle, tmp_path: Path) -> None:
         write_triton(bundle, tmp_path / "models")
     assert str(one.value.help).endswith("--default: cpu-float32")
     assert not (tmp_path / "models").exists()
+
+
+def test_a_benchmark_leaves_it_out_where_more_is_asked_for(bundle: Bundle) -> None:
+    plan = Plan(("cpu-float32", "static"), (1,), (2,), 0.05, TranslateOptions(beam_size=2))
+    report = benchmark(bundle, SENTENCES, plan)
+    assert [one.variant for one in report.speeds] == ["cpu-float32"]
+    assert "beam_size: 2 is asked for; the search of this variant has 3" in str(report.footprints[1].failed)
+    with pytest.raises(RequestError, match="beam_size: 2 is asked for"):
+        benchmark(bundle, SENTENCES, replace(plan, variants=("static",)))
 
 
 def test_what_a_variant_has_fixed_survives_the_disk(bundle: Bundle) -> None:

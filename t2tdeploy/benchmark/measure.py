@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from t2tdeploy.benchmark.process import Job, Loaded, Timed, VariantProcess
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.errors import InputError, OperationalError
+from t2tdeploy.errors import InputError, OperationalError, RequestError
 from t2tdeploy.machine import cpu_model
 from t2tdeploy.progress import Reporter, SilentReporter, Task
 from t2tdeploy.runtime import available_cpus
@@ -109,19 +109,19 @@ class _Contestant:
     process: VariantProcess
     loaded: Loaded | None = None
     peak_bytes: int | None = None
-    failed: OperationalError | None = None
+    failed: OperationalError | RequestError | None = None
     turns: list[list[Timed]] = field(default_factory=list)
 
 
 def benchmark(bundle: Bundle, sources: Sequence[str], plan: Plan, reporter: Reporter | None = None) -> Report:
     """Measures variants of `bundle` on `sources`; blank sentences are left out, long ones cut.
 
-    A variant whose process ends, for want of memory say, is left out from there on, and the report says why.
+    A variant whose process ends, for want of memory say, or whose search the plan's options do not suit, is left out
+    from there on, and the report says why.
 
     Raises:
         InputError: no sentence is left.
-        RequestError: the plan's options do not suit the bundle.
-        OperationalError: every variant failed; the reason of the first.
+        RequestError, OperationalError: every variant failed; the reason of the first.
     """
     reporter = reporter or SilentReporter()
     sentences = _encoded(bundle, sources)
@@ -202,7 +202,7 @@ def _keeping(one: _Contestant) -> Iterator[None]:
     """Keeps why a process failed instead of ending the benchmark."""
     try:
         yield
-    except OperationalError as error:
+    except (OperationalError, RequestError) as error:  # of a search whose options are fixed, another asks too much
         one.failed = error
 
 

@@ -118,6 +118,7 @@ def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], repo
         asked: the command's parameters, and `tensorrt`.
     """
     from t2tdeploy.cli.corpora import corpora, parallel_text
+    from t2tdeploy.errors import UserError
     from t2tdeploy.export.agreement import Gate
     from t2tdeploy.export.lexicon import WIDTH
     from t2tdeploy.export.optimize import Parallel, make_variants
@@ -133,6 +134,10 @@ def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], repo
         run=run,
     )
     bounds = {name: asked[name] for name in ("min_agreement", "max_bleu_loss") if asked[name] is not None}
+    if "max_bleu_loss" in bounds and dev.references is None:
+        raise UserError(
+            f"--max-bleu-loss: {dev.origin} has no translations to measure BLEU by", help="add --dev-target"
+        )
     parallel = None
     if any(get_recipe(name).aligned for name in names):
         text = parallel_text(bundle, source=asked["parallel_source"], target=asked["parallel_target"], run=run)

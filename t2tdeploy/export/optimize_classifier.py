@@ -187,7 +187,7 @@ def _measure(
         scores["accuracy"] = float(_same(chosen, right).mean())
         scores["reference_accuracy"] = float(_same(expected, right).mean())
         loss = scores["reference_accuracy"] - scores["accuracy"]
-        if loss > gate.max_accuracy_loss:
+        if loss > gate.max_accuracy_loss + 1e-9:  # 181 right of 200, and 180, differ by a little more than 0.005
             failures.append(
                 f"accuracy {scores['accuracy']:.4f} is {loss:.4f} below the {scores['reference_accuracy']:.4f} of "
                 f"float32, more than {gate.max_accuracy_loss:g}"

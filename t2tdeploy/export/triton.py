@@ -85,6 +85,12 @@ class TritonOptions(Settings):
             raise ValueError(f"preferred_batch_sizes are not all between 1 and max_batch_size = {self.max_batch_size}")
         if self.tensorrt != "off" and self.device != "gpu":
             raise ValueError("tensorrt needs device=gpu")
+        if self.tensorrt == "off" and self.tensorrt_cache is not None:
+            raise ValueError("tensorrt_cache needs tensorrt=fp32 or fp16")
+        if not self.max_batch_size:
+            for name in ("max_queue_delay_ms", "max_queue_size"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of batches, which max_batch_size = 0 turns off")
         return self
 
 

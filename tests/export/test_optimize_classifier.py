@@ -21,12 +21,13 @@ from t2tdeploy.errors import InputError, QualityError
 from t2tdeploy.export.class_agreement import ClassifierGate, ClassifierMeasured
 from t2tdeploy.export.columns import with_columns, without_columns
 from t2tdeploy.export.optimize import write_variants
-from t2tdeploy.export.optimize_classifier import Labelled, make_classifier_variants
+from t2tdeploy.export.optimize_classifier import Labelled, _measure, make_classifier_variants
 from t2tdeploy.export.single_pass import Batch
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.hparams import BasicHParams
 from t2tdeploy.models.basic_fc import BasicFc
 from t2tdeploy.models.model import Model
+from t2tdeploy.progress import SilentReporter
 from tests.export.test_classifier import ends_with_eos, example, export, outputs
 from tests.models.labelled import CASES, NUMBER, random_batch
 
@@ -107,6 +108,22 @@ def test_a_variant_that_loses_too_much_is_refused(measured_bundle: tuple[Bundle,
     measured = written.variant("cpu-int8").measured
     assert measured is not None
     assert measured["forced"]
+
+
+@pytest.mark.parametrize(("bound", "passes"), [(0.005, True), (0.0049, False)])
+def test_as_much_as_is_allowed_may_be_lost(
+    measured_bundle: tuple[Bundle, Labelled], monkeypatch: pytest.MonkeyPatch, bound: float, passes: bool
+) -> None:
+    """181 right of 200 and 180 differ, as floats, by more than 0.005."""
+    bundle, _ = measured_bundle
+    labels = np.zeros(200, np.int64)
+    logits = np.zeros((2, 200, len(bundle.manifest.classes)))
+    logits[0, :20, 1] = logits[1, :19, 1] = 1
+    outputs = iter(logits)
+    monkeypatch.setattr("t2tdeploy.export.optimize_classifier._outputs", lambda *_: next(outputs))
+    dev, gate = Labelled([{"targets": labels}], "some"), ClassifierGate(max_accuracy_loss=bound)
+    found = _measure(bundle, [None, None], dev, {}, gate, SilentReporter(), timed=False)  # type: ignore[list-item]
+    assert (found["failures"] == []) == passes
 
 
 def test_what_cannot_be_made_is_said(measured_bundle: tuple[Bundle, Labelled]) -> None:

@@ -180,6 +180,12 @@ def test_options_that_do_not_suit_each_other_or_the_bundle_are_named(bundle: Bun
     for overrides, words in (
         ("preferred_batch_sizes=[99]", "preferred_batch_sizes are not all between 1 and max_batch_size = 64"),
         ("tensorrt=fp16", "tensorrt needs device=gpu"),
+        ("device=gpu,tensorrt_cache=/engines", "tensorrt_cache needs tensorrt=fp32 or fp16"),
+        (
+            "max_batch_size=0,max_queue_delay_ms=5",
+            "max_queue_delay_ms is of batches, which max_batch_size = 0 turns off",
+        ),
+        ("max_batch_size=0,max_queue_size=7", "max_queue_size is of batches"),
         ("beam_size=2,num_hypotheses=3", "num_hypotheses = 3: more than beam_size = 2"),
         ("max_batch=2", r"no such field \(did you mean 'max_batch_size'\?\)"),
     ):

@@ -127,6 +127,8 @@ def test_mistakes_have_their_sentences(road: Road, both: Path, tmp_path: Path, f
         fails(2, [*words, "--variant", "cpu-int8-shortlist", *pair], message)
     pair = ["--dev-source", lines(tmp_path / "a", "x"), "--dev-target", lines(tmp_path / "b", "x", "y")]
     fails(2, [*words, "--variant", "cpu-int8", *pair], "not the same number of lines", "a has 1", "b 2")
+    bound = [*words, "--variant", "cpu-int8", *pair[:2], "--max-bleu-loss", "0.05"]
+    fails(2, bound, "--max-bleu-loss: a has no translations to measure BLEU by", "add --dev-target")
     fails(2, ["serve", "--bundle", both, "--variant", "cpu-int9"], "unknown variant 'cpu-int9'")
     fails(1, ["serve", "--bundle", both, "--variant", "cuda-fp16"], "is made for cuda", "cpu-float32, cpu-int8")
     fails(1, ["benchmark", "--bundle", both, "--variant", "cuda-fp16"], "is made for cuda")
