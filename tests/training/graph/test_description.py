@@ -1,0 +1,164 @@
+"""What a factory or a command line chose is in the key of a graph, though one file and one name have all choices."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from t2tdeploy.hparams import BasicHParams
+from t2tdeploy.models.model_fn import function_model
+from tests.training.graph.test_graph_key import Keeper, key_in_another_process, key_of
+
+SETTINGS = argparse.Namespace(width=1, names={"a", "b", "c", "d"})
+MODULE = "tests.training.graph.test_description"
+
+
+def keeper_of(model_fn: Any) -> nn.Module:
+    """A module of the class of a model function: to make the model itself takes a problem."""
+    return Keeper(function_model(model_fn))
+
+
+def made(activation: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    def my_model(features: Any, labels: Any, mode: Any, params: Any) -> Any:
+        return activation(features["x"])
+
+    return my_model
+
+
+def branch(first: bool) -> Callable[[Tensor], Tensor]:
+    if first:
+
+        def f(x: Tensor) -> Tensor:
+            return x.relu()
+    else:
+
+        def f(x: Tensor) -> Tensor:
+            return x.tanh()
+
+    return f
+
+
+def sub(activation: Callable[[Tensor], Tensor], factor: int = 1) -> nn.Module:
+    class Base(nn.Module):
+        FACTOR = factor
+
+    class Sub(Base):
+        ACTIVATION = staticmethod(activation)
+
+    return Sub()
+
+
+class Pair(NamedTuple):
+    one: int
+    two: int = 2
+
+
+@dataclass
+class Point:
+    x: int
+    tags: frozenset[str] = frozenset({"a", "b", "c"})
+
+
+class Abstract(ABC):
+    @abstractmethod
+    def run(self) -> None: ...
+
+    @abstractmethod
+    def stop(self) -> None: ...
+
+
+class Recipe(BasicHParams):
+    depth: int = 1
+
+
+class Scale:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: keeper_of(made(torch.relu)), lambda: keeper_of(made(torch.tanh))),
+        (lambda: Keeper(lambda x: x.relu()), lambda: Keeper(lambda x: x.tanh())),
+        (lambda: Keeper(lambda x: x * 2), lambda: Keeper(lambda x: x * 3)),
+        (lambda: Keeper(lambda x: lambda: x * 2), lambda: Keeper(lambda x: lambda: x * 3)),
+        (lambda: Keeper(branch(True)), lambda: Keeper(branch(False))),
+        (lambda: sub(torch.relu), lambda: sub(torch.tanh)),
+        (lambda: sub(torch.relu, 1), lambda: sub(torch.relu, 2)),
+        (lambda: Keeper(Scale(1)), lambda: Keeper(Scale(2))),
+    ],
+)
+def test_what_a_factory_chose_decides(one: Callable[[], nn.Module], other: Callable[[], nn.Module]) -> None:
+    assert key_of(one()) == key_of(one())
+    assert key_of(one()) != key_of(other())
+
+
+KINDS = [Pair(1), Point(1), Abstract, Recipe(), Scale(1), re.compile("a"), logging.getLogger(MODULE), {"x", "y", "z"}]
+
+
+def wide(x: Tensor) -> Tensor:
+    return x * SETTINGS.width if "a" in {"a", "b", "c", "d"} else x
+
+
+def test_a_global_variable_decides_that_the_code_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key_of(Keeper(wide))
+    monkeypatch.setattr(SETTINGS, "width", 2)
+    assert key_of(Keeper(wide)) != before
+
+
+def test_code_that_was_moved_has_its_key() -> None:
+    definition = "def f(x):\n    return x.relu()\n"
+    keys = set()
+    for text, file in ((definition, "a.py"), (f"\n\n{definition}", "b.py")):
+        variables: dict[str, Any] = {"__name__": __name__}
+        exec(compile(text, file, "exec"), variables)
+        keys.add(key_of(Keeper(variables["f"])))
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    "model", ["sub(m.torch.relu)", "keeper_of(m.made(m.torch.relu))", "Keeper(m.wide)", "Keeper(m.KINDS)"]
+)
+def test_keys_are_the_same_in_every_process(model: str, tmp_path: Path) -> None:
+    """Each has another order of sets."""
+    source = f"(lambda m: m.{model})(__import__('importlib').import_module('{MODULE}'))"
+    assert len({key_in_another_process(source, tmp_path) for _ in range(2)}) == 1
+
+
+def test_what_nobody_can_describe_never_has_the_same_key() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+
+    assert key_of(Keeper(numbers())) != key_of(Keeper(numbers()))
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    assert key_of(Keeper(deep)) != key_of(Keeper(deep))
+
+
+def even(n: int) -> bool:
+    return n == 0 or odd(n - 1)
+
+
+def odd(n: int) -> bool:
+    return n != 0 and even(n - 1)
+
+
+def test_what_contains_itself_or_is_shared_a_lot_is_described() -> None:
+    shared: list[Any] = [even, odd]
+    for _ in range(60):
+        shared = [shared, shared]
+    assert key_of(Keeper(shared)) == key_of(Keeper(shared))
