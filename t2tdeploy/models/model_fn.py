@@ -17,6 +17,7 @@ and metrics are functions of all labels and predictions, such as those of sklear
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -217,7 +218,7 @@ class FunctionModel(Model):
         return found.squeeze(-1) if not shape and found.dim() == 2 else found
 
     def _check(self, spec: Any, mode: Mode) -> None:
-        name = f"model function {type(self).function.__name__}"
+        name = f"model function {definition(type(self).function).__name__}"
         if not isinstance(spec, EstimatorSpec):
             raise UserError(f"{name} returned a {type(spec).__name__} for mode {mode}, not an EstimatorSpec")
         if self._key not in spec.predictions:
@@ -238,10 +239,18 @@ class FunctionModel(Model):
 
 
 def function_model(function: ModelFunction) -> type[FunctionModel]:
-    """The model of a function."""
-    name = getattr(function, "__name__", "model_fn").strip("<>")
-    members = {"function": staticmethod(function), "__module__": function.__module__, "__doc__": function.__doc__}
+    """The model of a function, of a partial of one, or of an object that is called."""
+    origin = definition(function)
+    name = origin.__name__.strip("<>")
+    members = {"function": staticmethod(function), "__module__": origin.__module__, "__doc__": origin.__doc__}
     return type(snake_case(name), (FunctionModel,), members)
+
+
+def definition(function: Any) -> Any:
+    """What has the name and the source of a model function: of a partial its function, of an object its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if hasattr(function, "__name__") else type(function)
 
 
 def _zeros(spec: FeatureSpec) -> Tensor:

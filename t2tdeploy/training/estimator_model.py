@@ -12,7 +12,7 @@ from t2tdeploy.errors import UserError
 from t2tdeploy.files import atomic_file
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
-from t2tdeploy.models.model_fn import FunctionModel, function_model
+from t2tdeploy.models.model_fn import FunctionModel, definition, function_model
 
 SOURCE = "model_source.py"
 
@@ -66,6 +66,7 @@ def keep_source(directory: Path, code: Any) -> None:
     """A copy of the file that defines the model, or of the model alone where there is no such file."""
     if isinstance(code, str):
         return
+    code = definition(code)
     file = inspect.getsourcefile(code) if inspect.getmodule(code) is not None else None
     try:
         text = Path(file).read_text(encoding="utf-8") if file and Path(file).is_file() else inspect.getsource(code)

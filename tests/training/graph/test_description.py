@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -162,3 +163,8 @@ def test_what_contains_itself_or_is_shared_a_lot_is_described() -> None:
     for _ in range(60):
         shared = [shared, shared]
     assert key_of(Keeper(shared)) == key_of(Keeper(shared))
+
+
+def test_arguments_of_a_partial_model_function_decide() -> None:
+    keys = {key_of(keeper_of(functools.partial(wide, x=x))) for x in (1, 2, 2)}
+    assert len(keys) == 2
