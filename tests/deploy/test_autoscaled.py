@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -14,6 +15,7 @@ import yaml
 from t2tdeploy.serving.configuration import from_environment
 from t2tdeploy.serving.options import ServerOptions
 from tests.deploy.manifests import KUBERNETES, documents, resources
+from tests.policy.source import ROOT
 from tests.serving.running import running
 from tests.serving.toy_bundle import write_toy_bundle
 
@@ -54,6 +56,8 @@ def test_a_server_tells_the_metric(tmp_path: Path) -> None:
 
 def test_a_server_more_when_more_than_a_batch_waits() -> None:
     assert METRIC["pods"]["target"]["averageValue"] == str(ServerOptions().max_batch_size)
+    guide = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert re.findall(r"more than a full batch \((\d+)\)", guide) == [str(ServerOptions().max_batch_size)]
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
