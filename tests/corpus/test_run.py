@@ -163,6 +163,17 @@ def test_rows_out_of_order_are_seen(make: MakeJob, tmp_path: Path) -> None:
             check_part(job, block)
 
 
+def test_row_groups_with_dictionaries_of_their_own(make: MakeJob, tmp_path: Path) -> None:
+    """The part has other row groups than the input, so other dictionaries, and the same texts."""
+    chunks = [pyarrow.array(SOURCES[start : start + 10]).dictionary_encode() for start in range(0, len(SOURCES), 10)]
+    table = pyarrow.concat_tables([pyarrow.table({"source": chunk}) for chunk in chunks])
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet", row_group_size=10)
+    job = make(tmp_path / "in.parquet", block_rows=25)
+    assert translate_corpus(job, HERE, SILENT).translated == len(SOURCES)
+    assert pyarrow.parquet.read_table(job.output).column("source").to_pylist() == SOURCES
+    assert translate_corpus(job, HERE, SILENT).blocks_kept == 2
+
+
 def test_another_job_is_refused_with_the_differences(make: MakeJob, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "in.parquet", SOURCES)
     translate_corpus(make(source), HERE, SILENT)
