@@ -140,9 +140,18 @@ class ServerMetrics:
             lambda reason, count: self._dropped.labels(*labels, reason).inc(count),
         )
 
-    def watch(self, ready: Callable[[], bool], models: Callable[[], list[ModelState]]) -> None:
-        """Asks the server for its queues and models whenever Prometheus asks for metrics."""
-        self.registry.register(_Moment(ready, models))
+    def watch(
+        self,
+        ready: Callable[[], bool],
+        models: Callable[[], list[ModelState]],
+        not_loaded: Callable[[], dict[str, int]],
+    ) -> None:
+        """Asks the server for its queues and models whenever Prometheus asks for metrics.
+
+        Args:
+            not_loaded: see `ModelRepository.not_loaded`.
+        """
+        self.registry.register(_Moment(ready, models, not_loaded))
 
     def listening(self, reporter: Reporter) -> Reporter:
         """A reporter that passes everything on to `reporter`, and counts the models loaded and broken."""
@@ -186,8 +195,13 @@ class _BatchMetrics:
 class _Moment(Collector):
     """What is now: gauges whose values are asked for, not kept."""
 
-    def __init__(self, ready: Callable[[], bool], models: Callable[[], list[ModelState]]) -> None:
-        self._ready, self._models = ready, models
+    def __init__(
+        self,
+        ready: Callable[[], bool],
+        models: Callable[[], list[ModelState]],
+        not_loaded: Callable[[], dict[str, int]],
+    ) -> None:
+        self._ready, self._models, self._not_loaded = ready, models, not_loaded
 
     def describe(self) -> list[Metric]:
         """Nothing: the registry would else ask before the server is made."""
@@ -220,6 +234,12 @@ class _Moment(Collector):
             gauges["workers"].add_metric(labels, state.workers)
         yield info
         yield from gauges.values()
+        not_loaded = GaugeMetricFamily(
+            "t2tdeploy_model_versions_not_loaded", "Versions that should serve and cannot be loaded.", labels=["model"]
+        )
+        for name, count in self._not_loaded().items():
+            not_loaded.add_metric([name], count)
+        yield not_loaded
 
 
 class _CountingReporter:
@@ -239,6 +259,7 @@ class _CountingReporter:
     def event(self, name: str, **data: Any) -> None:
         if name == "loaded":
             self._loads.labels(data["model"]).inc()
+            self._failures.labels(data["model"])  # at 0: to Prometheus, a series that begins at 1 has not increased
         if name == "broken":
             self._failures.labels(data["model"]).inc()
         self._reporter.event(name, **data)

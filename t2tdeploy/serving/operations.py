@@ -105,7 +105,11 @@ class Operations:
             OperationalError: it cannot be had.
         """
         if self.metrics and self._options.metrics_port is not None:
-            self.metrics.watch(ready, lambda: [_state(model, self._options) for model in repository.models()])
+            self.metrics.watch(
+                ready,
+                lambda: [_state(model, self._options) for model in repository.models()],
+                repository.not_loaded,
+            )
             self.metrics_port = await self._metrics_server.start(self._options.host, self._options.metrics_port)
 
     async def stop(self) -> None:

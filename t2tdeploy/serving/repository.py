@@ -274,6 +274,15 @@ class ModelRepository:
             found[name, 0] = ModelEntry(name, 0, "UNAVAILABLE", "unloaded")
         return [found[key] for key in sorted(found)]
 
+    def not_loaded(self) -> dict[str, int]:
+        """Of every model, the versions that should serve and cannot be loaded, or not with their newest content."""
+        counts = dict.fromkeys(self._served, 0)
+        for name in {name for name, _ in self._broken} - self._unloaded:
+            served, broken = self._served.get(name, {}), {number for its, number in self._broken if its == name}
+            wanted = self._policy.wanted({*served, *broken}, served)
+            counts[name] = len(broken.intersection([0, *wanted]))  # 0: the model's folder
+        return counts
+
     def _only_name(self) -> str:
         names = sorted(self._served)
         if len(names) == 1:

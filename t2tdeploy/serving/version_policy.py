@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,6 +39,17 @@ class VersionPolicy:
     def candidates(self, numbers: Iterable[int]) -> list[int]:
         """Of the versions on disk those that may be served, newest first."""
         return sorted((one for one in numbers if self.numbers is None or one in self.numbers), reverse=True)
+
+    def wanted(self, numbers: Iterable[int], served: Container[int]) -> list[int]:
+        """Of the candidates those that should be served, and instead of which others are: down to the last that is
+        needed while only `served` can be loaded."""
+        found, kept = [], 0
+        for number in self.candidates(numbers):
+            if kept == self.newest:
+                break
+            found.append(number)
+            kept += number in served
+        return found
 
 
 @dataclass(frozen=True)

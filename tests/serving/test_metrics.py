@@ -4,6 +4,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import OperationalError
+from t2tdeploy.serving.bundle_source import RepositoryFolder
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from tests.policy.source import ROOT
+from tests.serving.repositories import put
 from tests.serving.running import running
 from tests.serving.toy_bundle import ENDLESS_ALPHA, write_toy_bundle
 
@@ -104,6 +107,8 @@ def test_what_is_now_is_told(told: tuple[Samples, str], bundle: Bundle) -> None:
         assert value(told, f"t2tdeploy_{name}", **of) == 0
     assert value(told, "t2tdeploy_workers", **of) == 1
     assert value(told, "t2tdeploy_model_loads_total", model="toy") == 1
+    assert value(told, "t2tdeploy_model_load_failures_total", model="toy") == 0  # else the first would be no increase
+    assert value(told, "t2tdeploy_model_versions_not_loaded", model="toy") == 0
     assert value(told, "process_resident_memory_bytes") > 1e6
 
 
@@ -121,6 +126,24 @@ def test_a_waiting_request_is_seen_while_it_waits(bundle: Bundle) -> None:
         assert state == [1, 2, 4]
         for call in calls:
             call.cancel()
+
+
+def test_a_model_that_never_could_be_loaded_is_told(bundle: Bundle, tmp_path: Path) -> None:
+    put(bundle.directory, tmp_path / "good" / "1")
+    for version in ("good/2", "bad/1"):
+        put(bundle.directory, tmp_path / version)
+        (tmp_path / version / "manifest.json").write_text("{")
+    with running(RepositoryFolder(tmp_path), metrics_port=0) as server:
+        now = samples(read(server.operations.metrics_port))
+    counts = {dict(labels)["model"]: number for (name, labels), number in now.items() if name.endswith("_not_loaded")}
+    assert counts == {"good": 1, "bad": 1}
+
+
+def test_the_alert_of_models_asks_what_is_now() -> None:
+    """A counter that begins at 1 has no increase."""
+    (rule,) = [rule for rule in RULES if rule["alert"] == "T2TDeployModelNotLoaded"]
+    assert re.fullmatch(r"max by \(job, model\) \(t2tdeploy_model_versions_not_loaded\) > 0", rule["expr"])
+    assert rule["for"] == "5m"
 
 
 def test_a_port_that_cannot_be_had_is_told(bundle: Bundle) -> None:

@@ -230,3 +230,25 @@ def test_a_repository_that_may_not_be_listed_starts_no_server_and_unloads_nothin
         with as_nobody(), pytest.raises(UnreadableError, match="models cannot be read: Permission denied"):
             with_repository(source, work)
         root.chmod(0o755)
+
+
+def test_only_what_should_serve_counts_as_not_loaded(root: Path) -> None:
+    """Not what a newer version has replaced, nor a model that was unloaded."""
+
+    async def work(repository: ModelRepository) -> None:
+        assert repository.not_loaded() == {"ende": 0}
+        for version in ("ende/2", "deen/1"):
+            write_toy_bundle(root / version)
+            (root / version / "manifest.json").write_text("{")
+        await repository.poll()
+        assert repository.not_loaded() == {"ende": 1, "deen": 1}
+        write_toy_bundle(root / "ende" / "3")
+        await repository.poll()
+        assert repository.not_loaded() == {"ende": 0, "deen": 1}
+        (root / "ende" / "3" / "manifest.json").write_text("{")
+        await repository.poll()
+        assert repository.not_loaded()["ende"] == 1  # its newer content
+        await repository.unload("ende")
+        assert repository.not_loaded() == {"deen": 1}
+
+    with_repository(RepositoryFolder(root), work)
