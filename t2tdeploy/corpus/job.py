@@ -231,7 +231,7 @@ def make_job(files: list[SourceFile], bundle: Bundle, output: Path, **settings: 
     given = {name: getattr(options, name) for name in ("beam_size", "alpha", "extra_length")}
     filled = {name: getattr(defaults, name) if value is None else value for name, value in given.items()}
     return CorpusJob(
-        files=tuple(files),
+        files=tuple(dataclasses.replace(file, path=file.path.absolute()) for file in files),  # for workers elsewhere
         bundle_dir=bundle.directory.absolute(),
         bundle=f"{bundle.manifest.name} {bundle.version}",
         variant=variant,

@@ -174,6 +174,20 @@ def test_row_groups_with_dictionaries_of_their_own(make: MakeJob, tmp_path: Path
     assert translate_corpus(job, HERE, SILENT).blocks_kept == 2
 
 
+def test_workers_elsewhere_find_what_is_given_relative(
+    make: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have other working directories."""
+    source = write_corpus(tmp_path / "in.parquet", SOURCES)
+    with pytest.raises(KeyboardInterrupt):
+        translate_corpus(make(source), interrupted_after(2), SILENT)
+    monkeypatch.chdir(tmp_path)
+    job = make(Path("in.parquet"))
+    assert all(block.file == source for block in job.blocks())
+    assert source.is_absolute()
+    assert translate_corpus(job, HERE, SILENT).blocks_kept == 2  # it is the same job
+
+
 def test_another_job_is_refused_with_the_differences(make: MakeJob, tmp_path: Path) -> None:
     source = write_corpus(tmp_path / "in.parquet", SOURCES)
     translate_corpus(make(source), HERE, SILENT)
