@@ -60,7 +60,8 @@ def run_on_ray(*, workers: int, threads: int | None = None, address: str | None 
 
 
 class _Worker:
-    """One actor. Errors of ours travel as results, because Ray would try their block again and then wrap them."""
+    """One actor. Errors of ours and of the system travel as results, because Ray would try their block again and then
+    wrap them."""
 
     def __init__(self, job: CorpusJob, threads: int) -> None:
         self._job, self._threads = job, threads
@@ -76,6 +77,12 @@ class _Worker:
             return self._translator.run(block)
         except T2TDeployError as error:
             return error
+        except OSError as error:  # a full disk, a share that is away
+            place = f"{error.filename}: " if error.filename else ""
+            return OperationalError(
+                f"{place}{error.strerror or error}",
+                help="when that is mended, the same command goes on from here",
+            )
 
 
 @contextmanager
