@@ -92,7 +92,7 @@ async function submit() {
   busy(true);
   const started = performance.now();
   try {
-    const answer = await task.ask(request, run.signal, model);
+    const answer = await task.ask(request, run.signal, model, options.wishes);
     const took = performance.now() - started;
     results.replaceChildren(...task.render(answer, request, took));
     const what = task.options ? "sentence" : asksPictures ? "picture" : "example";

@@ -51,7 +51,7 @@ export class Options {
 
   // What a request says. Throws a RangeError that names the first field which holds no number.
   read() {
-    const options = { num_hypotheses: this.#usualHypotheses() };
+    const options = {};
     for (const [name] of NUMBERS) {
       const input = this.#inputs.get(name);
       if (input.validity.badInput) throw new RangeError(`options.${name}: not a number`);
@@ -59,6 +59,11 @@ export class Options {
     }
     for (const [name] of SWITCHES) if (this.#inputs.get(name).checked) options[name] = true;
     return options;
+  }
+
+  // What the page asks for where nobody asked for anything else; a model may have to be asked without it.
+  get wishes() {
+    return { num_hypotheses: this.#usualHypotheses() };
   }
 
   // The field that a name of the server, e.g. "options.alpha", stands for; null: none on this page.

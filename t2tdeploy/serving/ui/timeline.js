@@ -8,8 +8,8 @@ const PARTS = [
   ["way", "network and page"],
 ];
 
-// Which model answered, and where the time went; a notice below them, if any.
-export function about(answer, roundTrip, notice = null) {
+// Which model answered, and where the time went; notices below them, if any.
+export function about(answer, roundTrip, ...notices) {
   return element(
     "div",
     { class: "about" },
@@ -22,7 +22,7 @@ export function about(answer, roundTrip, notice = null) {
       element("code", { title: answer.model_version }, answer.model_version.slice(0, 12)),
     ),
     timeline(answer.timing, roundTrip),
-    notice,
+    ...notices,
   );
 }
 

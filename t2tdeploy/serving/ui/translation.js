@@ -9,22 +9,33 @@ const UNSURE = 0.5;
 
 export const translation = { verb: "Translate", options: true, ask, render };
 
-// Asks for tokens and attention too. A server that refuses those, and only those, is asked again without them.
-async function ask(request, signal) {
-  const detailed = { ...request, options: { ...request.options, return_attention: true } };
-  try {
-    return await translate(detailed, signal);
-  } catch (error) {
-    if (error.field !== "options.return_attention") throw error;
-    return { ...(await translate(request, signal)), without_details: error.message };
+const WITHOUT = {
+  num_hypotheses: "One hypothesis: ",
+  return_attention: "No tokens and no attention: ",
+};
+
+// Asks for several hypotheses, tokens and attention too. A server that refuses one of these, which nobody typed, is asked
+// again without it: a search of fixed sizes has one hypothesis.
+async function ask(request, signal, model, wishes) {
+  const wished = { ...wishes, return_attention: true };
+  const refused = [];
+  for (;;) {
+    try {
+      const answer = await translate({ ...request, options: { ...wished, ...request.options } }, signal);
+      return { ...answer, refused };
+    } catch (error) {
+      const name = error.field?.replace(/^options\./, "");
+      if (!(name in wished) || name in request.options) throw error;
+      delete wished[name];
+      refused.push({ name, why: error.message });
+    }
   }
 }
 
 function render(answer, request, roundTrip) {
   const cards = answer.translations.map((one, index) => sentence(one, request.sources[index], index));
-  const notice =
-    answer.without_details && element("p", { class: "notice" }, "No tokens and no attention: ", answer.without_details);
-  return [about(answer, roundTrip, notice), ...cards];
+  const notices = answer.refused.map(({ name, why }) => element("p", { class: "notice" }, WITHOUT[name], why));
+  return [about(answer, roundTrip, ...notices), ...cards];
 }
 
 function sentence(one, source, index) {
