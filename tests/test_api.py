@@ -10,12 +10,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 
 import t2tdeploy
 from t2tdeploy.bundle import DecodeDefaults, load_bundle, write_bundle
 from t2tdeploy.errors import InputError, RequestError, UnknownNameError
 from t2tdeploy.serving.client import Client, ClientOptions
+from t2tdeploy.serving.messages import write_request
+from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from t2tdeploy.tokenizer import ByteTokenizer
 from t2tdeploy.translator import BLANK, TranslateOptions, Translator
 from tests.export.graphs import byte_graph
@@ -260,13 +263,14 @@ def test_a_served_answer_is_the_local_one(bundle: Translator, directory: Path, o
 
 
 def test_an_answer_too_large_for_a_server_is_refused(directory: Path) -> None:
+    """In one request; `Client` asks for fewer sources at once."""
     options = TranslateOptions(return_attention=True, beam_size=16, num_hypotheses=16, extra_length=256)
     with (
         running(load_bundle(directory)) as server,
-        Client(f"127.0.0.1:{server.port}") as client,
-        pytest.raises(RequestError, match=r"options\.return_attention: up to"),
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+        pytest.raises(grpc.RpcError, match=r"options\.return_attention: up to"),
     ):
-        client.translate(["x" * 39] * 32, options)
+        TranslationServiceStub(channel).Translate(write_request("", ["x" * 39] * 32, options), timeout=60)
 
 
 MANIFEST = "{bundle}/manifest.json"  # a file of lines
