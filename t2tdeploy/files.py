@@ -112,11 +112,30 @@ def require_place(path: Path) -> None:
     """Checks that a file or folder could be made at `path`, together with the folders on the way to it.
 
     Raises:
-        InputError: the nearest of these that exists is no folder, or may not be written to.
+        InputError: the nearest of these that exists is no folder, or may not be written to or looked into.
     """
-    place = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        place = next(parent for parent in path.absolute().parents if mode_of(parent))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}", path=path) from None
     if not place.is_dir() or not _may(place, os.W_OK | os.X_OK):
         raise InputError(f"cannot write {path}: {place} is not a folder that may be written to", path=place)
+
+
+def require_folder(path: Path) -> None:
+    """Checks that files may be written into the folder `path`, or that it could be made.
+
+    Raises:
+        InputError: they may not.
+    """
+    try:
+        mode = mode_of(path)
+    except OSError as error:
+        raise InputError(f"cannot write into {path}: {error.strerror}", path=path) from None
+    if not mode:
+        require_place(path)
+    elif not stat.S_ISDIR(mode) or not _may(path, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write into {path}: it is not a folder that may be written to", path=path)
 
 
 def _may(path: Path, what: int) -> bool:

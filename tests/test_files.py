@@ -20,6 +20,7 @@ from t2tdeploy.files import (
     naming,
     recover,
     remove_directory,
+    require_folder,
     require_place,
     require_writable,
     sha256_of,
@@ -124,6 +125,19 @@ def test_a_place_that_this_user_may_not_write_to_is_known_before() -> None:
                     require_writable(folder / name)
             with pytest.raises(InputError, match=f"{folder} is not a folder that may be written to"):
                 require_place(folder / "new")
+            for place in (folder, folder / "new", folder / "secret" / "new" / "far", folder / "file"):
+                with pytest.raises(InputError, match=r"cannot write"):
+                    require_folder(place)
+
+
+def test_a_folder_may_be_there_or_not_yet(tmp_path: Path) -> None:
+    for name in (".", "new", "new/far"):
+        require_folder(tmp_path / name)
+    (tmp_path / "file").touch()
+    for name, words in (("file", "is not a folder that may be written to"), ("file/new", "file is not a folder")):
+        with pytest.raises(InputError, match=words):
+            require_folder(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -17,7 +17,7 @@ from t2tdeploy.cli.predictions import print_predictions, refuse_options_of_trans
 from t2tdeploy.cli.processes import is_to_launch, joined_processes, launch_again, train_together
 from t2tdeploy.cli.recipes import recipe
 from t2tdeploy.errors import UserError
-from t2tdeploy.files import require_place
+from t2tdeploy.files import require_folder
 from t2tdeploy.progress import SilentReporter
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def evaluate(
     from t2tdeploy.training.run_directory import RunDirectory
 
     if pictures is not None:
-        require_place(pictures / "picture")
+        require_folder(pictures)
     options.use_all_cpus(None)
     run = RunDirectory.open(output_dir)
     data = open_problem(run.record.problem, data_dir or Path(run.record.data_dir))

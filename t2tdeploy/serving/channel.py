@@ -193,11 +193,14 @@ def read_token(path: Path) -> str:
     if len(tokens) != 1:
         help = "a client's file holds its own token alone; the file with all of them is the server's"
         raise InputError(f"the token file {path} holds {len(tokens)} tokens, not one", path=path, help=help)
-    return require_token(tokens[0], f"the token in {path}")
+    return require_token(tokens[0], f"the token in {path}", path)
 
 
-def require_token(token: str, name: str) -> str:
+def require_token(token: str, name: str, path: Path | None = None) -> str:
     """
+    Args:
+        path: of the file that it is from.
+
     Returns:
         `token`.
 
@@ -206,7 +209,7 @@ def require_token(token: str, name: str) -> str:
     """
     if not (token.isascii() and token.isprintable()) or " " in token:
         help = "give the token alone, without white space or a line end"
-        raise InputError(f"{name} has characters that no token has", help=help)
+        raise InputError(f"{name} has characters that no token has", path=path, help=help)
     return token
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import grpc
 
-from t2tdeploy.serving.answering import RETRY_AFTER, cancelled_status
+from t2tdeploy.serving.answering import cancelled_status, hints_of
 from t2tdeploy.serving.call_record import (
     REQUEST_ID,
     TRACE_PARENT,
@@ -115,8 +115,7 @@ class _Passage:
         except Exception as error:
             status = status_of(error)
             self._gate.ended(record, status.code.name)
-            hint = () if status.retry_after is None else ((RETRY_AFTER, str(round(status.retry_after * 1000))),)
-            await _abort(context, status.code, status.message, (*hint, (REQUEST_ID, record.request_id)))
+            await _abort(context, status.code, status.message, (*hints_of(status), (REQUEST_ID, record.request_id)))
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         self._slot.__exit__(None, None, None)

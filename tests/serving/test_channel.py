@@ -90,6 +90,8 @@ def test_another_file_is_refused(tmp_path: Path, text: str | None, words: str) -
     with pytest.raises(InputError, match=words) as caught:
         read_token(path)
     assert TOKEN not in str(caught.value)
+    assert caught.value.path == path
+    assert caught.value.path == path
 
 
 def test_files_of_tls_are_checked_before_they_are_used(tmp_path: Path) -> None:

@@ -147,4 +147,4 @@ def _in_words_of_the_protocol(error: RequestError) -> RequestError:
     if not error.field.startswith("options."):
         return error
     message = error.message.removeprefix(f"{error.field}: ")
-    return RequestError(f"parameters.{error.field.removeprefix('options.')}", message, help=error.help)
+    return type(error)(f"parameters.{error.field.removeprefix('options.')}", message, help=error.help)

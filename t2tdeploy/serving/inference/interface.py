@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.serving.frontend import Frontend
 from t2tdeploy.serving.inference.calls import InferRequest, unknown
-from t2tdeploy.serving.inference.tensors import InferInput, Tensor
+from t2tdeploy.serving.inference.tensors import InferInput, Tensor, shown
 from t2tdeploy.serving.served_model import ServedModel
 
 _ALWAYS_READ = 64
@@ -122,7 +122,7 @@ def _require_like(tensor: InferInput, spec: TensorSpec, max_rows: int) -> None:
     ):
         raise tensor.error(f"shape {tensor.shape_text}, but it is {list(spec.shape)}, where -1 is any size")
     if shape[0] > max_rows:
-        raise tensor.error(f"{shape[0]} rows in one request, the server takes {max_rows}")
+        raise TooLargeError(shown(tensor.name), f"{shape[0]} rows in one request, the server takes {max_rows}")
 
 
 def in_columns(request: InferRequest, names: Sequence[str]) -> tuple[InferRequest, bool]:

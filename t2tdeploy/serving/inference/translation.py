@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from t2tdeploy.decoding import WHOLE, TranslateOptions
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.hypotheses import Hypothesis
 from t2tdeploy.serving.frontend import MAX_DETAILS, Frontend, TranslateCall, Translated
@@ -91,7 +91,7 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
         sizes = {"target_ids": 1, "token_scores": 1, "attention": longest_source}
         for name in sizes.keys() & set(wanted):
             if (count := len(hypotheses) * width * longest * sizes[name]) > MAX_DETAILS:
-                raise RequestError(
+                raise TooLargeError(
                     f"outputs.{name}",
                     f"{count} numbers with padding, the server gives {MAX_DETAILS}",
                     help="send fewer sources at once, or sources of similar length",

@@ -13,11 +13,13 @@ import grpc
 import pytest
 
 from t2tdeploy.classifier import Classifier
+from t2tdeploy.serving.answering import FEWER_ROWS
 from t2tdeploy.serving.bundle_source import RepositoryFolder
 from t2tdeploy.serving.inference.classification import ClassificationInterface
 from t2tdeploy.serving.inference.v2 import inference_pb2 as pb
 from t2tdeploy.serving.inference.v2.inference_pb2_grpc import GRPCInferenceServiceStub
 from t2tdeploy.serving.server import Server
+from tests.serving.attentive_bundle import write_attentive_bundle
 from tests.serving.repositories import labels, put
 from tests.serving.running import running
 from tests.serving.toy_classifier import write_table_classifier, write_text_classifier
@@ -85,3 +87,30 @@ def test_the_version_that_a_request_was_read_for_answers_it(
         version, found = ask(server)
     assert version == "1"
     assert found == [answer.labels[0].name for answer in Classifier(table, threads=1).classify(ROWS)]
+
+
+def test_a_request_that_is_too_large_says_that_fewer_rows_may_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever limit it is that it passes."""
+    monkeypatch.setattr("t2tdeploy.serving.frontend.MAX_DETAILS", 3)
+    rows = [b"ab"] * 3
+    source = pb.ModelInferRequest.InferInputTensor(
+        name="sources", datatype="BYTES", shape=[3], contents=pb.InferTensorContents(bytes_contents=rows)
+    )
+    bundle = write_attentive_bundle(tmp_path / "toy")
+    asked = pb.ModelInferRequest(inputs=[source])
+    asked.parameters["return_tokens"].bool_param = True
+    for limits, words in (
+        ({"max_sentences_per_request": 2}, "sources: 3 rows in one request"),
+        ({"max_tokens_per_request": 5}, "sources: 9 tokens in one request"),
+        ({}, "parameters.return_tokens: up to"),
+    ):
+        with (
+            running(bundle, **limits) as server,
+            grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            GRPCInferenceServiceStub(channel).ModelInfer(asked, timeout=30)
+        assert caught.value.details().startswith(words)
+        assert (FEWER_ROWS, "1") in caught.value.trailing_metadata()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.decoding import LengthLimits, SearchKey, TranslateOptions
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.hypotheses import Hypothesis, Token
 from t2tdeploy.sentences import Sentence
 from t2tdeploy.serving.frontend import Translated
@@ -101,7 +101,7 @@ def test_padding_is_not_beyond_what_a_server_should_hold() -> None:
     one = Hypothesis("", 0.0, 300, True)
     key = SearchKey(16, 0.6, 16, LengthLimits(5), attention=True)
     answer = Translated(None, [long, *[Sentence([3, 1])] * 255], key, Answer([[one]] * 256, 0.0, 0.0))  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match=r"^outputs\.attention: \d+ numbers with padding, the server gives"):
+    with pytest.raises(TooLargeError, match=r"^outputs\.attention: \d+ numbers with padding, the server gives"):
         INTERFACE.encode(request(("attention",)), answer)
 
 
