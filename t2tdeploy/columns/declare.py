@@ -185,7 +185,7 @@ class Vocabulary(Categorical):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            object.__setattr__(self, "values", tuple(map(as_category, self.values)))
+            object.__setattr__(self, "values", tuple(dict.fromkeys(map(as_category, self.values))))
         except ValueError as error:
             raise InputError(f"column '{self.name}': values: {error}") from None
         for option in ("min_count", "max_values", "other_buckets"):

@@ -243,7 +243,7 @@ def function_model(function: ModelFunction) -> type[FunctionModel]:
     origin = definition(function)
     name = origin.__name__.strip("<>")
     members = {"function": staticmethod(function), "__module__": origin.__module__, "__doc__": origin.__doc__}
-    return type(snake_case(name), (FunctionModel,), members)
+    return type(snake_case(name), (FunctionModel,), {**members, "__generated__": True})  # see graph/description.py
 
 
 def definition(function: Any) -> Any:

@@ -10,6 +10,8 @@ from pathlib import Path
 from t2tdeploy.errors import InputError
 from t2tdeploy.problems.text import open_binary
 
+csv.field_size_limit(2**31 - 1)  # of this process; a value may be a whole document
+
 
 def read_quoted(path: Path, separator: str = ",") -> Iterator[tuple[int, list[str]]]:
     """The values of every row, with the number of its first line.

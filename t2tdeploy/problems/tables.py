@@ -96,7 +96,7 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
     def leave_out(row: Any) -> str:
         nonlocal has_line_ends
         skipped.append(row.number - first + 1)
-        has_line_ends |= "\n" in row.text.strip()
+        has_line_ends |= any(end in row.text.strip() for end in "\r\n")
         bad_lines.add(path, skipped[-1], f"{row.actual_columns} values instead of {row.expected_columns}")
         return "skip"
 
@@ -126,7 +126,9 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
 
 
 def _has_line_ends(table: pyarrow.Table) -> bool:
-    return any(pyarrow.compute.any(pyarrow.compute.match_substring(one, "\n")).as_py() for one in table.columns)
+    return any(
+        pyarrow.compute.any(pyarrow.compute.match_substring_regex(one, "[\r\n]")).as_py() for one in table.columns
+    )
 
 
 def _blank_lines_before(path: Path) -> int:

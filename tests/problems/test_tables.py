@@ -105,6 +105,7 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.csv", b'a,b,c\n1,2,3\n4,"5,6\n' + b"7,8,9\n" * 90, InputError, "from line 3 on: a quote is opened", "two "),
         ("a.csv", b'a,b\n1,"open\n2,"x"\n3,y\n', InputError, "from line 2 on: a quote is opened", "two "),
         ("a.csv", b'a,b\n0,0\n1,"open\n2,"x"\n3,"y\n4,"z"\n', InputError, "from line 3 on: a quote is", "two "),
+        ("a.csv", b'a,b\r1,"open\r2,"x"\r3,y\r', InputError, "from line 2 on: a quote is opened", "two "),
         ("a.csv", "größe,b\n1,2\n".encode("latin1"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:30], CorruptFileError, "Truncated", "fetch"),
@@ -119,6 +120,12 @@ def test_what_is_no_table(
         read(tmp_path, content, name)
     assert message in str(caught.value)
     assert help in (caught.value.help or "")
+
+
+def test_values_may_be_whole_documents(tmp_path: Path) -> None:
+    document = "one line\n" * 20_000
+    rows, _ = read(tmp_path, f'a,b\n"{document}",1\n'.encode())
+    assert values(rows) == {"a": [document.strip()], "b": ["1"]}
 
 
 def test_a_short_last_row_after_a_mark_of_inches_is_left_out(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import dis
 import enum
 import functools
 import hashlib
@@ -11,7 +12,9 @@ import logging
 import secrets
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+import types
+from collections import deque
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -21,10 +24,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+GENERATED = "__generated__"
+"""Attribute of classes that are made of what a user gives: they are described, whatever module they say they are of."""
+
 _EVERY_MODULE_HAS = frozenset(nn.Module().__dict__)
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 _LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")})
+_PACKAGES = frozenset(("site-packages", "dist-packages"))  # wherever pip or a distribution put them
 _METHODS = (FunctionType, staticmethod, classmethod, property)
+
+logger = logging.getLogger("t2tdeploy")
 
 
 class Description:
@@ -40,10 +49,12 @@ class Description:
         self._known: dict[int, tuple[Any, str]] = {}  # id -> the object, which so keeps its id, and its digest
 
     def model(self, model: nn.Module) -> Any:
-        """`structure`, or what no other model has if objects lie in each other too deeply to be described."""
+        """`structure`, or what no other model has if it cannot be described: objects lie in each other too deeply, or
+        cannot be looked at."""
         try:
             return self.structure(model)
-        except RecursionError:
+        except Exception as error:  # of whatever a model keeps
+            logger.info("the model's training graph is built anew each time: %s: %s", type(error).__name__, error)
             return secrets.token_hex()
 
     def structure(self, model: nn.Module) -> list[Any]:
@@ -68,14 +79,14 @@ class Description:
                 return value
             case float() | complex() | range() | slice() | torch.dtype() | torch.device():
                 return [type(value).__name__, repr(value)]
-            case np.generic() | np.ndarray() if not value.dtype.hasobject:
-                return ["array", str(value.dtype), list(value.shape), digest(np.ascontiguousarray(value).tobytes())]
-            case np.ndarray():
-                return ["array", str(value.dtype), list(value.shape), self.of(value.tolist())]
+            case np.generic() if not value.dtype.hasobject:
+                return ["array", str(value.dtype), digest(value.tobytes())]
             case nn.Parameter():
                 return ["parameter", *_kind(value)]
-            case Tensor():
-                return ["tensor", *_kind(value), digest(_bytes(value))]
+            case types.GetSetDescriptorType() | types.MemberDescriptorType() | types.WrapperDescriptorType():
+                return ["descriptor", *self._name(value.__objclass__), value.__name__]
+            case types.MethodDescriptorType() | types.ClassMethodDescriptorType():
+                return ["descriptor", *self._name(value.__objclass__), value.__name__]
             case torch._ops.OpOverload() | torch._ops.OpOverloadPacket():
                 return ["operator", str(value)]
             case PurePath():
@@ -106,6 +117,12 @@ class Description:
 
     def _compound(self, value: Any) -> Any:
         match value:
+            case np.ndarray() if not value.dtype.hasobject:
+                return ["array", str(value.dtype), list(value.shape), digest(np.ascontiguousarray(value).tobytes())]
+            case np.ndarray():
+                return ["array", str(value.dtype), list(value.shape), self.of(value.tolist())]
+            case Tensor():
+                return ["tensor", *_kind(value), digest(_bytes(value))]
             case type():
                 return self._class(value)
             case FunctionType():
@@ -123,12 +140,17 @@ class Description:
             case nn.Module():
                 return self.structure(value)
             case Mapping():
-                return [self.of(type(value)), [[self.of(key), self.of(item)] for key, item in value.items()]]
-            case list() | tuple():
-                return [self.of(type(value)), [self.of(item) for item in value]]
+                items = [[self.of(key), self.of(item)] for key, item in value.items()]
+                return [self.of(type(value)), items, self._beside(value)]
+            case list() | tuple() | deque():
+                return [self.of(type(value)), [self.of(item) for item in value], self._beside(value)]
             case AbstractSet():
-                return [self.of(type(value)), sorted(json.dumps(self.of(item)) for item in value)]
+                return [self.of(type(value)), sorted(json.dumps(self.of(item)) for item in value), self._beside(value)]
         return [self.of(type(value)), self._content(value)]
+
+    def _beside(self, value: Any) -> list[Any]:
+        """What a container keeps besides its items."""
+        return [self.of(getattr(value, name, None)) for name in ("__dict__", "default_factory", "maxlen")]
 
     def _content(self, value: Any) -> Any:
         # The names are for functions of extensions, which have nothing else.
@@ -136,7 +158,7 @@ class Description:
         kept = getattr(value, "__dict__", None)
         named = callable(value) and any(isinstance(name, str) for name in known_as)
         if kept is not None or named or _holds_nothing(value):
-            return [self.of(known_as), self.of(kept)]
+            return [self.of(known_as), self.of(kept), [[name, self.of(one)] for name, one in _slots(value)]]
         try:
             reduce = copyreg.dispatch_table.get(type(value))  # as pickle does it
             return self.of(reduce(value) if reduce else value.__reduce_ex__(2))
@@ -147,7 +169,8 @@ class Description:
 
     def _class(self, cls: type) -> Any:
         """Its name; of the user's also what is defined in it and above it, as a factory may have chosen that."""
-        if not _is_users(cls.__module__) or issubclass(cls, enum.Enum):
+        is_known_by_name = not _is_users(cls.__module__ or "") or issubclass(cls, enum.Enum)
+        if is_known_by_name and GENERATED not in vars(cls):
             return self._name(cls)
         defined = [[name, self.of(value)] for name, value in vars(cls).items() if _is_content(name, value)]
         return [self._name(cls), defined, [self.of(base) for base in cls.__bases__]]
@@ -162,19 +185,22 @@ class Description:
         self.code |= {function.__module__, home} & sys.modules.keys()
         if _is_users(home):
             kept = {name: value for name, value in vars(function).items() if not name.startswith("_")}
-            found += [self.of(kept), self._globals(function.__globals__, sorted(_names(function.__code__)))]
+            loaded, named = _names(function.__code__)
+            found += [self.of(kept), self._globals(function.__globals__, loaded, named, set())]
         return found
 
-    def _globals(self, variables: Mapping[str, Any], names: list[str]) -> Any:
-        """Those of `names` that are variables of a Python module, and in modules of the user that are among these."""
+    def _globals(
+        self, variables: Mapping[str, Any], names: AbstractSet[str], inside: AbstractSet[str], seen: set[str]
+    ) -> Any:
+        """Those of `names` that are variables of a Python module; `inside` of the user's modules that are among these,
+        and of theirs, but for those that were `seen`."""
         found = []
-        for name in names:
-            if name in variables:
-                value = variables[name]
-                found.append([name, self.of(value)])
-                if isinstance(value, ModuleType) and _is_users(value.__name__):
-                    inside = [other for other in names if not isinstance(vars(value).get(other), ModuleType)]
-                    found.append(self._globals(vars(value), inside))
+        for name in sorted(names & variables.keys()):
+            value = variables[name]
+            found.append([name, self.of(value)])
+            if isinstance(value, ModuleType) and _is_users(value.__name__) and value.__name__ not in seen:
+                seen.add(value.__name__)
+                found.append(self._globals(vars(value), inside, inside, seen))
         return found
 
     def _code(self, code: CodeType) -> Any:
@@ -206,10 +232,29 @@ def _holds_nothing(value: Any) -> bool:
     return type(value).__module__ in ("_thread", "weakref", "_weakref")
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from set(code.co_names) | {
-        name for nested in code.co_consts if isinstance(nested, CodeType) for name in _names(nested)
-    }
+@functools.lru_cache(maxsize=4096)
+def _names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Of the global variables that it reads, and all that it names: attributes, too."""
+    loaded = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    named = {*code.co_names}
+    for nested in code.co_consts:
+        if isinstance(nested, CodeType):
+            inner = _names(nested)
+            loaded |= inner[0]
+            named |= inner[1]
+    return frozenset(loaded), frozenset(named)
+
+
+def _slots(value: Any) -> list[tuple[str, Any]]:
+    """What an object keeps in slots, by their names."""
+    found = []
+    for cls in type(value).__mro__:
+        slots = vars(cls).get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else slots:
+            own = f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+            if name not in ("__dict__", "__weakref__"):
+                found.append((name, getattr(value, own, None)))
+    return found
 
 
 @functools.lru_cache(maxsize=4096)
@@ -230,7 +275,10 @@ def file_of(module: str) -> Path | None:
 def library_file(package: str) -> Path | None:
     """The main file of an installed package; None for code of the user, which changes without a new version."""
     file = file_of(package)
-    inside = file is not None and any(file.resolve().is_relative_to(folder) for folder in _LIBRARIES)
+    if file is None:
+        return None
+    place = file.resolve()
+    inside = not _PACKAGES.isdisjoint(place.parts) or any(place.is_relative_to(folder) for folder in _LIBRARIES)
     return file if inside else None
 
 
@@ -246,6 +294,8 @@ def _kind(tensor: Tensor) -> list[Any]:
 def _bytes(tensor: Tensor) -> bytes:
     if tensor.is_meta:
         return b""
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
     content: bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     return content
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import logging
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from t2tdeploy.hparams import BasicHParams
 from t2tdeploy.models.model_fn import function_model
+from t2tdeploy.training.graph import description
 from tests.training.graph.test_graph_key import Keeper, key_in_another_process, key_of
 
 SETTINGS = argparse.Namespace(width=1, names={"a", "b", "c", "d"})
@@ -82,6 +86,33 @@ class Recipe(BasicHParams):
     depth: int = 1
 
 
+class Empty:
+    """Has no slots, so that all that come of it have a dictionary."""
+
+
+@dataclass(slots=True)
+class SlottedPoint(Empty):
+    x: int
+
+
+class Several(list[int]):
+    def __init__(self, items: list[int], name: str) -> None:
+        super().__init__(items)
+        self.name = name
+
+
+def leaky(slope: float) -> Callable[..., Any]:
+    return functools.partial(functional.leaky_relu, negative_slope=slope)
+
+
+def made_by_exec(expression: str) -> Callable[..., Any]:
+    """A function of no module."""
+    variables: dict[str, Any] = {}
+    exec(f"def f(x, labels, mode, params):\n    return {expression}", variables)
+    found: Callable[..., Any] = variables["f"]
+    return found
+
+
 class Scale:
     __slots__ = ("factor",)
 
@@ -100,6 +131,12 @@ class Scale:
         (lambda: sub(torch.relu), lambda: sub(torch.tanh)),
         (lambda: sub(torch.relu, 1), lambda: sub(torch.relu, 2)),
         (lambda: Keeper(Scale(1)), lambda: Keeper(Scale(2))),
+        (lambda: Keeper(SlottedPoint(1)), lambda: Keeper(SlottedPoint(2))),
+        (lambda: Keeper(deque([1])), lambda: Keeper(deque([7]))),
+        (lambda: Keeper(defaultdict(int)), lambda: Keeper(defaultdict(list))),
+        (lambda: Keeper(Several([1], "a")), lambda: Keeper(Several([1], "b"))),
+        (lambda: Keeper(torch.eye(2).to_sparse()), lambda: Keeper(torch.ones(2, 2).to_sparse())),
+        (lambda: keeper_of(leaky(0.1)), lambda: keeper_of(leaky(0.2))),
     ],
 )
 def test_what_a_factory_chose_decides(one: Callable[[], nn.Module], other: Callable[[], nn.Module]) -> None:
@@ -118,6 +155,45 @@ def test_a_global_variable_decides_that_the_code_names(monkeypatch: pytest.Monke
     before = key_of(Keeper(wide))
     monkeypatch.setattr(SETTINGS, "width", 2)
     assert key_of(Keeper(wide)) != before
+
+
+def test_a_variable_of_a_module_within_a_package_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kept_here").mkdir()
+    (tmp_path / "kept_here" / "__init__.py").touch()
+    (tmp_path / "kept_here" / "settings.py").write_text("WIDTH = 1\n")
+    source = "import kept_here.settings\ndef f(x):\n    return x * kept_here.settings.WIDTH\n"
+    (tmp_path / "kept_model.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    model, settings = (importlib.import_module(name) for name in ("kept_model", "kept_here.settings"))
+    before = key_of(Keeper(model.f))
+    assert key_of(Keeper(model.f)) == before
+    monkeypatch.setattr(settings, "WIDTH", 2)
+    assert key_of(Keeper(model.f)) != before
+
+
+data = 1
+
+
+def of_attribute(x: Tensor) -> Tensor:
+    return x.data
+
+
+def test_a_global_variable_that_the_code_does_not_read_is_no_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though an attribute has its name."""
+    before = key_of(Keeper(of_attribute))
+    monkeypatch.setitem(globals(), "data", 2)
+    assert key_of(Keeper(of_attribute)) == before
+
+
+def test_libraries_are_known_wherever_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where pip installs for one user, or a distribution."""
+    monkeypatch.setattr(description, "_LIBRARIES", ())
+    assert description.library_file("torch") is not None
+    assert description.library_file("tests") is None
+
+
+def test_a_function_of_no_module_has_a_key_of_its_own() -> None:
+    assert key_of(keeper_of(made_by_exec("x.relu()"))) != key_of(keeper_of(made_by_exec("x.tanh()")))
 
 
 def test_code_that_was_moved_has_its_key() -> None:
