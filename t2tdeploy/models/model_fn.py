@@ -243,7 +243,8 @@ def function_model(function: ModelFunction) -> type[FunctionModel]:
     origin = definition(function)
     name = origin.__name__.strip("<>")
     members = {"function": staticmethod(function), "__module__": origin.__module__, "__doc__": origin.__doc__}
-    return type(snake_case(name), (FunctionModel,), {**members, "__generated__": True})  # see graph/description.py
+    # The last is `GENERATED` of training/graph/description.py: the key of a graph has to see what the function is.
+    return type(snake_case(name), (FunctionModel,), {**members, "__generated__": True})
 
 
 def definition(function: Any) -> Any:

@@ -48,16 +48,17 @@ def test_pictures_that_cannot_be_written_come_first(tmp_path: Path) -> None:
         assert "cannot write" in error.message
 
 
+def no_space(*_: object) -> None:
+    raise OSError("no space")
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_load_test_is_printed_before_it_is_written(
     tmp_path: Path, as_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no space")
-
     for place in ("t2tdeploy.cli.load.write_text", "t2tdeploy.load_testing.plot.plot"):
         with running(write_toy_bundle(tmp_path / place)) as server, monkeypatch.context() as patch:
-            patch.setattr(place, fail)
+            patch.setattr(place, no_space)
             words = ["load-test", "--server", f"127.0.0.1:{server.port}", "Hello.", "--requests", 2, "--warm-up", 0]
             words += ["--concurrency", 1, "--output", tmp_path / "load.json", "--plot", tmp_path / "load.png"]
             result = invoke(*words, *(["--json"] if as_json else []))
@@ -70,14 +71,11 @@ def test_a_load_test_is_printed_before_it_is_written(
 def test_a_benchmark_is_printed_before_its_chart_is_drawn(
     tmp_path: Path, as_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("no space")
-
     bundle = write_toy_bundle(tmp_path / "toy")
     (tmp_path / "in").write_text("A house.\n")
     words = ["benchmark", "--bundle", bundle.directory, "--input", tmp_path / "in", "--batch-sizes", 1]
     words += ["--threads", 1, "--seconds", 0.1, "--plot", tmp_path / "chart.png"]
-    monkeypatch.setattr("t2tdeploy.benchmark.plot.plot", fail)
+    monkeypatch.setattr("t2tdeploy.benchmark.plot.plot", no_space)
     result = invoke(*words, *(["--json"] if as_json else []))
     assert isinstance(result.exception, OSError)
     assert_measured(result.stdout, "cpu-float32", as_json)

@@ -53,7 +53,7 @@ def graph_key(
     keep, and of what these files import, libraries by their version; names, shapes and dtypes of parameters and
     buffers; and what else a module keeps, so that a setting that a module remembers counts wherever it came from.
     Of the user's classes and functions, what a factory or a command line may have chosen counts as well: class
-    attributes, byte code, closures, defaults, and the global variables that the code names.
+    attributes, byte code, closures, defaults, and the global variables that the code reads.
     The key of a class typed at a prompt, whose source nobody has, is another one each time.
 
     Args:
