@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from t2tdeploy.errors import InputError
+from t2tdeploy.errors import InputError, nearest
 
 _WRITING_FAILED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|old)")
@@ -40,6 +40,29 @@ def mode_of(path: Path) -> int:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Within it the file at `path` is read; what the system has against that is an error of the user.
+
+    Raises:
+        InputError: there is no such file (with the nearest name beside it), it is a folder, or may not be read.
+        OSError: one without a number comes from a library, such as a decompressor, and is about the content.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, beside)
+        help = f"did you mean '{close}'?" if close else None
+        raise InputError(f"there is no file {path}", path=path, help=help) from error
+    except OSError as error:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, not a file", path=path) from error
+        if error.errno is None:
+            raise
+        raise InputError(f"cannot read {path}: {os.strerror(error.errno)}", path=path) from error
 
 
 def cache_directory(kind: str) -> Path:

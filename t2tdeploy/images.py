@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from t2tdeploy.errors import InputError
+from t2tdeploy.files import reading
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -55,10 +56,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> Pixels:
     Raises:
         InputError: as there, or the file cannot be read.
     """
-    try:
-        return decode_image(path.read_bytes(), shape)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", path=path) from error
+    with reading(path):
+        content = path.read_bytes()
+    return decode_image(content, shape)
 
 
 def fit_array(pixels: npt.NDArray[np.generic], shape: tuple[int, ...]) -> Pixels:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2tdeploy.errors import InputError, OperationalError, nearest
-from t2tdeploy.files import require_writable, written_file
+from t2tdeploy.errors import InputError, OperationalError
+from t2tdeploy.files import reading, require_writable, written_file
 
 
 def read_lines(path: Path | None) -> list[str]:
@@ -41,16 +41,10 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        InputError: there is no such file (with the nearest name beside it), or it is a folder.
+        InputError: it cannot be read, see `reading`.
     """
-    try:
+    with reading(path):
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = nearest(path.name, beside)
-        raise InputError(f"no file {path}", path=path, help=f"did you mean '{close}'?" if close else None) from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, not a file", path=path) from None
 
 
 def _standard_input() -> bytes:

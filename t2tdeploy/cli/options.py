@@ -164,7 +164,7 @@ def security_of(given: Mapping[str, Any]) -> Security:
     if path:
         return Security(**values, token=read_token(path))
     token = os.environ.get("T2TDEPLOY_TOKEN", "").strip()  # secrets often end with a line end
-    return Security(**values, token=require_token(token, "the variable T2TDEPLOY_TOKEN") or None)
+    return Security(**values, token=require_token(token, "the variable T2TDEPLOY_TOKEN") if token else None)
 
 
 def import_user_code(usr_dir: Path | None) -> None:

@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.errors import CorruptFileError, InputError, nearest
+from t2tdeploy.files import reading
 
 _FOOTER_TAIL = 8
 """Bytes at the end of a Parquet file: the footer's length (4, little-endian) and `PAR1`."""
@@ -42,9 +43,8 @@ def find_files(path: Path) -> list[Path]:
         if not found:
             raise InputError(f"{path} holds no .parquet file", path=path)
         return found
-    if not path.exists():
-        close = nearest(path.name, [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise InputError(f"no file {path}", path=path, help=f"did you mean '{close}'?" if close else None)
+    with reading(path):
+        path.stat()
     return [path]
 
 
@@ -103,10 +103,8 @@ def texts_of(column: pyarrow.ChunkedArray) -> list[bytes | None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with reading(path), pyarrow.parquet.ParquetFile(path) as file:
             yield file
-    except FileNotFoundError:
-        raise InputError(f"no file {path}", path=path) from None
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFileError(path, str(error).splitlines()[0], help="is it a Parquet file?") from error
 

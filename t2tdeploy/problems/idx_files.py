@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.errors import CorruptFileError
+from t2tdeploy.files import reading
 
 _UNSIGNED_BYTES = 0x08
 _HELP = "fetch the file again"
@@ -28,10 +29,8 @@ def read_idx(path: Path, axes: int) -> npt.NDArray[np.uint8]:
         InputError: the file cannot be read.
         CorruptFileError: it is no such file, or damaged or cut off.
     """
-    try:
+    with reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", path=path) from error
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from t2tdeploy.errors import InputError, nearest
+from t2tdeploy.files import reading
 
 Array = npt.NDArray[Any]
 InputFunction = Callable[[], Any]
@@ -296,9 +297,8 @@ def _parquet(source: Any) -> Any:
     tables = []
     for path in map(Path, paths):
         try:
-            tables.append(pyarrow.parquet.read_table(path))
-        except FileNotFoundError:
-            raise InputError(f"there is no file {path}", path=path) from None
+            with reading(path):
+                tables.append(pyarrow.parquet.read_table(path))
         except (OSError, pyarrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path} cannot be read as Parquet: {reason}", path=path) from error

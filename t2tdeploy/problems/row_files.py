@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.errors import CorruptFileError, InputError, nearest
+from t2tdeploy.files import reading
 from t2tdeploy.problems.quoted import read_quoted
 from t2tdeploy.problems.text import BadLines, format_by_suffix, read_lines
 
@@ -197,7 +198,7 @@ def _json_object(line: bytes) -> dict[str, Any] | str:
 def _read_parquet(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Raw]:
     del bad_lines  # a Parquet file is whole or damaged
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with reading(path), pyarrow.parquet.ParquetFile(path) as file:
             fields = {field.name: field.type for field in _flat_schema(file.schema_arrow)}
             for column in columns:
                 _require_column(path, column.name, fields)
@@ -210,8 +211,6 @@ def _read_parquet(path: Path, columns: Sequence[Column], bad_lines: BadLines) ->
                 for values in zip(*(_bytes_of(table.column(name)) for name in names), strict=True):
                     number += 1
                     yield number, values
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", path=path) from None
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFileError(path, str(error).splitlines()[0], help="is it a Parquet file?") from error
 

@@ -19,6 +19,7 @@ import pyarrow.parquet
 
 from t2tdeploy.columns.values import Array
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.files import reading
 from t2tdeploy.problems.quoted import read_quoted
 from t2tdeploy.problems.rows import Rows, float64
 from t2tdeploy.problems.text import BadLines, format_by_suffix
@@ -73,17 +74,16 @@ def read_table(
 @contextmanager
 def _faults(path: Path) -> Iterator[None]:
     try:
-        yield
+        with reading(path):
+            yield
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         help = "save the file as UTF-8" if "UTF8" in reason else "is it of the format that its name or format=… says?"
         raise CorruptFileError(path, reason, help=help) from error
     except UnicodeDecodeError as error:  # of the names of columns
         raise CorruptFileError(path, "it is not UTF-8", help="save the file as UTF-8") from error
-    except OSError as error:
-        if error.errno is None:  # of the decompressor, not of the system
-            raise CorruptFileError(path, str(error), help="fetch the file again") from error
-        raise InputError(f"cannot read {path}: {error.strerror or error}", path=path) from error
+    except OSError as error:  # of the decompressor
+        raise CorruptFileError(path, str(error), help="fetch the file again") from error
 
 
 def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) -> tuple[pyarrow.Table, Array]:

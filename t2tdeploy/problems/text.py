@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pyarrow
 
 from t2tdeploy.errors import CorruptFileError, InputError
+from t2tdeploy.files import reading
 
 KEPT_LINE_NUMBERS = 20
 COMPRESSIONS = (".gz", ".zst")
@@ -170,13 +171,10 @@ def open_binary(path: Path) -> Iterator[io.BufferedReader]:
     """
     compressed = path.suffix in COMPRESSIONS
     try:
-        if compressed and path.stat().st_size == 0:
-            raise CorruptFileError(path, "it is empty", help="fetch the file again")
-        with pyarrow.input_stream(str(path), compression="detect") as stream:
-            yield io.BufferedReader(stream)
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}", path=path) from None
-    except OSError as error:
-        if compressed and error.errno is None:  # of the decompressor, not of the system
-            raise CorruptFileError(path, str(error), help="fetch the file again") from error
-        raise InputError(f"cannot read {path}: {error}", path=path) from error
+        with reading(path):
+            if compressed and path.stat().st_size == 0:
+                raise CorruptFileError(path, "it is empty", help="fetch the file again")
+            with pyarrow.input_stream(str(path), compression="detect") as stream:
+                yield io.BufferedReader(stream)
+    except OSError as error:  # of the decompressor
+        raise CorruptFileError(path, str(error), help="fetch the file again") from error

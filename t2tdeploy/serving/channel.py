@@ -32,7 +32,7 @@ class Security:
         plain_token: send the token even where it can be read on the way.
 
     Raises:
-        InputError: the token has characters that cannot be sent.
+        InputError: the token is empty or has characters that cannot be sent.
     """
 
     tls: bool = False
@@ -205,8 +205,10 @@ def require_token(token: str, name: str, path: Path | None = None) -> str:
         `token`.
 
     Raises:
-        InputError: it has characters that cannot be sent; the error calls it `name`, and does not show it.
+        InputError: it is empty or has characters that cannot be sent; the error calls it `name`, and does not show it.
     """
+    if not token:
+        raise InputError(f"{name} is empty", path=path, help="give the token, or none at all")
     if not (token.isascii() and token.isprintable()) or " " in token:
         help = "give the token alone, without white space or a line end"
         raise InputError(f"{name} has characters that no token has", path=path, help=help)

@@ -249,5 +249,5 @@ def test_an_idx_file_says_what_it_is(axes: int, tmp_path: Path) -> None:
 
 
 def test_a_missing_idx_file_is_the_user_s_fault(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="there is no file"):
         read_idx(tmp_path / "none", 1)

@@ -67,6 +67,11 @@ def test_a_token_is_not_shown() -> None:
     assert TOKEN not in repr(Security(token=TOKEN))
 
 
+def test_an_empty_token_is_not_sent() -> None:
+    with pytest.raises(InputError, match=r"^Security\.token is empty"):
+        Security(token="")
+
+
 @pytest.mark.parametrize("text", [f"{TOKEN}\n", f"web:{TOKEN}", f"# ours\nops:admin:{TOKEN}\n\n"])
 def test_the_file_of_a_client_holds_its_token(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text)
@@ -79,6 +84,7 @@ def test_the_file_of_a_client_holds_its_token(tmp_path: Path, text: str) -> None
         (None, "cannot be read: No such file"),
         ("", "holds 0 tokens, not one"),
         (f"a:{TOKEN}\nb:{TOKEN}", "holds 2 tokens, not one"),
+        ("name:\n", "is empty"),
         ("two words", "characters that no token has"),
         ("tökenökenökenöken", "characters that no token has"),
     ],
