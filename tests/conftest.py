@@ -11,6 +11,14 @@ import pytest
 from t2tdeploy.runtime import available_cpus
 from tests.sessions import folder_of_all
 
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError:  # on a machine with a GPU it may be missing
+    pass
+else:  # a busy machine is no fault of what is tested
+    settings.register_profile("t2tdeploy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("t2tdeploy")
+
 MOST_SESSIONS = 8  # each may hold a gigabyte
 
 

@@ -52,7 +52,7 @@ def texts(document: str, **options: object) -> list[str]:
     return [part.text for part in split(document, **{"limit": 1000, **options})]  # type: ignore[arg-type]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(DOCUMENTS, LANGUAGES, st.integers(4, 30), st.sampled_from([characters, uneven]))
 @example("A\xa0. B.", "fr", 30, characters)
 def test_the_parts_and_the_white_space_are_the_document(
@@ -69,7 +69,7 @@ def test_the_parts_and_the_white_space_are_the_document(
     assert all(len(part.text.splitlines()) == 1 for part in parts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(DOCUMENTS, st.integers(4, 30))
 def test_a_document_translated_into_itself_is_itself(document: str, limit: int) -> None:
     translated = [TranslatedPart(part, [Hypothesis(part.text, 0.0, 1, True)]) for part in split(document, limit=limit)]

@@ -34,7 +34,7 @@ def test_what_is_too_long_or_no_text_is_refused_by_name() -> None:
         encode_source(BYTES, "a\ud800", field="line 7", max_length=10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(1, 500), max_size=6), min_size=1, max_size=6))
 def test_padding_keeps_every_row_and_adds_only_pads(rows: list[list[int]]) -> None:
     padded = pad_rows(rows)

@@ -28,7 +28,7 @@ def test_hypotheses_carry_text_score_and_tokens(translator: Translator) -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sources=st.lists(st.text(st.characters(exclude_categories=["Cs"], max_codepoint=0x2FF), max_size=19), max_size=12)
 )

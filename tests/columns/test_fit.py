@@ -41,7 +41,7 @@ def only(declaration: Declaration, **raw: Any) -> Any:
     return column_of(spec)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(declarations(), training_tables(), tables())
 def test_features_are_what_their_declaration_says(
     columns: list[Declaration], training: dict[str, Array], raw: dict[str, Array]
@@ -61,7 +61,7 @@ def test_features_are_what_their_declaration_says(
             assert ((found >= 0) & (found < spec.vocab_size)).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(declarations(), training_tables())
 def test_an_id_is_unseen_if_no_training_row_has_it(columns: list[Declaration], training: dict[str, Array]) -> None:
     for spec in fit_columns(columns, training).values():
@@ -71,7 +71,7 @@ def test_an_id_is_unseen_if_no_training_row_has_it(columns: list[Declaration], t
             assert all(0 <= found < spec.vocab_size for found in column.unseen)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(training_tables())
 def test_numbers_are_standardised(training: dict[str, Array]) -> None:
     values = np.clip(training["number"], -1e4, 1e4)  # beyond, float32 shows

@@ -57,7 +57,7 @@ def test_rows_columns_and_their_order_stay(make: MakeJob, bundle: Bundle, tmp_pa
     assert set(json.loads((job.output / SUMMARY).read_text())["parts"]) == {job.part(n).name for n in range(4)}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     sources=st.lists(st.one_of(st.none(), st.text("ab \n", max_size=6), st.just(LONG)), min_size=1, max_size=12),
     block_rows=st.integers(1, 6),

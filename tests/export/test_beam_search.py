@@ -59,7 +59,7 @@ def search(session: GraphSession, rows: list[list[int]], extra: int, options: Se
     extra=st.integers(1, 9),
     count=st.integers(1, 7),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_graph_is_the_torch_search(model, session, seed, beam_size, alpha, hypotheses, extra, count):
     options = SearchOptions(beam_size, alpha, min(hypotheses, beam_size))
     rows = random_sources(VOCAB, seed, count)

@@ -42,7 +42,7 @@ def run(model: ModelProto, raw: Mapping[str, Array]) -> dict[str, Array]:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(declarations(), training_tables(), tables())
 def test_the_graph_computes_what_the_columns_define(
     columns: list[Declaration], training: dict[str, Array], raw: dict[str, Array]

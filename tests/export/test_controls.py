@@ -46,7 +46,7 @@ def session() -> GraphSession:
     ),
     ends=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_graph_is_the_oracle(model, session, seed, beam, hypotheses, alpha, controls, sentences, ends):
     hypotheses = beam if controls.temperature else min(beam, hypotheses)
     rows = random_sources(VOCAB, seed, len(sentences))

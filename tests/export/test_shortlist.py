@@ -83,7 +83,7 @@ def among(allowed: set[int], log_probs: NextLogProbs) -> NextLogProbs:
         st.tuples(st.integers(1, 6), st.lists(st.integers(3, VOCAB - 1), max_size=3)), min_size=1, max_size=4
     ),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_graph_is_the_oracle_on_what_is_allowed(model, session, seed, beam, controls, sentences):
     """Prefixes that are forced are allowed."""
     rows = random_sources(VOCAB, seed, len(sentences))

@@ -90,7 +90,7 @@ def assert_same(found: SearchResult, expected: SearchResult) -> None:
 
 
 @given(seed=st.integers(0, 1000), extra=st.integers(1, STATIC.extra_length), count=st.integers(1, 7))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_it_is_the_search_that_grows(model, session, seed, extra, count):
     rows = random_sources(VOCAB, seed, count)
     limits = torch.tensor([len(row) + extra for row in rows])

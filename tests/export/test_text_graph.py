@@ -80,7 +80,7 @@ def test_hostile_strings_are_read_and_written_as_in_python(pair: tuple[TextSessi
     assert session.translate(HOSTILE) == translator.translate(HOSTILE, CUT)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), max_size=8))
 def test_any_strings_are_read_and_written_as_in_python(
     pair: tuple[TextSession, Translator], sources: list[str]

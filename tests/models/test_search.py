@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 
 @given(seed=st.integers(0, 10_000), alpha=st.sampled_from([0.0, 0.6, 1.5]), max_length=st.integers(1, 4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_oracle_with_a_beam_that_holds_everything_is_exhaustive_search(seed: int, alpha: float, max_length: int):
     vocab_size = 4
     tables = torch.log_softmax(torch.randn(4**max_length, vocab_size, generator=torch.manual_seed(seed)) * 2, -1)
@@ -48,7 +48,7 @@ def test_oracle_with_a_beam_that_holds_everything_is_exhaustive_search(seed: int
     alpha=st.sampled_from([0.0, 0.6, 1.5]),
     hypotheses=st.integers(1, 6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_patience_only_improves_what_is_found(seed: int, beam_size: int, alpha: float, hypotheses: int):
     """And it looks at more; enough of it is the search without early stopping."""
     vocab_size, hypotheses = 9, min(hypotheses, beam_size)
@@ -89,7 +89,7 @@ def test_patience_only_improves_what_is_found(seed: int, beam_size: int, alpha: 
     hypotheses=st.integers(1, 5),
     patience=st.sampled_from([math.inf, 0.5, 1.0, 1.5]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float, hypotheses: int, patience: float):
     vocab_size, hypotheses = 12, min(hypotheses, beam_size)
     model, rows = tiny_transformer(vocab_size, seed), random_sources(12, seed)

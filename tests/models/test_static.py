@@ -84,7 +84,7 @@ def model() -> Transformer:
 
 
 @given(search=searches, seed=st.integers(0, 1000), extra=st.integers(1, EXTRA), more=st.sampled_from([0, 1, 99]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_it_is_the_search_that_grows_also_after_steps_too_many(model, search, seed, extra, more):
     rows = random_sources(VOCAB, seed, count=3)
     limits = torch.tensor([len(row) + extra for row in rows])
@@ -102,7 +102,7 @@ def test_it_is_the_search_that_grows_also_after_steps_too_many(model, search, se
 
 
 @given(search=searches, seed=st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_neither_search_sorts_what_onnxruntime_cannot_sort_on_a_gpu(model, search, seed):
     """Its TopK for CUDA ranks what it fills rows up with, the lowest float, above -inf."""
     topk, sorted_ones = torch.topk, []

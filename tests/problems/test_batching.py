@@ -22,7 +22,7 @@ from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.dataset import open_problem
 
 LENGTHS = st.lists(st.integers(1, 80), max_size=300).map(lambda lengths: np.array(lengths, np.int32))
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60)
 
 
 def padded_tokens(lengths, batch) -> int:

@@ -40,7 +40,7 @@ def test_a_batch_is_its_examples_padded_to_the_longest(data_dir):
     dev = open_problem("toy_pairs", data_dir).split("dev")
     singles = [dev.batch(np.array([i])) for i in range(len(dev))]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(st.integers(0, len(dev) - 1), min_size=1, max_size=9))
     def law(indices):
         batch = dev.batch(np.array(indices))

@@ -101,7 +101,7 @@ def read(path: Path, columns: tuple[str | None, str | None] = (None, None)) -> t
     return [(pair["inputs"], pair["targets"]) for pair in found], bad_lines
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=many_pairs)
 def test_every_format_and_compression_gives_back_what_was_written(pairs: Pairs) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def test_every_format_and_compression_gives_back_what_was_written(pairs: Pairs) 
                 assert bad_lines.count == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(pairs=many_pairs)
 def test_two_text_files_give_back_what_was_written(pairs: Pairs) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +129,7 @@ def test_two_text_files_give_back_what_was_written(pairs: Pairs) -> None:
             assert [(pair["inputs"], pair["targets"]) for pair in found] == pairs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     content=st.binary(max_size=60),
     suffix=st.sampled_from([".tsv", ".csv", ".jsonl", ".parquet", ".tsv.gz", ".jsonl.zst"]),

@@ -108,7 +108,7 @@ def test_more_than_fits_is_refused_whole() -> None:
     queue.add([item(1), item(139)], now=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda found: sum(found) <= 150),
     st.lists(st.integers(1, 12), min_size=1, max_size=12),
@@ -136,7 +136,7 @@ def test_a_higher_priority_goes_before_what_came_at_most_its_head_start_earlier(
     assert [queue.take(now=4) for _ in range(3)] == [[old], [urgent], [new]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 9), PRIORITIES, st.integers(0, 3)), max_size=12),
     st.integers(0, 12),
@@ -173,7 +173,7 @@ def test_among_equally_long_ones_the_first_in_line_joins_first() -> None:
     assert queue.take(now=0) == [first, urgent]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(st.integers(1, 40), PRIORITIES), min_size=1, max_size=6),
     st.lists(st.tuples(st.integers(1, 40), PRIORITIES), min_size=1, max_size=5),
@@ -375,5 +375,5 @@ class QueueMachine(RuleBasedStateMachine):
         assert len(self.queue) == self.queue.tokens == 0
 
 
-QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+QueueMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestQueueMachine = QueueMachine.TestCase

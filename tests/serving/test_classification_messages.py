@@ -28,7 +28,7 @@ values = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.dictionaries(st.text(min_size=1, max_size=4), values, min_size=1, max_size=4), min_size=1, max_size=4)
 )

@@ -12,7 +12,7 @@ OWNERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 3), OWNERS)
 def test_never_more_than_count_and_none_is_lost(count: int, holders: list[tuple[str, int, int, bool, int]]) -> None:
     """Whatever comes, waits, holds and is cancelled, in any order."""

@@ -21,7 +21,7 @@ options = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(model=texts, sources=st.lists(texts), options=options)
 def test_a_request_arrives_as_it_was_written(model: str, sources: list[str], options: TranslateOptions) -> None:
     received = parse_request(write_request(model, sources, options).SerializeToString())
@@ -30,14 +30,14 @@ def test_a_request_arrives_as_it_was_written(model: str, sources: list[str], opt
     assert read_options(write_options(options)) == options
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_request_or_a_request_error(content: bytes) -> None:
     with contextlib.suppress(RequestError):
         read_options(parse_request(content).options)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     before=st.lists(texts, max_size=4),
     invalid=st.binary(min_size=1, max_size=9).filter(lambda content: not _is_utf8(content)),

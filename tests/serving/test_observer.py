@@ -21,7 +21,7 @@ reports = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(reports, max_size=8))
 def test_statistics_are_the_sums_of_the_reports(given_reports: list[BatchReport]) -> None:
     statistics = BatchStatistics()

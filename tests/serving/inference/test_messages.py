@@ -200,14 +200,14 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.fixed_dictionaries({}, optional={"id": json_values, "inputs": json_values, "outputs": json_values}))
 def test_any_json_is_a_request_or_refused(body: dict) -> None:
     with contextlib.suppress(RequestError):
         parse_infer(json.dumps(body).encode(), None, "m", "", any_counts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_request_or_refused(content: bytes) -> None:
     with contextlib.suppress(RequestError):

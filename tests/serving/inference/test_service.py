@@ -380,7 +380,7 @@ def test_large_requests_are_parsed_by_a_thread(
 _TABLE = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_is_sent_is_answered_by_the_table(served: Served, data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(["ModelInfer", "ModelMetadata", "ModelConfig", "RepositoryIndex", "ServerLive"]))

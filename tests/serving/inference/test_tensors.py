@@ -67,7 +67,7 @@ def test_all_datatypes_are_tested() -> None:
     assert set(FIELD_OF) | set(RAW_ONLY) == set(DATATYPES)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tensors())
 def test_what_tritonclient_sends_is_read(tensor) -> None:
     datatype, values = tensor
@@ -76,7 +76,7 @@ def test_what_tritonclient_sends_is_read(tensor) -> None:
     assert same(through_the_wire(request).read(), values)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tensors())
 def test_what_is_written_tritonclient_reads(tensor) -> None:
     datatype, values = tensor
@@ -87,7 +87,7 @@ def test_what_is_written_tritonclient_reads(tensor) -> None:
     assert same(found, values)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tensors(tuple(set(DTYPES) - set(RAW_ONLY))))
 def test_typed_contents_are_read(tensor) -> None:
     datatype, values = tensor
@@ -99,7 +99,7 @@ def test_typed_contents_are_read(tensor) -> None:
     np.testing.assert_array_equal(found, values)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tensors(tuple(set(DTYPES) - {*RAW_ONLY, "BYTES"})), st.booleans())
 def test_json_data_are_read_flat_or_nested(tensor, nested: bool) -> None:
     datatype, values = tensor
@@ -114,7 +114,7 @@ def test_json_data_of_tritonclient_are_read() -> None:
     assert [one.decode() for one in found.ravel()] == values.ravel().tolist()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays.arrays(np.float32, SHAPES))
 def test_bfloat16_is_rounded_as_ml_dtypes_rounds(values: np.ndarray) -> None:
     raw = write_raw("BF16", values)
@@ -173,7 +173,7 @@ def test_lies_are_named_and_cost_nothing(lie: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(DATATYPES),
     st.lists(st.integers(-1, 5) | st.integers(-(2**63), 2**63 - 1), max_size=4),

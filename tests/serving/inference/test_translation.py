@@ -44,7 +44,7 @@ def answers(draw) -> Translated:
     return Translated(None, sentences, key, Answer(hypotheses, 0.0, 0.0))  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answers())
 def test_every_hypothesis_is_in_its_place_and_the_rest_is_padding(answer: Translated) -> None:
     names = tuple(spec.name for spec in INTERFACE.outputs)
@@ -80,7 +80,7 @@ def test_every_hypothesis_is_in_its_place_and_the_rest_is_padding(answer: Transl
     ],
 )
 def test_outputs_are_those_asked_for_by_name_or_by_option(outputs, parameters, expected: str) -> None:
-    @settings(max_examples=3, deadline=None)
+    @settings(max_examples=3)
     @given(answers())
     def check(answer: Translated) -> None:
         found = INTERFACE.encode(request(outputs, **parameters), answer)
@@ -128,7 +128,7 @@ def test_every_option_is_a_parameter_and_can_be_written_as_text() -> None:
     assert set(INTERFACE.parameters) == {one.name for one in fields(TranslateOptions)}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(INTERFACE.parameters),
     st.booleans()
