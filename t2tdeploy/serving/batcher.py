@@ -16,7 +16,6 @@ came at most (levels between them) x `priority_seconds` after it, and whatever a
    busy (the scheduler may pause for milliseconds while batches have company, see `Pace.pause`). With a longer delay a
    free worker waits until the batch around the first in line of some key is full, somebody has waited that long, or a
    deadline is near (`lead`). That one leads then, if the first in line still has time.
-
 5. Where it is known how long tokens take, a batch ends with what is done well before the deadline of its leader: full
    batches of a slow model could take longer than anybody waits.
 
@@ -44,6 +43,7 @@ K = TypeVar("K", bound=Hashable)
 
 MIN_PRIORITY, MAX_PRIORITY = -2, 2
 
+_PATIENT_BATCHES = 4
 _MIN_REAL_SHARE = 0.5
 """Of the tokens of a batch, padding included: a long sentence does not drag many short ones to its length."""
 IN_TIME = 0.6
@@ -71,6 +71,12 @@ class BatchLimits:
     max_queue_tokens: int
     priority_seconds: float = 5.0
 
+    @property
+    def most_patient(self) -> int:
+        """Waiting sentences of those who wait for room instead of being refused: enough for the next batches. The rest
+        of the queue is for the others, however many wait for room: these would take every place that becomes free."""
+        return max(1, min(_PATIENT_BATCHES * self.max_batch_size, self.max_queue_sentences // 4))
+
 
 @dataclass(eq=False, slots=True)
 class Item(Generic[K, T]):
@@ -83,6 +89,7 @@ class Item(Generic[K, T]):
         key: sentences with different keys never share a batch.
         deadline: time after which it is no longer wanted.
         priority: MIN_PRIORITY to MAX_PRIORITY; higher goes first.
+        patient: whether it waited for room, or would have.
         enqueued: when it came; set by `BatchQueue.add`.
         place: its place in line, lower goes first; set by `BatchQueue.add`.
     """
@@ -93,6 +100,7 @@ class Item(Generic[K, T]):
     key: K
     deadline: float | None = None
     priority: int = 0
+    patient: bool = False
     enqueued: float = field(default=0.0, init=False)
     place: tuple[float, int] = field(default=(0.0, 0), init=False)
 
@@ -110,6 +118,8 @@ class BatchQueue(Generic[K, T]):
     def __init__(self, limits: BatchLimits) -> None:
         self.limits = limits
         self.tokens = 0
+        self._patient = 0
+        self._patient_tokens = 0
         self._count = itertools.count()
         self._waiting: dict[Item[K, T], None] = {}  # a dict keeps the order of arrival and removes in constant time
         self._lines: dict[int, dict[Item[K, T], None]] = {}  # by priority; within one, the order of arrival is the line
@@ -125,6 +135,12 @@ class BatchQueue(Generic[K, T]):
         """Whether `count` more sentences of `tokens` together may wait."""
         limits = self.limits
         return len(self) + count <= limits.max_queue_sentences and self.tokens + tokens <= limits.max_queue_tokens
+
+    def has_room_for_patient(self, count: int, tokens: int) -> bool:
+        """`has_room`, of sentences that will wait for it: only a part of the queue is theirs."""
+        few = self._patient + count <= self.limits.most_patient
+        few = few and self._patient_tokens + tokens <= self.limits.max_queue_tokens // 4
+        return self.has_room(count, tokens) and (few or not self._patient)
 
     def tokens_ahead(self, priority: int, now: float) -> int:
         """Tokens of those who would stand in line before a sentence of `priority` that came now.
@@ -157,6 +173,8 @@ class BatchQueue(Generic[K, T]):
             self._waiting[item] = None
             self._lines.setdefault(item.priority, {})[item] = None
             self._line_tokens[item.priority] += item.length
+            if item.patient:
+                self._patient, self._patient_tokens = self._patient + 1, self._patient_tokens + item.length
             self._groups.setdefault(item.key, _Group()).add(item)
             if self.limits.max_queue_delay > 0:
                 self._changed[item.key] = None
@@ -274,6 +292,8 @@ class BatchQueue(Generic[K, T]):
         self.tokens -= item.length
         del self._waiting[item]
         self._line_tokens[item.priority] -= item.length
+        if item.patient:
+            self._patient, self._patient_tokens = self._patient - 1, self._patient_tokens - item.length
         line = self._lines[item.priority]
         del line[item]
         if not line:

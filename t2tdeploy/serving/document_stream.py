@@ -27,7 +27,6 @@ from t2tdeploy.translator import Translator
 DOCUMENT_PRIORITY = -1
 """Of documents that ask for none: single requests pass them, for a while."""
 
-_BATCHES_AHEAD = 4
 _CHUNK = 32
 """Sentences that are split off and tokenized at once, in a thread."""
 
@@ -81,7 +80,7 @@ async def stream_document(
     limits, translator, scheduler = frontend.options, model.translator, model.scheduler
     key = translator.search_key(call.options)
     parts = split_for(translator, call.document, language=call.language, longest=limits.tokens_per_request)
-    window = max(1, min(_BATCHES_AHEAD * limits.max_batch_size, limits.max_queue_sentences // 4))
+    window = limits.batch_limits().most_patient
     under_way: deque[_UnderWay] = deque()
     more = True
     try:

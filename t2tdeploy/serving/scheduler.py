@@ -165,7 +165,8 @@ class Scheduler(Generic[Row, Key, Result]):
             key: only rows with equal keys share a batch.
             deadline: on the clock of the event loop.
             priority: MIN_PRIORITY to MAX_PRIORITY of the batcher; higher goes first.
-            wait_for_room: instead of being refused by a full queue, wait in line until there is room.
+            wait_for_room: instead of being refused by a full queue, wait in line until there is room in that part of
+                it that is for those who wait.
 
         Raises:
             OverloadedError: the queue is full, or too long for the deadline; none was queued.
@@ -179,7 +180,10 @@ class Scheduler(Generic[Row, Key, Result]):
             raise UnavailableError(_TOO_LATE)
         self._require_unexpired(len(rows), deadline)
         request = WaitingRequest[Result](len(rows), loop.create_future())
-        items = [self._item(WaitingRow(row, request, place), key, deadline, priority) for place, row in enumerate(rows)]
+        items = [
+            self._item(WaitingRow(row, request, place), key, deadline, priority, wait_for_room)
+            for place, row in enumerate(rows)
+        ]
         why: Dropped = "cancelled"
         try:
             async with asyncio.timeout_at(deadline):
@@ -198,16 +202,10 @@ class Scheduler(Generic[Row, Key, Result]):
         return Answer(results, queue=request.started - accepted, compute=loop.time() - request.started)
 
     def _item(
-        self, one: WaitingRow[Row, Result], key: Key, deadline: float | None, priority: int
+        self, one: WaitingRow[Row, Result], key: Key, deadline: float | None, priority: int, patient: bool
     ) -> _Item[Key, Row, Result]:
-        return Item(
-            one,
-            self._work.length(one.row),
-            self._work.cost(one.row, key),
-            key,
-            deadline,
-            priority=priority,
-        )
+        length, cost = self._work.length(one.row), self._work.cost(one.row, key)
+        return Item(one, length, cost, key, deadline, priority, patient)
 
     def _require_unexpired(self, count: int, deadline: float | None) -> None:
         """
@@ -270,7 +268,7 @@ class Scheduler(Generic[Row, Key, Result]):
             self._wanting_room.popleft()
 
     def _fits(self, items: list[_Item[Key, Row, Result]]) -> bool:
-        return self._queue.has_room(len(items), sum(item.length for item in items))
+        return self._queue.has_room_for_patient(len(items), sum(item.length for item in items))
 
     def _withdraw(self, request: WaitingRequest[Result], items: list[_Item[Key, Row, Result]], why: Dropped) -> None:
         """Drops what is not done of a request that ended, and stops batches that nobody waits for any more."""

@@ -316,15 +316,23 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(arrivals=ARRIVALS)
-    def arrive(self, arrivals: list[tuple[int, str, int, float | None]]) -> None:
+    @rule(arrivals=ARRIVALS, patient=st.booleans())
+    def arrive(self, arrivals: list[tuple[int, str, int, float | None]], patient: bool) -> None:
         items = [
-            item(length, key, None if ttl is None else self.now + ttl, priority=priority)
+            item(length, key, None if ttl is None else self.now + ttl, priority=priority, patient=patient)
             for length, key, priority, ttl in arrivals
         ]
         everything = [*self.waiting, *items]
         fits = len(everything) <= 12 and sum(one.length for one in everything) <= 150
-        assert self.queue.has_room(len(items), sum(one.length for one in items)) == fits
+        tokens = sum(one.length for one in items)
+        assert self.queue.has_room(len(items), tokens) == fits
+        if patient:
+            theirs = [one for one in everything if one.patient]
+            few = len(theirs) <= 12 // 4 and sum(one.length for one in theirs) <= 150 // 4
+            fits = fits and (few or len(theirs) == len(items))
+            assert self.queue.has_room_for_patient(len(items), tokens) == fits
+            if not fits:
+                return
         try:
             self.queue.add(items, self.now)
         except QueueFullError:

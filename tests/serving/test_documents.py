@@ -99,8 +99,9 @@ def test_the_messages_are_the_document_with_spans_and_sums(server: Server, bundl
     assert (last.end.model, last.end.model_version) == ("toy", bundle.version)
 
 
-def test_a_document_longer_than_the_queue_is_not_refused_and_does_not_fill_it(
-    tmp_path_factory: pytest.TempPathFactory,
+@pytest.mark.parametrize("documents", [1, 6])
+def test_documents_longer_than_the_queue_are_not_refused_and_do_not_fill_it(
+    tmp_path_factory: pytest.TempPathFactory, documents: int
 ) -> None:
     """Beside it single requests find room, and go first."""
     bundle = write_toy_bundle(tmp_path_factory.mktemp("bundle") / "slow", steps=10)
@@ -117,10 +118,13 @@ def test_a_document_longer_than_the_queue_is_not_refused_and_does_not_fill_it(
         watcher = threading.Thread(target=watch)
         watcher.start()
         try:
-            parts = client.translate_document(document, TranslateOptions(extra_length=1))
-            head = list(islice(parts, 20))
-            assert client.translate(["a", "b"], TranslateOptions(extra_length=1))[1][0].text == "b"
-            assert len(head) + len(list(parts)) == 300
+            options = TranslateOptions(extra_length=1)
+            answers = [client.translate_document(document, options) for _ in range(documents)]
+            heads = [list(islice(parts, 20)) for parts in answers]
+            for _ in range(20):
+                assert client.translate(["a", "b"], options)[1][0].text == "b"
+            for head, rest in zip(heads, answers, strict=True):
+                assert len(head) + len(list(rest)) == 300
         finally:
             done.set()
             watcher.join()

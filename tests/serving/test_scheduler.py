@@ -144,6 +144,27 @@ def test_who_waits_for_room_is_served_in_order_and_never_refused(bundle: Bundle)
     assert not {"leaving", "late", "hasty"} & {text for batch in translator.batches for text in batch}
 
 
+def test_who_waits_for_room_leaves_the_rest_of_the_queue_to_others(bundle: Bundle) -> None:
+    """Every place that becomes free would be theirs, for as long as they wait."""
+    translator = Held(bundle)
+
+    async def test(scheduler: Scheduler) -> None:
+        first = ask(scheduler, "x")
+        await until(lambda: len(translator.batches) == 1)
+        patient = [ask(scheduler, f"p{number}", wait_for_room=True) for number in range(20)]
+        await asyncio.sleep(0)
+        assert scheduler.state().waiting_sentences == LIMITS.most_patient == 2
+        others = ask(scheduler, *"abcdef")
+        await asyncio.sleep(0)
+        assert scheduler.state().waiting_sentences == 8
+        with pytest.raises(OverloadedError):
+            await ask(scheduler, "hasty")
+        translator.go.set()
+        await asyncio.gather(first, *patient, others)
+
+    run(translator, test)
+
+
 def test_stopping_answers_everybody(bundle: Bundle) -> None:
     translator = Held(bundle)
     asked: list[asyncio.Task[Answer]] = []
