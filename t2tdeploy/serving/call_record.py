@@ -36,7 +36,7 @@ class CallRecord:
         trace_parent: W3C traceparent as it came; empty: none, or not valid.
         known: whether the server has such a method.
         requests: of a stream of them; each has a record of its own.
-        model, version: name and number of the model that answered; empty: none was found.
+        model, version: name and number of the model that is to answer, set once it is found; empty: none was.
         sentences, source_tokens, target_tokens: of all sources, and of all hypotheses returned.
         queue, compute: seconds; None: it did not come so far. Of a stream, the longest of a sentence.
         computed: seconds from the first look at the call to the end of `compute`.
@@ -71,9 +71,8 @@ class CallRecord:
     seconds: float = 0.0
     _clock: float = field(default_factory=time.perf_counter, repr=False)
 
-    def admitted(self, model: str, version: str, sentences: int, source_tokens: int) -> None:
-        """So many sentences of it are to be answered by a model; a stream may admit several times."""
-        self.model, self.version = model, version
+    def admitted(self, sentences: int, source_tokens: int) -> None:
+        """So many sentences of it are to be answered; a stream may admit several times."""
         self.sentences += sentences
         self.source_tokens += source_tokens
 

@@ -101,7 +101,7 @@ async def stream_document(
             (hypotheses,) = answered.results
             under_way.popleft()
             if record := current_record():
-                record.admitted(model.name, str(model.number), 1, len(first.sentence.ids))
+                record.admitted(1, len(first.sentence.ids))
                 record.answered(answered.queue, answered.compute, sum(one.tokens for one in hypotheses))
             yield AnsweredPart(first.part, first.sentence, hypotheses)
     finally:

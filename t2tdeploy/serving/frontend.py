@@ -191,7 +191,7 @@ class Frontend:
             sentences = await self._encode(translator, call)
             self.require_size(sentences, key)
             if record := current_record():
-                record.admitted(model.name, str(model.number), len(sentences), _tokens(sentences))
+                record.admitted(len(sentences), _tokens(sentences))
             answer = await scheduler.answer(sentences, key, deadline=call.deadline, priority=call.priority)
             if record:
                 target_tokens = sum(one.tokens for hypotheses in answer.results for one in hypotheses)
@@ -229,7 +229,7 @@ class Frontend:
             tokens = sum(example.cost for example in examples)
             self._require_tokens("examples", tokens)
             if record := current_record():
-                record.admitted(model.name, str(model.number), len(examples), tokens)
+                record.admitted(len(examples), tokens)
             rows = [Asked(example, top_k) for example in examples]
             answer = await scheduler.answer(rows, None, deadline=call.deadline, priority=call.priority)
             if record:

@@ -28,6 +28,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Bounds of sentences in a batch."""
 
 _MODEL = ("model", "version")
+_KEPT_VERSIONS = 2
+"""Of a model, that have left: Prometheus still reads what they did last."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,12 @@ class ServerMetrics:
             ("model",),
             registry=registry,
         )
+        self._of_versions: list[Counter | Histogram] = [
+            *(self._sentences, self._source_tokens, self._target_tokens, self._batches, self._batch_sentences),
+            *(self._batch_tokens, self._batch_seconds, self._dropped),
+        ]
+        self._left: dict[str, list[str]] = {}
+        self._models: Callable[[], list[ModelState]] = list
 
     def call_ended(self, record: CallRecord) -> None:
         """Counts a call, or of a stream each request. Names that the server does not know never become labels: anybody
@@ -151,11 +159,21 @@ class ServerMetrics:
         Args:
             not_loaded: see `ModelRepository.not_loaded`.
         """
+        self._models = models
         self.registry.register(_Moment(ready, models, not_loaded))
 
     def listening(self, reporter: Reporter) -> Reporter:
-        """A reporter that passes everything on to `reporter`, and counts the models loaded and broken."""
-        return _CountingReporter(reporter, self._loads, self._load_failures)
+        """A reporter that passes everything on to `reporter`, counts the models loaded and broken, and forgets versions
+        some time after they have left: models that are trained anew every hour would add series for ever."""
+        return _CountingReporter(reporter, self._loads, self._load_failures, self._version_left)
+
+    def _version_left(self, model: str, version: str) -> None:
+        left = self._left[model] = [one for one in self._left.get(model, []) if one != version] + [version]
+        serving = {state.version for state in self._models() if state.name == model}
+        while len(left) > _KEPT_VERSIONS:
+            if (oldest := left.pop(0)) not in serving:
+                for metric in self._of_versions:
+                    metric.remove_by_labels({"model": model, "version": oldest})
 
 
 class _BatchMetrics:
@@ -245,8 +263,8 @@ class _Moment(Collector):
 class _CountingReporter:
     """See Reporter."""
 
-    def __init__(self, reporter: Reporter, loads: Counter, failures: Counter) -> None:
-        self._reporter, self._loads, self._failures = reporter, loads, failures
+    def __init__(self, reporter: Reporter, loads: Counter, failures: Counter, left: Callable[[str, str], None]) -> None:
+        self._reporter, self._loads, self._failures, self._left = reporter, loads, failures, left
 
     @contextmanager
     def task(self, description: str, total: int | None, unit: str) -> Iterator[Task]:
@@ -262,4 +280,6 @@ class _CountingReporter:
             self._failures.labels(data["model"])  # at 0: to Prometheus, a series that begins at 1 has not increased
         if name == "broken":
             self._failures.labels(data["model"]).inc()
+        if name == "unloaded":
+            self._left(data["model"], str(data["number"]))
         self._reporter.event(name, **data)

@@ -13,6 +13,7 @@ from t2tdeploy.classifier import Classifier
 from t2tdeploy.errors import RequestError
 from t2tdeploy.runtime import available_cpus
 from t2tdeploy.serving.bundle_source import Found, label_of
+from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import Scheduler
@@ -126,7 +127,9 @@ class ServedModel:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[None]:
-        """Within it the model goes on to answer, even if another takes its place."""
+        """Within it the model goes on to answer the current call, even if another takes its place."""
+        if record := current_record():
+            record.model, record.version = self.name, str(self.number)
         self._users += 1
         self._unused.clear()
         try:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families as text_fami
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.errors import OperationalError
 from t2tdeploy.serving.bundle_source import RepositoryFolder
+from t2tdeploy.serving.client import Client, ClientOptions
+from t2tdeploy.serving.server import Server
 from t2tdeploy.serving.v1 import translation_pb2 as pb
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
 from tests.policy.source import ROOT
@@ -75,10 +78,10 @@ def value(told: tuple[Samples, str], name: str, **labels: str) -> float:
 def test_calls_are_counted_by_method_status_and_model(told: tuple[Samples, str]) -> None:
     requests = "t2tdeploy_requests_total"
     assert value(told, requests, method="Translate", status="OK", model="toy") == 3
-    assert value(told, requests, method="Translate", status="INVALID_ARGUMENT", model="") == 1
+    assert value(told, requests, method="Translate", status="INVALID_ARGUMENT", model="toy") == 1
     assert value(told, requests, method="Translate", status="DEADLINE_EXCEEDED", model="toy") == 1
     assert value(told, requests, method="unknown", status="UNIMPLEMENTED", model="") == 1
-    assert value(told, "t2tdeploy_rejects_total", reason="invalid", model="") == 1
+    assert value(told, "t2tdeploy_rejects_total", reason="invalid", model="toy") == 1
     assert value(told, "t2tdeploy_rejects_total", reason="deadline", model="toy") == 1
     assert "Name" not in told[1]
 
@@ -95,7 +98,7 @@ def test_tokens_batches_and_times_add_up(told: tuple[Samples, str]) -> None:
     for name in ("request", "queue", "compute"):
         labels = {"model": "toy", **({"method": "Translate"} if name == "request" else {})}
         count = value(told, f"t2tdeploy_{name}_seconds_count", **labels)
-        assert count == (4 if name == "request" else 3)
+        assert count == (5 if name == "request" else 3)  # one was not valid
         assert 0 <= value(told, f"t2tdeploy_{name}_seconds_sum", **labels) < 60
 
 
@@ -137,6 +140,43 @@ def test_a_model_that_never_could_be_loaded_is_told(bundle: Bundle, tmp_path: Pa
         now = samples(read(server.operations.metrics_port))
     counts = {dict(labels)["model"]: number for (name, labels), number in now.items() if name.endswith("_not_loaded")}
     assert counts == {"good": 1, "bad": 1}
+
+
+def test_versions_that_left_keep_their_series_for_a_while(bundle: Bundle, tmp_path: Path) -> None:
+    def versions(server: Server) -> set[str]:
+        now = samples(read(server.operations.metrics_port))
+        return {dict(labels)["version"] for name, labels in now if name == "t2tdeploy_source_tokens_total"}
+
+    put(bundle.directory, tmp_path / "toy" / "1")
+    with running(RepositoryFolder(tmp_path), metrics_port=0, poll_seconds=0.05) as server:
+        target = f"127.0.0.1:{server.port}"
+        with Client(target, ClientOptions(model="toy")) as client:
+            client.translate(["a"])
+            for number in range(2, 6):
+                put(bundle.directory, tmp_path / "toy" / str(number))
+                while server.repository.find("toy").number != number:
+                    time.sleep(0.02)
+                client.translate(["a"])
+        expected, deadline = {"3", "4", "5"}, time.monotonic() + 20
+        while versions(server) != expected and time.monotonic() < deadline:
+            time.sleep(0.02)  # until the last has left
+        assert versions(server) == expected
+
+
+def test_a_full_queue_is_that_of_a_model(bundle: Bundle) -> None:
+    limits = {"max_queue_sentences": 1, "max_sentences_per_request": 1, "workers": 1}
+    endless = pb.TranslateRequest(sources=["a"], options=pb.DecodeOptions(alpha=ENDLESS_ALPHA))
+    with (
+        running(bundle, metrics_port=0, **limits) as server,
+        grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        calls = [TranslationServiceStub(channel).Translate.future(endless, timeout=20) for _ in range(4)]
+        while not server.answers["RESOURCE_EXHAUSTED"]:
+            time.sleep(0.01)
+        now = samples(read(server.operations.metrics_port))
+        for call in calls:
+            call.cancel()
+    assert ("t2tdeploy_rejects_total", frozenset({"reason": "queue_full", "model": "toy"}.items())) in now
 
 
 def test_the_alert_of_models_asks_what_is_now() -> None:
