@@ -169,8 +169,11 @@ class Classifier:
             raise RequestError(field, f"{top_k} is not between 1 and {most}: {why}")
         return top_k
 
-    def encode(self, examples: Sequence[RawExample], *, truncate: bool = False) -> list[Example]:
+    def encode(self, examples: Sequence[RawExample], *, truncate: bool = False, first: int = 0) -> list[Example]:
         """Examples as the graph takes them, in order.
+
+        Args:
+            first: number of the first one, where they are a part of a list: errors name them by it.
 
         Raises:
             RequestError: naming the first feature that is missing, unknown or not as it must be.
@@ -179,7 +182,7 @@ class Classifier:
             raise RequestError("examples", "one example, where a list of them is expected", help="put it into a list")
         return [
             self._encoder.encode(example, f"examples[{index}]", truncate=truncate)
-            for index, example in enumerate(examples)
+            for index, example in enumerate(examples, first)
         ]
 
     def run(

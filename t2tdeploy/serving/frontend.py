@@ -11,7 +11,6 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from t2tdeploy.classifier import Classification, Classifier, Example, RawExample
@@ -22,6 +21,7 @@ from t2tdeploy.sentences import Sentence, Source
 from t2tdeploy.serving.batcher import MAX_PRIORITY, MIN_PRIORITY
 from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.options import ServerOptions
+from t2tdeploy.serving.preparation import Preparation
 from t2tdeploy.serving.repository import ModelRepository
 from t2tdeploy.serving.scheduler import Answer, UnavailableError
 from t2tdeploy.serving.served_model import ServedModel
@@ -106,6 +106,7 @@ class Frontend:
     def __init__(self, repository: ModelRepository, options: ServerOptions) -> None:
         self.answers: Counter[str] = Counter()
         self.repository, self.options = repository, options
+        self._preparation = Preparation()
         self._state: Literal["starting", "serving", "leaving", "stopping"] = "starting"
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -140,6 +141,7 @@ class Frontend:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()
+        self._preparation.close()
         return self._in_flight
 
     @contextlib.contextmanager
@@ -187,8 +189,8 @@ class Frontend:
             translator, scheduler = model.translator, model.scheduler
             key = translator.search_key(call.options)
             # An overloaded server does not tokenize what it then refuses.
-            scheduler.require_room(len(call.sources), call.deadline, call.priority)
-            sentences = await self._encode(translator, call)
+            with scheduler.expecting(len(call.sources), call.deadline, call.priority):
+                sentences = await self._encode(translator, call)
             self.require_size(sentences, key)
             if record := current_record():
                 record.admitted(len(sentences), _tokens(sentences))
@@ -200,14 +202,12 @@ class Frontend:
 
     async def _encode(self, translator: Translator, call: TranslateCall) -> list[Sentence]:
         """Tokenizes in a thread, so that the event loop goes on, unless that takes longer than the tokenizing."""
-        encode = partial(
-            translator.encode,
-            call.sources,
-            truncate=call.options.truncate,
-            target_prefixes=call.target_prefixes or None,
+        sources, prefixes, truncate = call.sources, call.target_prefixes, call.options.truncate
+        if sum(map(len, sources)) + sum(map(len, prefixes)) <= SHORT_CHARACTERS:
+            return translator.encode(sources, truncate=truncate, target_prefixes=prefixes or None)
+        return await self._preparation.sentences(
+            translator, sources, truncate=truncate, target_prefixes=prefixes, deadline=call.deadline
         )
-        characters = sum(map(len, call.sources)) + sum(map(len, call.target_prefixes))
-        return await asyncio.to_thread(encode) if characters > SHORT_CHARACTERS else encode()
 
     async def classify(self, call: ClassifyCall, model: ServedModel | None = None) -> Classified:
         """Answers all examples of a call, or none. Cancelling it withdraws them.
@@ -224,8 +224,8 @@ class Frontend:
             require_priority(call.priority)
             classifier, scheduler = model.classifier, model.scheduler
             top_k = classifier.require_top_k(call.top_k, "options.top_k")
-            scheduler.require_room(len(call.examples), call.deadline, call.priority)
-            examples = await self._encode_examples(classifier, call)
+            with scheduler.expecting(len(call.examples), call.deadline, call.priority):
+                examples = await self._encode_examples(classifier, call)
             tokens = sum(example.cost for example in examples)
             self._require_tokens("examples", tokens)
             if record := current_record():
@@ -237,8 +237,11 @@ class Frontend:
             return Classified(model, answer)
 
     async def _encode_examples(self, classifier: Classifier, call: ClassifyCall) -> list[Example]:
-        encode = partial(classifier.encode, call.examples, truncate=call.truncate)
-        return await asyncio.to_thread(encode) if call.size > SHORT_CHARACTERS else encode()
+        if call.size <= SHORT_CHARACTERS:
+            return classifier.encode(call.examples, truncate=call.truncate)
+        return await self._preparation.examples(
+            classifier, call.examples, truncate=call.truncate, deadline=call.deadline
+        )
 
     def _require_count(self, field: str, count: int) -> None:
         if not count:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
@@ -55,20 +56,13 @@ class ServerMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
-        self._calls = Counter(
-            "t2tdeploy_requests",
-            "Calls answered, by method, gRPC status and model.",
-            ("method", "status", "model"),
-            registry=registry,
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        self._calls = counter(
+            "t2tdeploy_requests", "Calls answered, by method, gRPC status and model.", ("method", "status", "model")
         )
-        self._rejects = Counter(
-            "t2tdeploy_rejects",
-            "Calls that were refused, by reason.",
-            ("reason", "model"),
-            registry=registry,
-        )
+        self._rejects = counter("t2tdeploy_rejects", "Calls that were refused, by reason.", ("reason", "model"))
         self._total, self._queue, self._compute = (
-            Histogram(f"t2tdeploy_{name}_seconds", help, labels, buckets=SECONDS, registry=registry)
+            histogram(f"t2tdeploy_{name}_seconds", help, labels, buckets=SECONDS)
             for name, help, labels in (
                 ("request", "From the first look at a call to its answer.", ("method", "model")),
                 ("queue", "What the first sentence of a call waited for a worker.", ("model",)),
@@ -76,41 +70,26 @@ class ServerMetrics:
             )
         )
         self._sentences, self._source_tokens, self._target_tokens = (
-            Counter(f"t2tdeploy_{name}", help, _MODEL, registry=registry)
+            counter(f"t2tdeploy_{name}", help, _MODEL)
             for name, help in (
                 ("sentences", "Sentences of calls that were answered with OK."),
                 ("source_tokens", "Tokens of their sources."),
                 ("target_tokens", "Tokens of all hypotheses returned."),
             )
         )
-        self._batches = Counter(
-            "t2tdeploy_batches", "Batches run, by outcome.", (*_MODEL, "outcome"), registry=registry
+        self._batches = counter("t2tdeploy_batches", "Batches run, by outcome.", (*_MODEL, "outcome"))
+        self._batch_sentences = histogram("t2tdeploy_batch_sentences", "Sentences of a batch.", _MODEL, buckets=SIZES)
+        self._batch_tokens = counter("t2tdeploy_batch_tokens", "Source tokens of batches, by kind.", (*_MODEL, "kind"))
+        self._batch_seconds = histogram(
+            "t2tdeploy_batch_seconds", "Time a batch was computed.", _MODEL, buckets=SECONDS
         )
-        self._batch_sentences = Histogram(
-            "t2tdeploy_batch_sentences", "Sentences of a batch.", _MODEL, buckets=SIZES, registry=registry
-        )
-        self._batch_tokens = Counter(
-            "t2tdeploy_batch_tokens",
-            "Source tokens of batches, by kind.",
-            (*_MODEL, "kind"),
-            registry=registry,
-        )
-        self._batch_seconds = Histogram(
-            "t2tdeploy_batch_seconds", "Time a batch was computed.", _MODEL, buckets=SECONDS, registry=registry
-        )
-        self._dropped = Counter(
+        self._dropped = counter(
             "t2tdeploy_dropped_sentences",
             "Sentences that left the queue without being run, by reason.",
             (*_MODEL, "reason"),
-            registry=registry,
         )
-        self._loads = Counter("t2tdeploy_model_loads", "Versions of models loaded.", ("model",), registry=registry)
-        self._load_failures = Counter(
-            "t2tdeploy_model_load_failures",
-            "Versions that could not be loaded.",
-            ("model",),
-            registry=registry,
-        )
+        self._loads = counter("t2tdeploy_model_loads", "Versions of models loaded.", ("model",))
+        self._load_failures = counter("t2tdeploy_model_load_failures", "Versions that could not be loaded.", ("model",))
         self._of_versions: list[Counter | Histogram] = [
             *(self._sentences, self._source_tokens, self._target_tokens, self._batches, self._batch_sentences),
             *(self._batch_tokens, self._batch_seconds, self._dropped),

@@ -3,8 +3,8 @@
 `Scheduler` (serving/scheduler.py) calls the methods of a `BatchObserver`, each of its own model, all on the event
 loop's thread: `admitted` and `refused` from `Scheduler.translate`, `dropped` when waiting sentences leave the queue
 without being run, `batch_done` after every batch. Who subscribes passes an observer to the scheduler when it is made,
-or calls `Scheduler.subscribe` later; several may. An observer must be quick and must not raise: what it raises is
-logged, and the scheduler goes on.
+or calls `Scheduler.subscribe` later; several may, see `Observers`. An observer must be quick and must not raise: what
+it raises is logged, and the scheduler goes on.
 
 What only needs a number now reads `Scheduler.state()`; what needs sums and histograms of one model keeps a
 `BatchStatistics`, which every scheduler has one of (`Scheduler.statistics`).
@@ -12,9 +12,13 @@ What only needs a number now reads `Scheduler.state()`; what needs sums and hist
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+logger = logging.getLogger("t2tdeploy.serving")
 
 Dropped = Literal["cancelled", "deadline", "stopped"]
 """Why a waiting sentence was not run: its request ended, its deadline passed, the scheduler stopped."""
@@ -86,6 +90,41 @@ class SilentObserver:
 
     def batch_done(self, report: BatchReport) -> None:
         """See BatchObserver."""
+
+
+class Observers:
+    """Several observers as one."""
+
+    def __init__(self, observers: Iterable[BatchObserver]) -> None:
+        self._observers = list(observers)
+
+    def add(self, observer: BatchObserver) -> None:
+        """Tells `observer` too what happens from now on."""
+        self._observers.append(observer)
+
+    def admitted(self, sentences: int, tokens: int, priority: int) -> None:
+        """See BatchObserver."""
+        self._tell(lambda observer: observer.admitted(sentences, tokens, priority))
+
+    def refused(self, sentences: int, reason: Refusal) -> None:
+        """See BatchObserver."""
+        self._tell(lambda observer: observer.refused(sentences, reason))
+
+    def dropped(self, sentences: int, reason: Dropped) -> None:
+        """See BatchObserver; nobody is told of none."""
+        if sentences:
+            self._tell(lambda observer: observer.dropped(sentences, reason))
+
+    def batch_done(self, report: BatchReport) -> None:
+        """See BatchObserver."""
+        self._tell(lambda observer: observer.batch_done(report))
+
+    def _tell(self, what: Callable[[BatchObserver], None]) -> None:
+        for observer in self._observers:
+            try:
+                what(observer)
+            except Exception:  # what is told must not hurt what is done
+                logger.exception("%s failed", type(observer).__name__)
 
 
 @dataclass(frozen=True)

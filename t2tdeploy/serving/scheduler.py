@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias
@@ -20,15 +19,13 @@ from t2tdeploy.serving.observer import (
     BatchReport,
     BatchStatistics,
     Dropped,
+    Observers,
     Outcome,
-    Refusal,
     SchedulerState,
 )
 from t2tdeploy.serving.pace import Pace, retry_hint
 from t2tdeploy.serving.waiting import WaitingRequest, WaitingRow
 from t2tdeploy.serving.work import Key, Result, Row, Work
-
-logger = logging.getLogger("t2tdeploy.serving")
 
 _TOO_LATE = "the server stopped before it could answer"
 
@@ -88,7 +85,7 @@ class Scheduler(Generic[Row, Key, Result]):
     ) -> None:
         self.batches = 0
         self.statistics = BatchStatistics()
-        self._observers: list[BatchObserver] = [self.statistics, *observers]
+        self._observers = Observers([self.statistics, *observers])
         self._work = work
         self._queue: BatchQueue[Key, WaitingRow[Row, Result]] = BatchQueue(limits)
         self._workers = workers
@@ -101,6 +98,7 @@ class Scheduler(Generic[Row, Key, Result]):
         self._wanting_room: deque[tuple[list[_Item[Key, Row, Result]], asyncio.Future[None]]] = deque()
         self._pace = Pace(workers)
         self._answered = 0  # rows of the last batch
+        self._expected = 0  # rows that are being made
         self._stopped = False
 
     def start(self) -> None:
@@ -114,7 +112,7 @@ class Scheduler(Generic[Row, Key, Result]):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         waiting = self._queue.clear()
-        self._tell_dropped(len(waiting), "stopped")
+        self._observers.dropped(len(waiting), "stopped")
         stopped = UnavailableError(_TOO_LATE)
         for item in [*waiting, *(item for run in self._runs for item in run.batch)]:
             _fail(item.content.request.ended, stopped)
@@ -126,7 +124,7 @@ class Scheduler(Generic[Row, Key, Result]):
 
     def subscribe(self, observer: BatchObserver) -> None:
         """Tells `observer` too what happens from now on."""
-        self._observers.append(observer)
+        self._observers.add(observer)
 
     def state(self) -> SchedulerState:
         """What waits and runs now."""
@@ -137,18 +135,25 @@ class Scheduler(Generic[Row, Key, Result]):
     def _computing(self) -> list[BatchRun[Row, Key, Result]]:
         return [run for run in self._runs if not run.divided]
 
-    def require_room(self, count: int, deadline: float | None, priority: int = 0) -> None:
-        """Checks that `count` more rows may wait, before work is spent on them.
+    @contextlib.contextmanager
+    def expecting(self, count: int, deadline: float | None, priority: int = 0) -> Iterator[None]:
+        """Around the work that makes `count` more rows of a request: they may wait, beside those that wait already and
+        those that are being made.
 
         Raises:
             TimeoutError: the deadline passed.
             OverloadedError: the queue is full, or too long for the deadline, whatever the length of the rows.
         """
         self._require_unexpired(count, deadline)
-        if not self._queue.has_room(count):
-            self._tell_refused(count, "queue_full")
+        if not self._queue.has_room(self._expected + count):
+            self._observers.refused(count, "queue_full")
             raise OverloadedError(self._retry_after())
         self._require_time(count, count, deadline, priority)
+        self._expected += count
+        try:
+            yield
+        finally:
+            self._expected -= count
 
     async def answer(
         self,
@@ -213,7 +218,7 @@ class Scheduler(Generic[Row, Key, Result]):
             TimeoutError: the deadline passed.
         """
         if deadline is not None and deadline <= asyncio.get_running_loop().time():
-            self._tell_refused(count, "deadline")
+            self._observers.refused(count, "deadline")
             raise TimeoutError
 
     def _require_time(self, count: int, tokens: int, deadline: float | None, priority: int) -> None:
@@ -230,7 +235,7 @@ class Scheduler(Generic[Row, Key, Result]):
         ahead = self._queue.tokens_ahead(priority, now)
         late = self._pace.lateness(ahead + tokens, self._queue.tokens + tokens, running, deadline - now)
         if late > 0:
-            self._tell_refused(count, "queue_full")
+            self._observers.refused(count, "queue_full")
             raise OverloadedError(retry_hint(late), "the queue is too long for the deadline")
 
     def _add(self, items: list[_Item[Key, Row, Result]]) -> None:
@@ -241,11 +246,11 @@ class Scheduler(Generic[Row, Key, Result]):
         try:
             self._queue.add(items, asyncio.get_running_loop().time())
         except QueueFullError:
-            self._tell_refused(len(items), "queue_full")
+            self._observers.refused(len(items), "queue_full")
             raise OverloadedError(self._retry_after()) from None
         self._arrived.set()
         tokens, priority = sum(item.length for item in items), items[0].priority
-        self._tell(lambda observer: observer.admitted(len(items), tokens, priority))
+        self._observers.admitted(len(items), tokens, priority)
 
     async def _wait_for_room(self, items: list[_Item[Key, Row, Result]]) -> None:
         """Queues `items` as soon as they fit; those who wait longer first."""
@@ -272,7 +277,7 @@ class Scheduler(Generic[Row, Key, Result]):
 
     def _withdraw(self, request: WaitingRequest[Result], items: list[_Item[Key, Row, Result]], why: Dropped) -> None:
         """Drops what is not done of a request that ended, and stops batches that nobody waits for any more."""
-        self._tell_dropped(self._queue.discard(items), why)
+        self._observers.dropped(self._queue.discard(items), why)
         request.ended.cancel()
         for run in self._runs:
             run.stop_if_unwanted()
@@ -306,7 +311,7 @@ class Scheduler(Generic[Row, Key, Result]):
     def _take(self) -> list[_Item[Key, Row, Result]]:
         now = asyncio.get_running_loop().time()
         expired = self._queue.expire(now, self._pace.next_batch(self._queue.tokens))
-        self._tell_dropped(len(expired), "deadline")
+        self._observers.dropped(len(expired), "deadline")
         for item in expired:
             _fail(item.content.request.ended, TimeoutError())
         batch = self._queue.take(now, self._pace.token, self._lead)
@@ -376,21 +381,7 @@ class Scheduler(Generic[Row, Key, Result]):
                 widened=self._work.widens and run.alone,
             )
             self._arrived.set()  # who sleeps until a deadline is near may have to begin sooner
-        self._tell(lambda observer: observer.batch_done(report))
-
-    def _tell_dropped(self, count: int, why: Dropped) -> None:
-        if count:
-            self._tell(lambda observer: observer.dropped(count, why))
-
-    def _tell_refused(self, count: int, why: Refusal) -> None:
-        self._tell(lambda observer: observer.refused(count, why))
-
-    def _tell(self, what: Callable[[BatchObserver], None]) -> None:
-        for observer in self._observers:
-            try:
-                what(observer)
-            except Exception:  # what is told must not hurt what is done
-                logger.exception("%s failed", type(observer).__name__)
+        self._observers.batch_done(report)
 
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:

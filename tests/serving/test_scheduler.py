@@ -49,8 +49,9 @@ def test_what_is_told_adds_up(bundle: Bundle) -> None:
             await ask(scheduler, "late", after=-1)
         with pytest.raises(TimeoutError):  # although it would wait for room
             await ask(scheduler, "late", after=-1, wait_for_room=True)
-        with pytest.raises(TimeoutError):  # before it is tokenized, however long the queue is
-            scheduler.require_room(1, asyncio.get_running_loop().time() - 1)
+        passed = scheduler.expecting(1, asyncio.get_running_loop().time() - 1)
+        with pytest.raises(TimeoutError), passed:  # before it is tokenized, however long the queue is
+            pass
         with pytest.raises(TimeoutError):
             await rest[1]
         translator.go.set()
@@ -142,6 +143,20 @@ def test_who_waits_for_room_is_served_in_order_and_never_refused(bundle: Bundle)
     order = [text for batch in translator.batches for text in batch if text.startswith("p")]
     assert order == sorted(order, key=lambda text: int(text[1:]))
     assert not {"leaving", "late", "hasty"} & {text for batch in translator.batches for text in batch}
+
+
+def test_rows_that_are_being_made_take_room(bundle: Bundle) -> None:
+    async def test(scheduler: Scheduler) -> None:
+        with scheduler.expecting(5, None), scheduler.expecting(3, None):
+            with pytest.raises(OverloadedError), scheduler.expecting(1, None):
+                pass
+            assert scheduler.statistics.refused_sentences == {"queue_full": 1}
+        with pytest.raises(ZeroDivisionError), scheduler.expecting(8, None):
+            raise ZeroDivisionError
+        with scheduler.expecting(8, None):
+            pass
+
+    run(Held(bundle), test)
 
 
 def test_who_waits_for_room_leaves_the_rest_of_the_queue_to_others(bundle: Bundle) -> None:

@@ -33,8 +33,9 @@ def test_what_comes_after_a_request_does_not_make_it_late(bundle: Bundle) -> Non
         for priority in (-2, -1):
             with pytest.raises(OverloadedError, match="too long for the deadline"):
                 await ask(scheduler, "a", after=12, priority=priority)
-            with pytest.raises(OverloadedError, match="too long for the deadline"):
-                scheduler.require_room(1, asyncio.get_running_loop().time() + 12, priority)
+            expecting = scheduler.expecting(1, asyncio.get_running_loop().time() + 12, priority)
+            with pytest.raises(OverloadedError, match="too long for the deadline"), expecting:
+                pass
         urgent = [ask(scheduler, "a", after=12, priority=priority) for priority in (0, 2)]
         await until(lambda: scheduler.state().waiting_sentences == 8)
         translator.go.set()

@@ -147,8 +147,8 @@ def test_metrics_count_requests_and_not_streams(bundle: Bundle) -> None:
         for sample in family.samples
     }
     assert found["requests_total", "ModelStreamInfer", "OK", "toy"] == 13
-    assert found["requests_total", "", "INVALID_ARGUMENT", "ModelStreamInfer"] == 2
+    assert found["requests_total", "INVALID_ARGUMENT", "ModelStreamInfer", "toy"] == 2
     assert sum(value for (name, *_), value in found.items() if name == "requests_total") == 15
-    assert found["rejects_total", "", "invalid"] == 2
+    assert found["rejects_total", "invalid", "toy"] == 2
     assert found["sentences_total", "1", "toy"] == 14
     assert found["queue_seconds_count", "toy"] == 13
