@@ -10,9 +10,8 @@ graph is cut open before and joined again after.
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import onnx
@@ -39,6 +38,7 @@ from t2tdeploy.training.graph.joint import (
     _ModuleTensors,
     _separate_outputs,
 )
+from t2tdeploy.training.graph.own_gradients import refusing_own_gradients
 from t2tdeploy.training.graph.simplify import _forget_origin
 
 _WANTED_OUTPUTS = {"LayerNormalization": 3, "Dropout": 2}  # the gradient builder reads them all, used or not
@@ -62,7 +62,7 @@ def gradient_builder_graph(
     """
     choose_gradient_builder(ONNXRUNTIME_TRAINING)
     tensors = _ModuleTensors.of(module)
-    with tracing_faults(module), _refusing_own_gradients():
+    with tracing_faults(module), refusing_own_gradients(module):
         captured = _functional(_capture(module, example, dynamic_shapes))
     changed = _changed(captured, tensors)
     with translation_faults(captured.graph):
@@ -80,28 +80,6 @@ def gradient_builder_graph(
     outputs = [*names.outputs, *(f"{name}.grad" for name in tensors.trained), *changed]
     name_axes(model.graph, _axis_names(dynamic_shapes, names.inputs))
     return _arranged(model, inputs, outputs)
-
-
-@contextlib.contextmanager
-def _refusing_own_gradients() -> Iterator[None]:
-    """torch.export forgets the backward of a torch.autograd.Function without a word; so none may be called."""
-    true = vars(torch.autograd.Function)["apply"]
-
-    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if cls.__module__.partition(".")[0] == "torch":  # e.g. what torch.library makes of an operator
-            return true.__func__(cls, *args, **kwargs)
-        raise DifferentiationError(
-            "torch.export does not keep the gradient of a torch.autograd.Function, only that of an operator made by "
-            "torch.library.custom_op",
-            operator=f"{cls.__module__}.{cls.__qualname__}",
-        )
-
-    function: Any = torch.autograd.Function
-    function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        function.apply = true
 
 
 def _functional(captured: ExportedProgram) -> ExportedProgram:

@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.export.undecomposed import Undecomposed
 from t2tdeploy.training.graph.faults import differentiation_faults, quiet, tracing_faults, translation_faults
+from t2tdeploy.training.graph.own_gradients import refusing_own_gradients
 from t2tdeploy.training.graph.program import Program, as_program
 from t2tdeploy.training.graph.simplify import simplified
 from t2tdeploy.training.graph.substitutes import Substitutes
@@ -81,7 +82,7 @@ def joint_graph(
         DifferentiationError: an operator cannot be traced, differentiated or translated.
     """
     tensors = _ModuleTensors.of(module)
-    with tracing_faults(module), autocast("cpu", target.precision):
+    with tracing_faults(module), refusing_own_gradients(module), autocast("cpu", target.precision):
         captured = _capture(module, example, dynamic_shapes)
     inputs = _input_names(captured, tensors, names)
     # torch.export keeps operators as they are called, and AOTAutograd writes the casts of autocast out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,8 @@ _IDS = torch.tensor([2, 0, 2, 3, 2])
 _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "activations": {
         "relu": F.relu,
+        "relu_sqrt": lambda x: F.relu(x).sqrt(),
+        "relu_log_sqrt": lambda x: (F.relu(x).reshape(-1, 2, 2, x.shape[-1]) * 2 + 0).log1p().sqrt(),
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "silu": F.silu,
@@ -108,6 +111,11 @@ def test_functions(family: str) -> None:
     assert_parity(Branches(4, **_FUNCTIONS[family]), [torch.randn(2, 4, 9)], [torch.randn(5, 4, 9)])
 
 
+def _impossible(x: Tensor) -> Tensor:
+    """Where the first class cannot be."""
+    return torch.cat([x[:, :1] * 0 - math.inf, x[:, 1:]], 1)
+
+
 def _nll(x: Tensor) -> Tensor:
     return F.nll_loss(x.log_softmax(1), _labels(x), ignore_index=2, reduction="sum")
 
@@ -128,6 +136,10 @@ _LOSSES = {
     "rows": lambda x: F.cross_entropy(_rows(x), _labels(x).flatten(), reduction="none"),
     "mean_of_rows": lambda x: F.cross_entropy(_rows(x), _labels(x).flatten(), ignore_index=0),
     "nll": _nll,
+    "impossible_class_ignored": lambda x: F.cross_entropy(_impossible(x), _labels(x), ignore_index=0),
+    "impossible_class_ignored_rows": lambda x: F.cross_entropy(
+        _impossible(x), _labels(x), ignore_index=0, reduction="none"
+    ),
     "mse": lambda x: F.mse_loss(x, x.detach().cos()),
     "l1": lambda x: F.l1_loss(x, x.detach().cos(), reduction="sum"),
     "smooth_l1": lambda x: F.smooth_l1_loss(x, x.detach() + 1.5, reduction="none"),

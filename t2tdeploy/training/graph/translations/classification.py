@@ -20,9 +20,9 @@ def nll_loss_forward(log_p: Any, labels: Any, weight: Any, reduction: int, ignor
         the loss, and the summed weight of the labels that are not ignored, [].
     """
     axis = constant([min(1, rank(log_p) - 1)])
-    label, share = _labels_and_weights(labels, weight, ignore_index, log_p.dtype)
+    ignored, label, share = _labels_and_weights(labels, weight, ignore_index, log_p.dtype)
     picked = op.GatherElements(log_p, op.Unsqueeze(label, axis), axis=min(1, rank(log_p) - 1))
-    losses = op.Neg(op.Mul(op.Squeeze(picked, axis), share))
+    losses = _unless(ignored, op.Neg(op.Mul(op.Squeeze(picked, axis), share)), log_p.dtype)
     total = op.ReduceSum(share, keepdims=0)
     if reduction == _NONE:
         return losses, total
@@ -35,20 +35,25 @@ def nll_loss_backward(
 ) -> Any:
     """aten.nll_loss_backward and nll_loss2d_backward: the gradient to log_p."""
     axis = min(1, rank(log_p) - 1)
-    label, share = _labels_and_weights(labels, weight, ignore_index, log_p.dtype)
+    ignored, label, share = _labels_and_weights(labels, weight, ignore_index, log_p.dtype)
     scale = op.Div(gradient, total_weight) if reduction == _MEAN else gradient
-    values = op.Neg(op.Mul(share, scale))
+    values = _unless(ignored, op.Neg(op.Mul(share, scale)), log_p.dtype)
     zeros = op.Expand(constant(0.0, log_p.dtype), op.Shape(log_p))
     place = constant([axis])
     return op.ScatterElements(zeros, op.Unsqueeze(label, place), op.Unsqueeze(values, place), axis=axis)
 
 
-def _labels_and_weights(labels: Any, weight: Any, ignore_index: int, dtype: ir.DataType) -> tuple[Any, Any]:
-    """Labels with 0 in the place of those to ignore, and the weight of each, 0 for those."""
+def _unless(ignored: Any, values: Any, dtype: ir.DataType) -> Any:
+    """0 for labels to ignore, whose weight of 0 does not make a 0 of a log-probability of -inf, or of 0 / 0."""
+    return op.Where(ignored, constant(0.0, dtype), values)
+
+
+def _labels_and_weights(labels: Any, weight: Any, ignore_index: int, dtype: ir.DataType) -> tuple[Any, Any, Any]:
+    """Which labels to ignore, labels with 0 in their place, and the weight of each, 0 for those."""
     ignored = op.Equal(labels, constant(ignore_index))
     label = op.Where(ignored, constant(0), labels)
     share = constant(1.0, dtype) if weight is None else op.Gather(weight, label)
-    return label, op.Where(ignored, constant(0.0, dtype), share)
+    return ignored, label, op.Where(ignored, constant(0.0, dtype), share)
 
 
 _aten = torch.ops.aten
