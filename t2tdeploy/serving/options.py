@@ -8,9 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from t2tdeploy.decoding import MAX_BEAM_SIZE, BeamSize, ExtraLength
 from t2tdeploy.runtime import SPIN_US, available_cpus
+from t2tdeploy.serving.aliases import Alias
 from t2tdeploy.serving.batcher import BatchLimits
 from t2tdeploy.serving.operation_options import OperationOptions
-from t2tdeploy.serving.version_policy import Alias, VersionPolicy
+from t2tdeploy.serving.version_policy import VersionPolicy
 
 UI_PORT = 8080
 DEFAULT_WORKERS = 2
@@ -34,7 +35,9 @@ class ServerOptions(OperationOptions):
         "latest", description="which versions of a model are served: latest, latest:N, all, or numbers like 1+3"
     )
     aliases: tuple[str, ...] = Field(
-        (), description="further names of models: name=model for its newest version, name=model:2 for that one"
+        (),
+        description="further names of models: name=model for its newest version, name=model:2 for that one, "
+        "which then serves whatever `versions` says",
     )
     poll_seconds: float = Field(
         0.0, ge=0, description="how often the bundles on disk are looked at for new contents; 0: never"

@@ -11,53 +11,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 from t2tdeploy.bundle import load_bundle
 from t2tdeploy.errors import InputError, RequestError, T2TDeployError, UnknownNameError, UnreadableError
 from t2tdeploy.progress import Reporter
-from t2tdeploy.serving.bundle_source import BundleSource, Fingerprint, Found, label_of
+from t2tdeploy.serving.aliases import Aliases
+from t2tdeploy.serving.bundle_source import BundleSource, Found, label_of
 from t2tdeploy.serving.compute_slots import ComputeSlots
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.scheduler import UnavailableError
 from t2tdeploy.serving.served_model import LoadedModel, ServedModel, load_model
+from t2tdeploy.serving.version_states import Broken, ModelEntry
 from t2tdeploy.targets import require_runnable
 
 logger = logging.getLogger("t2tdeploy.serving")
-
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A version of a model and how it is.
-
-    Args:
-        reason: why it, or its newest content, is not served; "" for nothing.
-        model: None unless it is READY.
-    """
-
-    name: str
-    number: int
-    state: State
-    reason: str
-    model: ServedModel | None = None
-
-
-@dataclass(frozen=True)
-class _Broken:
-    fingerprint: Fingerprint
-    error: Exception
-
-    @property
-    def reason(self) -> str:
-        return self.error.message if isinstance(self.error, T2TDeployError) else str(self.error)
-
-    @property
-    def may_pass(self) -> bool:
-        """Whether the same files may be loaded later: the system did not let them, or anything else, be read."""
-        return isinstance(self.error, UnreadableError | OSError)
 
 
 class ModelRepository:
@@ -78,9 +45,9 @@ class ModelRepository:
     ) -> None:
         self._announce = loaded
         self._source, self._options, self._reporter, self._changed = source, options, reporter, changed
-        self._policy, self._aliases = options.version_policy, options.aliases_by_name()
+        self._policy, self._aliases = options.version_policy, Aliases(options.aliases_by_name())
         self._served: dict[str, dict[int, ServedModel]] = {}
-        self._broken: dict[tuple[str, int], _Broken] = {}
+        self._broken: dict[tuple[str, int], Broken] = {}
         self._loading: set[tuple[str, int]] = set()
         self._unloaded: set[str] = set()  # by request: a look at the disk does not bring them back
         self._missing: set[tuple[str, int]] = set()  # from the disk, at the last look
@@ -101,7 +68,8 @@ class ModelRepository:
         """Loads what the source has.
 
         Raises:
-            InputError: it has nothing, or an alias names nothing.
+            InputError: it has nothing that may be served, or an alias is the name of a model.
+            UnknownNameError: an alias names a model or a version that is not there.
             UnreadableError: it cannot be looked at.
             T2TDeployError: a bundle cannot be loaded, and the source is strict or nothing else is there.
         """
@@ -109,13 +77,8 @@ class ModelRepository:
             found = await asyncio.to_thread(self._source.scan)
             if not found:
                 raise InputError("there is no bundle to serve", help="a repository holds NAME/1, NAME/2, …")
-            names = {one.name for one in found}
-            for alias in self._aliases.values():
-                if alias.name in names:
-                    raise InputError(f"the alias '{alias.name}' is the name of a model", help="choose another")
-                if alias.model not in names:
-                    raise UnknownNameError(f"model of the alias '{alias.name}'", alias.model, names)
-            for name in sorted(names):
+            self._aliases.require_targets([(one.name, one.number) for one in found])
+            for name in sorted({one.name for one in found}):
                 await self._refresh([one for one in found if one.name == name])
         errors = [broken.error for broken in self._broken.values()]
         if errors and (self._source.strict or not self._served):
@@ -232,21 +195,17 @@ class ModelRepository:
 
         Args:
             name: of a model or an alias; empty: the server's only model.
-            version: its number, or the id of its bundle's content; empty: the newest.
+            version: its number, or the id of its bundle's content; empty: the newest, of those that the policy takes.
 
         Raises:
-            RequestError: no name is given and there are several models.
+            RequestError: no name is given and there are several models; no version, and the policy takes none of them.
             UnknownNameError: there is no such model or version.
             UnavailableError: there is, but it is not served now.
         """
-        name = name or self._only_name()
-        alias = self._aliases.get(name)
-        name = alias.model if alias else name
-        if not version and alias and alias.number is not None:
-            version = str(alias.number)
+        name, version = self._aliases.resolve(name or self._only_name(), version)
         versions = self._served.get(name, {})
-        if not version and versions:
-            return versions[max(versions)]
+        if not version and (newest := self._policy.candidates(versions)[:1]):
+            return versions[newest[0]]
         for model in versions.values():
             if version in (str(model.number), model.bundle.version):
                 return model
@@ -275,12 +234,14 @@ class ModelRepository:
         return [found[key] for key in sorted(found)]
 
     def not_loaded(self) -> dict[str, int]:
-        """Of every model, the versions that should serve and cannot be loaded, or not with their newest content."""
+        """Of every model, the versions that should serve and cannot be loaded, or not with their newest content, or are
+        gone though an alias stays at them."""
         counts = dict.fromkeys(self._served, 0)
-        for name in {name for name, _ in self._broken} - self._unloaded:
+        for name in {*self._served, *(name for name, _ in self._broken)} - self._unloaded:
             served, broken = self._served.get(name, {}), {number for its, number in self._broken if its == name}
-            wanted = self._policy.wanted({*served, *broken}, served)
-            counts[name] = len(broken.intersection([0, *wanted]))  # 0: the model's folder
+            wanted, pinned = self._policy.wanted({*served, *broken}, served), self._aliases.pinned(name)
+            gone = {number for number in pinned - served.keys() if (name, number) not in self._loading}
+            counts[name] = len(gone | broken.intersection([0, *wanted, *pinned]))  # 0: the model's folder
         return counts
 
     def _only_name(self) -> str:
@@ -296,14 +257,21 @@ class ModelRepository:
         if name in self._served:
             if broken := {str(number): one for (its, number), one in self._broken.items() if its == name}.get(version):
                 return UnavailableError(f"{name}:{version} is not served: {broken.reason}")
+            if not version:
+                labels = ", ".join(label_of(name, number) for number in sorted(self._served[name]))
+                return RequestError(
+                    "version",
+                    f"versions = {self._options.versions} takes none of {labels}",
+                    help="name one, or an alias",
+                )
             return UnknownNameError(f"version of model '{name}'", version, map(str, self._served[name]))
         reasons = [broken.reason for (one, _), broken in self._broken.items() if one == name]
         if reasons or name in self._unloaded or name in (one for one, _ in self._loading):
             return UnavailableError(": ".join([f"model '{name}' is not served now", *reasons[:1]]))
-        return UnknownNameError("model", name, [*self._served, *self._aliases])
+        return UnknownNameError("model", name, [*self._served, *self._aliases.names])
 
     async def _refresh(self, found: list[Found]) -> None:
-        """Serves of one model what the policy wants of what is on disk, as far as it can be loaded."""
+        """Serves of one model what the policy and the aliases want of what is on disk, as far as it can be loaded."""
         if found[0].error and not found[0].number:
             self._report_broken(found[0], found[0].error)
             return
@@ -312,6 +280,9 @@ class ModelRepository:
         for number in self._policy.candidates(by_number):
             if len(kept) == self._policy.newest:
                 break
+            if await self._obtain(by_number[number]):
+                kept.add(number)
+        for number in sorted(self._aliases.pinned(name) & by_number.keys() - kept):
             if await self._obtain(by_number[number]):
                 kept.add(number)
         served = self._served.get(name, {})
@@ -380,7 +351,7 @@ class ModelRepository:
         )
 
     def _report_broken(self, found: Found, error: Exception) -> None:
-        broken, before = _Broken(found.fingerprint, error), self._broken.get((found.name, found.number))
+        broken, before = Broken(found.fingerprint, error), self._broken.get((found.name, found.number))
         self._broken[found.name, found.number] = broken
         if before and (before.fingerprint, before.reason) == (broken.fingerprint, broken.reason):
             return  # tried again

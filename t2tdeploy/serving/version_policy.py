@@ -1,4 +1,4 @@
-"""Which versions of a model are served, and the other names that models have."""
+"""Which versions of a model are served."""
 
 from __future__ import annotations
 
@@ -50,29 +50,3 @@ class VersionPolicy:
             found.append(number)
             kept += number in served
         return found
-
-
-@dataclass(frozen=True)
-class Alias:
-    """Another name of a model.
-
-    Args:
-        number: of the version it stays at; None: the newest.
-    """
-
-    name: str
-    model: str
-    number: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Reads "production=ende" or "production=ende:2".
-
-        Raises:
-            ValueError: it is neither.
-        """
-        name, _, target = text.partition("=")
-        model, _, number = target.partition(":")
-        if not name or not model or (":" in target and not (number.isdecimal() and int(number) > 0)):
-            raise ValueError("an alias is written name=model or name=model:version")
-        return cls(name, model, int(number) if number else None)

@@ -82,6 +82,11 @@ def test_a_model_that_cannot_be_looked_at_is_told_by_its_name(tmp_path: Path) ->
         (["--bundle", "toy/1", "--tls-key", "key"], SettingsError, r"tls_key needs tls_certificate \(--tls-key\)"),
         (["--bundle", "toy/1", "--token-file", "nowhere"], InputError, "nowhere cannot be read"),
         (["--bundle", "toy/1", "--alias", "a=b"], UnknownNameError, "unknown model of the alias 'a' 'b'"),
+        (
+            ["--repository", ".", "--alias", "production=toy:1", "--alias", "old=toy:7"],
+            UnknownNameError,
+            "unknown version of the alias 'old' 'toy:7'; valid choices: toy:1, toy:2",
+        ),
         (["--bundle", "toy/1", "--options", "port=1,port=2"], SettingsError, "--options port = '2': it is given twice"),
     ],
 )

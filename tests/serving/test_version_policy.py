@@ -2,7 +2,7 @@ import pytest
 
 from t2tdeploy.errors import SettingsError
 from t2tdeploy.serving.options import ServerOptions
-from t2tdeploy.serving.version_policy import Alias, VersionPolicy
+from t2tdeploy.serving.version_policy import VersionPolicy
 
 
 @pytest.mark.parametrize(
@@ -25,18 +25,3 @@ def test_a_policy_says_which_versions_may_be_served(text: str, newest: int | Non
 def test_other_policies_are_faults_of_the_options(text: str) -> None:
     with pytest.raises(SettingsError, match="latest, latest:N, all"):
         ServerOptions.create({"versions": text})
-
-
-def test_an_alias_is_a_model_or_a_version_of_it() -> None:
-    assert Alias.parse("production=ende") == Alias("production", "ende", None)
-    assert Alias.parse("production=ende:12") == Alias("production", "ende", 12)
-    options = ServerOptions().override("aliases=[a=ende,b=ende:2]")
-    assert options.aliases_by_name()["b"].number == 2
-
-
-@pytest.mark.parametrize(
-    "texts", [["ende"], ["=ende"], ["a="], ["a=ende:"], ["a=ende:x"], ["a=ende:0"], ["a=b", "a=c"]]
-)
-def test_other_aliases_are_faults_of_the_options(texts: list[str]) -> None:
-    with pytest.raises(SettingsError, match=r"name=model|given twice"):
-        ServerOptions.create({"aliases": texts})
