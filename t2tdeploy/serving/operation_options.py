@@ -11,6 +11,9 @@ from t2tdeploy.serving.access_log import LogFormat
 from t2tdeploy.serving.tls import TlsFiles
 from t2tdeploy.settings import Settings
 
+_FOR_EVER_MS = 2**31 - 1
+"""INT_MAX, in gRPC's arguments."""
+
 
 class OperationOptions(Settings):
     """The part of `ServerOptions` that no model cares about."""
@@ -33,10 +36,14 @@ class OperationOptions(Settings):
     )
     max_concurrent_streams: int = Field(1024, ge=1, le=2**31 - 1, description="requests of one connection at once")
     max_connection_idle_seconds: float | None = Field(
-        3600.0, gt=0, description="a connection without requests is closed after so long; none: never"
+        3600.0,
+        gt=0,
+        description="a connection without requests is closed after so long; none, or more than 24 days: never",
     )
     max_connection_age_seconds: float | None = Field(
-        None, gt=0, description="clients connect anew after so long, and so find new servers; none: never"
+        None,
+        gt=0,
+        description="clients connect anew after so long, and so find new servers; none, or more than 24 days: never",
     )
     max_connection_age_grace_seconds: float = Field(
         60.0, ge=0, description="how long requests of a connection that is too old may take to finish"
@@ -79,7 +86,10 @@ class OperationOptions(Settings):
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_client_ca)
 
     def channel_arguments(self) -> list[tuple[str, Any]]:
-        """The limits that gRPC itself keeps, see https://grpc.github.io/grpc/core/group__grpc__arg__keys.html."""
+        """The limits that gRPC itself keeps, see https://grpc.github.io/grpc/core/group__grpc__arg__keys.html.
+
+        A duration of more than 24 days is for ever there.
+        """
         arguments = [
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
             ("grpc.max_connection_age_grace_ms", _milliseconds(self.max_connection_age_grace_seconds)),
@@ -96,4 +106,5 @@ class OperationOptions(Settings):
 
 
 def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+    """At most what gRPC reads as for ever; more, and it refuses to start."""
+    return round(min(seconds * 1000, _FOR_EVER_MS))

@@ -237,6 +237,15 @@ def test_a_connection_that_pings_too_often_or_is_too_old_is_ended(
         assert wait_for(lambda: asks(stub), 10)  # on a new connection
 
 
+def test_connections_may_be_given_longer_than_grpc_counts(bundle: Bundle) -> None:
+    """Its milliseconds end at 24 days."""
+    names = ("idle_seconds", "age_seconds", "age_grace_seconds")
+    limits = {f"max_connection_{name}": 30 * 86_400 for name in names}
+    others = {"keepalive_seconds": 2_147_484, "keepalive_timeout_seconds": 1e12, "min_ping_seconds": 1e308}
+    with running(bundle, **limits, **others) as server, channel_to(server.port) as channel:
+        assert asks(TranslationServiceStub(channel))
+
+
 def test_a_connection_without_requests_is_closed(bundle: Bundle) -> None:
     with running(bundle, max_connection_idle_seconds=0.5) as server, channel_to(server.port) as channel:
         states: list[grpc.ChannelConnectivity] = []
