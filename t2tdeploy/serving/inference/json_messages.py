@@ -28,19 +28,45 @@ from t2tdeploy.serving.inference.tensors import InferInput, Tensor, shown
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+_REQUEST = {"id": str, "parameters": dict, "inputs": list, "outputs": list, "model_name": str, "model_version": str}
+_INPUT = {"name": str, "datatype": str, "shape": list, "parameters": dict, "data": list}
+_OUTPUT = {"name": str, "parameters": dict}
+
 
 @dataclass(frozen=True)
 class HttpInfer:
-    """A request, and which outputs its client wants as raw bytes.
+    """A request, which outputs its client wants as raw bytes, and whom the body takes it to be for.
 
     Args:
+        request: to the model of the path.
         binary: by name of an output.
         otherwise: the same for all others.
+        model, version: of the body, see `require_same_model`; empty: it names none.
     """
 
     request: InferRequest
     binary: Mapping[str, bool]
     otherwise: bool
+    model: str = ""
+    version: str = ""
+
+    def require_same_model(self, path: str, model: str, versions: tuple[str, str]) -> None:
+        """KServe's clients repeat in the body what the path says.
+
+        Args:
+            path: name in the path: the model's, or an alias.
+            model: that the path means.
+            versions: number and content id of the version that answers.
+
+        Raises:
+            RequestError: the body means another.
+        """
+        if self.model not in ("", path, model):
+            message = f"'{shown(self.model)}', but the path is that of {model}"
+            raise RequestError("model_name", message, help=f"leave it out, or write {model}")
+        if self.version not in ("", *versions):
+            message = f"'{shown(self.version)}', but the path is that of version {versions[0]}"
+            raise RequestError("model_version", message, help=f"leave it out, or write {versions[0]}")
 
 
 def parse_object(text: bytes) -> dict[str, Any]:
@@ -81,8 +107,7 @@ def parse_infer(
         RequestError: naming what is wrong.
     """
     text, rest = _split(body, header_length)
-    fields = parse_object(text)
-    _require_fields("request", fields, {"id": str, "parameters": dict, "inputs": list, "outputs": list})
+    fields = _given("request", parse_object(text), _REQUEST)
     require_counts(*(len(fields.get(name, ())) for name in ("inputs", "outputs", "parameters")))
     require_unicode("id", fields.get("id", ""))  # it is repeated in the answer
     parameters = _parameters("parameters", fields)
@@ -95,12 +120,12 @@ def parse_infer(
         raise RequestError("request", f"{len(rest)} bytes are left behind the data of the inputs")
     for index, one in enumerate(fields.get("outputs", [])):
         field = f"outputs[{index}]"
-        _require_fields(field, one, {"name": str, "parameters": dict}, needed=("name",))
-        asked = _parameters(f"{field}.parameters", one)
-        binary[one["name"]] = _flag(asked, "binary_data", otherwise)
+        output = _given(field, one, _OUTPUT, needed=("name",))
+        asked = _parameters(f"{field}.parameters", output)
+        binary[output["name"]] = _flag(asked, "binary_data", otherwise)
         require_no_shared_memory(field, asked)
     request = InferRequest(model, version, fields.get("id", ""), parameters, inputs_by_name(inputs), tuple(binary))
-    return HttpInfer(request, binary, otherwise)
+    return HttpInfer(request, binary, otherwise, fields.get("model_name", ""), fields.get("model_version", ""))
 
 
 def write_infer(answer: InferAnswer, asked: HttpInfer) -> tuple[bytes, int | None]:
@@ -163,8 +188,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
 
 
 def _input(field: str, fields: Any, rest: memoryview) -> tuple[InferInput, memoryview]:
-    kinds: dict[str, type] = {"name": str, "datatype": str, "shape": list, "parameters": dict, "data": list}
-    _require_fields(field, fields, kinds, needed=("name", "datatype", "shape"))
+    fields = _given(field, fields, _INPUT, needed=("name", "datatype", "shape"))
     name, parameters = fields["name"], _parameters(f"{field}.parameters", fields)
     size = parameters.pop("binary_data_size", None)
     require_no_shared_memory(name, parameters)
@@ -180,18 +204,21 @@ def _input(field: str, fields: Any, rest: memoryview) -> tuple[InferInput, memor
     return InferInput(name, fields["datatype"], tuple(fields["shape"]), content), rest
 
 
-def _require_fields(owner: str, fields: Any, kinds: Mapping[str, type], needed: tuple[str, ...] = ()) -> None:
+def _given(owner: str, fields: Any, kinds: Mapping[str, type], needed: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields of an object but those that are null, as some clients write what is not there."""
     if not isinstance(fields, dict):
         raise RequestError(owner, "not a JSON object")
     for name, value in fields.items():
         if name not in kinds:
             raise RequestError(owner, f"unknown field '{shown(name)}'; valid choices: {', '.join(kinds)}")
-        if not isinstance(value, kinds[name]):
+        if not isinstance(value, kinds[name] | None):
             words: dict[type, str] = {str: "a text", list: "a list", dict: "an object"}
             raise RequestError(f"{owner}.{name}", f"not {words[kinds[name]]}")
+    given = {name: value for name, value in fields.items() if value is not None}
     for name in needed:
-        if name not in fields:
+        if name not in given:
             raise RequestError(owner, f"has no {name}")
+    return given
 
 
 def _parameters(owner: str, fields: dict[str, Any]) -> dict[str, Parameter]:

@@ -69,6 +69,7 @@ class _Methods:
         large, header, named = len(body) > LARGE_BYTES, request.headers.get(HEADER_LENGTH), _model(request)
         with self._core.using(*named) as (model, interface):
             asked = await in_thread_if(large, parse_infer, body, header, *named, interface.require_counts)
+            asked.require_same_model(named[0], model.name, (str(model.number), model.bundle.version))
             answer = await self._core.infer(model, interface, asked.request, len(body), None)
         size = sum(tensor.values.nbytes for tensor in answer.tensors)
         content, header_length = await in_thread_if(size > LARGE_BYTES, write_infer, answer, asked)
@@ -107,11 +108,11 @@ def _model(request: web.Request) -> tuple[str, str]:
 
 
 def _fields(body: bytes, only: str) -> dict[str, Any]:
-    """The object of a body, which may be empty and may have this one field."""
+    """The object of a body, which may be empty and may have this one field; null is as good as nothing."""
     fields = parse_object(body) if body.strip() else {}
     for name in fields.keys() - {only}:
         raise RequestError("request", f"unknown field '{shown(name)}'; valid choices: {only}")
-    return fields
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _parameters(body: bytes) -> dict[str, Any]:

@@ -126,6 +126,8 @@ BAD_BODIES = {
         {"outputs": [{"name": "y", "parameters": {"binary_data": 1}}]},
         "parameters.binary_data: 1 is",
     ),
+    "no name": ({"inputs": [{**X, "name": None}]}, "inputs[0]: has no name"),
+    "a field that is not known, of nothing": ({"input": None}, "request: unknown field 'input'"),
     "shared memory": ({"inputs": [{**X, "parameters": {"shared_memory_region": "r"}}]}, "x: shared memory is not"),
 }
 
@@ -188,6 +190,19 @@ def test_what_is_sent_both_ways_is_the_same_request() -> None:
     ]
     assert len({(one.model, one.version, one.id, str(one.parameters), one.outputs) for one in found}) == 1
     assert [one.inputs["x"].read().tolist() for one in found] == [[7]] * 3
+
+
+def test_null_is_as_good_as_nothing() -> None:
+    """Clients that write their own records as JSON leave it where there is nothing."""
+    nothing = {"id": None, "parameters": None, "outputs": None, "model_name": None, "model_version": None}
+    one = {**X, "parameters": None, "data": [7]}
+    found = parse_infer(json.dumps({**nothing, "inputs": [one]}).encode(), None, "m", "", any_counts)
+    assert found == parse_infer(json.dumps({"inputs": [{**X, "data": [7]}]}).encode(), None, "m", "", any_counts)
+    outputs = [{"name": "y", "parameters": None}]
+    content = json.dumps({"inputs": [{**RAW, "data": None}], "outputs": outputs}).encode()
+    raw = parse_infer(content + b"\7\0\0\0", str(len(content)), "m", "", any_counts)
+    assert raw.request.inputs["x"].read().tolist() == [7]
+    assert parse_infer(b'{"inputs": null}', None, "m", "", any_counts).request.inputs == {}
 
 
 json_values = st.recursive(

@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from t2tdeploy.bundle import Bundle
 from t2tdeploy.serving.repository import ModelRepository
 from tests.serving.inference.conftest import Served
 from tests.serving.inference.test_service import OPTIONS, SOURCES, USUAL, require_local_answer
-from tests.serving.running import starting
+from tests.serving.running import running, starting
 
 pytest.importorskip("geventhttpclient", reason="tritonclient[http] is not installed")
 
@@ -106,6 +107,51 @@ def test_what_json_cannot_write_is_null(served: Served) -> None:
         outputs = {one["name"]: one["data"] for one in json.load(response, parse_constant=pytest.fail)["outputs"]}
     assert outputs["scores"] == [0.0, None]
     assert outputs["lengths"] == [1, 0]
+
+
+def infer(address: str, path: str, **fields: object) -> tuple[int, dict]:
+    """Status and JSON of an answer to a body with one source."""
+    body = {"inputs": [{"name": "sources", "datatype": "BYTES", "shape": [1], "data": ["a"]}], **fields}
+    request = urllib.request.Request(f"http://{address}/v2/models/{path}/infer", json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def aliased(bundle: Bundle) -> Iterator[str]:
+    with running(bundle, http_port=0, aliases=["production=toy:1"]) as server:
+        yield f"127.0.0.1:{server.http_port}"
+
+
+@pytest.mark.parametrize("path", ["toy", "toy/versions/1", "production"])
+def test_a_body_may_name_the_model_and_version_of_its_path(aliased: str, bundle: Bundle, path: str) -> None:
+    """KServe's clients always do."""
+    for name in {path.split("/")[0], "toy"}:
+        for version in (None, "", "1", bundle.version):
+            status, answer = infer(aliased, path, id="7", model_name=name, model_version=version)
+            assert (status, answer.get("model_name"), answer.get("id")) == (200, "toy", "7")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_name": "tay"}, "model_name: 'tay', but the path is that of toy (leave it out, or write toy)"),
+        ({"model_name": 7}, "request.model_name: not a text"),
+        ({"model_version": "2"}, "model_version: '2', but the path is that of version 1 (leave it out, or write 1)"),
+        ({"model_version": 1}, "request.model_version: not a text"),
+    ],
+)
+def test_a_body_of_another_model_than_its_path_is_refused(aliased: str, fields: dict, words: str) -> None:
+    assert infer(aliased, "toy", **fields) == (400, {"error": words})
+
+
+def test_the_repository_takes_null_for_nothing(aliased: str) -> None:
+    for path, fields in (("index", {"ready": None}), ("models/toy/load", {"parameters": None})):
+        request = urllib.request.Request(f"http://{aliased}/v2/repository/{path}", json.dumps(fields).encode())
+        urllib.request.urlopen(request, timeout=10).close()
 
 
 def test_before_it_serves_the_server_says_that_it_is_starting(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
