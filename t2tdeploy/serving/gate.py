@@ -18,6 +18,17 @@ from t2tdeploy.serving.client_slots import ClientSlots, StreamSlots
 logger = logging.getLogger("t2tdeploy.serving")
 
 
+class SlowBodyError(Exception):
+    """A request did not arrive as fast as it must: its client's doing, or that of the way.
+
+    Args:
+        seconds: that were waited for it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"request: its body did not arrive within {seconds:g} seconds")
+
+
 class Gate:
     """Credentials, calls at once, and who is told about every call.
 

@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.serving.answering import RETRY_AFTER
 from t2tdeploy.serving.frontend import Frontend
+from t2tdeploy.serving.gate import SlowBodyError
 from t2tdeploy.serving.status import status_of
 
 BODY_SECONDS = 60.0
@@ -35,6 +36,7 @@ STATUSES = {
     grpc.StatusCode.UNAUTHENTICATED: 401,
     grpc.StatusCode.PERMISSION_DENIED: 403,
     grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.CANCELLED: 408,  # by a client that sends only a part
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
@@ -73,12 +75,23 @@ class Routes:
         """Answers POST; the handler gets the body, which is not larger than the server takes."""
 
         async def accepted(request: web.Request) -> web.StreamResponse:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await request.read()
+            body = await _body(request)
             with self.frontend.accepting(len(body)):
                 return await handler(request, body)
 
         self._app.router.add_post(path, accepted)
+
+
+async def _body(request: web.Request) -> bytes:
+    """
+    Raises:
+        SlowBodyError: it does not come.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError:
+        raise SlowBodyError(BODY_SECONDS) from None
 
 
 class HttpServer:
@@ -208,6 +221,10 @@ def _error_table(answers: Counter[str]) -> Any:
             raise
         except web.RequestPayloadError:
             return error_response(RequestError("request", "the body cannot be decoded"), answers)
+        except SlowBodyError as error:
+            refused = error_response(error, answers)
+            refused.force_close()  # what comes of the body is no request
+            return refused
         except Exception as error:
             return error_response(error, answers)
         answers["OK"] += 1

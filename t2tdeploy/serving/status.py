@@ -12,6 +12,7 @@ from t2tdeploy.errors import RequestError, TooLargeError, UnknownNameError
 from t2tdeploy.serving.auth import PermissionDeniedError, UnauthenticatedError
 from t2tdeploy.serving.call_record import current_record
 from t2tdeploy.serving.client_slots import ClientBusyError
+from t2tdeploy.serving.gate import SlowBodyError
 from t2tdeploy.serving.scheduler import OverloadedError, UnavailableError
 
 _MOST_BYTES = 2000
@@ -69,6 +70,8 @@ def _refusal(error: Exception) -> Status | None:
             return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), "queue_full", error.retry_after)
         case TimeoutError():
             return Status(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed", "deadline")
+        case SlowBodyError():
+            return Status(grpc.StatusCode.CANCELLED, str(error), "slow_body")
         case UnavailableError():
             return Status(grpc.StatusCode.UNAVAILABLE, str(error), "unavailable")
         case UnauthenticatedError():

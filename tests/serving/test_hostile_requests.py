@@ -1,9 +1,13 @@
 """Requests that nobody's client would send: each is refused by the error table, and fills no log."""
 
+import contextlib
 import json
 import logging
+import re
 import socket
+from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 
 import grpc
 import pytest
@@ -90,6 +94,37 @@ def test_a_piece_that_is_no_text_is_refused(server: Server) -> None:
     body = {"inputs": [{"name": "sources", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
     status, found = post(server, "/v2/models/toy/infer", {**body, "parameters": {"suppress": '["\\ud800"]'}})
     assert (status, found) == (400, {"error": "parameters.suppress: not Unicode text: lone surrogate at character 0"})
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/translate", "/v1/classify", "/v2/models/toy/infer", "/v2/repository/index", "/v2/repository/models/toy/load"],
+)
+def test_a_body_that_does_not_come_is_the_fault_of_its_client(
+    server: Server, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Its own reason: an alert goes by the deadlines that pass."""
+    monkeypatch.setattr("t2tdeploy.serving.http.BODY_SECONDS", 0.2)
+    before = rejects(server)
+    connection = HTTPConnection("127.0.0.1", server.http_port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", path, b"{", {"Content-Length": "9"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (408, "close")
+        assert json.load(answer) == {"error": "request: its body did not arrive within 0.2 seconds"}
+    assert rejects(server) - before == {"slow_body": 1}
+
+
+def rejects(server: Server) -> Counter[str]:
+    """Calls refused so far, by reason."""
+    text = http(
+        server.operations.metrics_port, b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    ).decode()
+    counted = re.findall(r't2tdeploy_rejects_total\{(?=[^}]*reason="(\w+)")[^}]*\} (\S+)', text)
+    found = Counter[str]()
+    for reason, count in counted:
+        found[reason] += round(float(count))
+    return found
 
 
 @pytest.mark.parametrize("what", ["models", "metrics"])
