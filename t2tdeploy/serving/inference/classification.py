@@ -15,6 +15,7 @@ a number is NaN then, and a category the empty string.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,9 @@ from t2tdeploy.serving.served_model import ServedModel
 
 _DATATYPES = {"string": "BYTES", "float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 """By numpy's name."""
+
+_PLACE = re.compile(r"examples\[(\d+)\]\.(.+)", re.DOTALL)
+"""Of a feature in a call: row and name."""
 
 _MOST_DIGITS = 20
 """Of a whole number that comes as text; Python's own bound is an error of another kind."""
@@ -89,6 +93,16 @@ class ClassificationInterface(TensorInterface[ClassifyCall, Classified]):
         wanted = request.outputs or tuple(spec.name for spec in self.outputs)
         top_k = self._top_k(request)
         return [self._output(name, answer.answer.results, top_k) for name in wanted]
+
+    def field_of(self, field: str, request: InferRequest) -> str:
+        """See TensorInterface."""
+        if field == "examples" and field not in request.inputs:
+            return shown(next(iter(request.inputs))) if len(request.inputs) == 1 else "inputs"
+        if place := _PLACE.fullmatch(field):
+            row, name = place.groups()
+            sent = next((spec.name for spec in self._specs(name) if spec.name in request.inputs), name)
+            return f"{shown(sent)}[{row}]"
+        return super().field_of(field, request)
 
     def _specs(self, name: str) -> list[TensorSpec]:
         """The tensors that a feature may come as, the usual one first; none has the name of another feature."""

@@ -76,7 +76,7 @@ class InferenceCore:
             call = await in_thread_if(size > LARGE_BYTES, interface.decode, request, deadline, max_rows)
             answer = await interface.run(self.frontend, model, call)
         except RequestError as error:
-            raise _in_words_of_the_protocol(error) from None
+            raise _in_words_of(request, interface, error) from None
         tensors = await in_thread_if(size > LARGE_BYTES or bool(request.outputs), interface.encode, request, answer)
         final: dict[str, Parameter] = {FINAL_RESPONSE: True} if parameters.get(_ASKS_FOR_IT) else {}
         return InferAnswer(model.name, str(model.number), request.id, tensors, final)
@@ -142,9 +142,8 @@ def priority_of(parameters: Mapping[str, Parameter]) -> int:
     return MAX_PRIORITY + 1 - level if level else 0
 
 
-def _in_words_of_the_protocol(error: RequestError) -> RequestError:
-    """Options are parameters here."""
-    if not error.field.startswith("options."):
+def _in_words_of(request: InferRequest, interface: TensorInterface[Any, Any], error: RequestError) -> RequestError:
+    field = interface.field_of(error.field, request)
+    if field == error.field:
         return error
-    message = error.message.removeprefix(f"{error.field}: ")
-    return type(error)(f"parameters.{error.field.removeprefix('options.')}", message, help=error.help)
+    return type(error)(field, error.message.removeprefix(f"{error.field}: "), help=error.help)

@@ -75,6 +75,11 @@ class TensorInterface(ABC, Generic[Call, Answer]):
             RequestError: they are more than a server should hold.
         """
 
+    def field_of(self, field: str, request: InferRequest) -> str:
+        """What the request calls a field of its `Call`, for errors."""
+        option = field.removeprefix("options.")
+        return field if option == field else f"parameters.{option}"
+
     def require_counts(self, inputs: int, outputs: int, parameters: int) -> None:
         """To be called before a request is read: it may name any number of tensors in few bytes.
 
@@ -132,5 +137,5 @@ def in_columns(request: InferRequest, names: Sequence[str]) -> tuple[InferReques
         The request with these inputs as [n, 1], and whether one of them came as [n].
     """
     rows = {name: one for name in names if (one := request.inputs.get(name)) and len(one.shape) == 1}
-    columns = {name: replace(one, shape=(*one.shape, 1)) for name, one in rows.items()}
+    columns = {name: replace(one, shape=(*one.shape, 1), sent_shape=one.shape) for name, one in rows.items()}
     return replace(request, inputs={**request.inputs, **columns}), bool(rows)

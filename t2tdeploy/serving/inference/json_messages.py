@@ -112,7 +112,7 @@ def parse_infer(
     require_unicode("id", fields.get("id", ""))  # it is repeated in the answer
     parameters = _parameters("parameters", fields)
     otherwise = _flag(parameters, "binary_data_output")
-    inputs, binary = [], {}
+    inputs, outputs, binary = [], [], {}
     for index, one in enumerate(fields.get("inputs", [])):
         tensor, rest = _input(f"inputs[{index}]", one, rest)
         inputs.append(tensor)
@@ -122,9 +122,10 @@ def parse_infer(
         field = f"outputs[{index}]"
         output = _given(field, one, _OUTPUT, needed=("name",))
         asked = _parameters(f"{field}.parameters", output)
+        outputs.append(output["name"])
         binary[output["name"]] = _flag(asked, "binary_data", otherwise)
         require_no_shared_memory(field, asked)
-    request = InferRequest(model, version, fields.get("id", ""), parameters, inputs_by_name(inputs), tuple(binary))
+    request = InferRequest(model, version, fields.get("id", ""), parameters, inputs_by_name(inputs), tuple(outputs))
     return HttpInfer(request, binary, otherwise, fields.get("model_name", ""), fields.get("model_version", ""))
 
 

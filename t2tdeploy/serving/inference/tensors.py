@@ -64,12 +64,14 @@ class InferInput:
     Args:
         shape: not yet known to be true.
         content: raw bytes, or single elements, which may be nested as the shape is; None: there is none.
+        sent_shape: what errors tell, where the client gave another; None: it did not.
     """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     content: bytes | Sequence[Any] | None
+    sent_shape: tuple[int, ...] | None = None
 
     def read(self) -> Array:
         """The values [*shape].
@@ -106,7 +108,7 @@ class InferInput:
     @property
     def shape_text(self) -> str:
         """For errors."""
-        return shown(str(list(self.shape)))
+        return shown(str(list(self.shape if self.sent_shape is None else self.sent_shape)))
 
     def error(self, message: str, *, help: str | None = None) -> RequestError:
         """What is wrong with this input."""

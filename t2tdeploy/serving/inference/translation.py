@@ -101,6 +101,12 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
         details = (longest, longest_source)
         return [self._output(name, answer, shape, details) for name in wanted]
 
+    def field_of(self, field: str, request: InferRequest) -> str:
+        """See TensorInterface."""
+        if field == "sources" and "source_ids" in request.inputs:
+            return "source_ids"
+        return super().field_of(field, request)
+
     def _usual(self, request: InferRequest) -> tuple[str, ...]:
         """The outputs of a request that names none."""
         usual = [spec.name for spec in self.outputs if not spec.optional]
