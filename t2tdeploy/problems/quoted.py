@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from t2tdeploy.errors import InputError
+from t2tdeploy.problems.encodings import EncodingCheck
 from t2tdeploy.problems.text import open_binary
 
 csv.field_size_limit(2**31 - 1)  # of this process; a value may be a whole document
@@ -20,15 +21,18 @@ def read_quoted(path: Path, separator: str = ",") -> Iterator[tuple[int, list[st
     as `surrogateescape` makes them.
 
     Raises:
-        InputError: a quote is opened and never closed, or only by one of another value, so that rows would be one.
+        InputError: a quote is opened and never closed, or only by one of another value, so that rows would be one; or
+            the file is in another encoding (see `EncodingCheck`).
         CorruptFileError: the file is damaged or cut off.
     """
     with open_binary(path) as file:
+        encoding = EncodingCheck(path, file.peek(4)[:4])
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
         lines: list[str] = []  # of the row that is read
 
         def kept() -> Iterator[str]:
             for line in text:
+                encoding.see(line.encode("utf-8", "surrogateescape"))
                 lines.append(line)
                 yield line
 
@@ -46,6 +50,7 @@ def read_quoted(path: Path, separator: str = ",") -> Iterator[tuple[int, list[st
                 begun = before[0]
                 _require_closed_quotes(before[2], separator)
                 yield begun, before[1]
+            encoding.finish()
         except csv.Error as error:
             raise InputError(
                 f"{path} cannot be read from line {begun} on: {error}",

@@ -46,7 +46,15 @@ def write_statistics(
     write_json(path, content)
     for split, lines in bad_lines.items():
         if lines.count:
-            reporter.event("bad_lines", split=split, count=lines.count, details=str(path))
+            share = lines.count / (lines.count + content["splits"][split]["examples"])
+            reporter.event(
+                "bad_lines",
+                split=split,
+                count=lines.count,
+                share=round(share, 4),
+                reasons=lines.reasons(),
+                details=str(path),
+            )
     return content
 
 

@@ -295,7 +295,8 @@ def test_lines_left_out_are_counted_where_the_user_sees_them(run: Command, tmp_p
     outcome = run(*datagen_pairs(tmp_path, "train=[a.en,a.de]"))
     assert outcome.status == 0, outcome.stderr
     statistics = tmp_path / "data" / "translate_pairs.statistics.json"
-    assert f"bad_lines  split train  count 2  details {statistics}" in outcome.stderr
+    said = "bad_lines  split train  count 2  share 0.5  reasons 1 empty, 1 not UTF-8"
+    assert f"{said}  details {statistics}" in outcome.stderr
     assert json.loads(statistics.read_text())["splits"]["train"]["bad_lines"] == [
         {"file": "a.en", "reason": "empty", "count": 1, "first_lines": [2]},
         {"file": "a.en", "reason": "not UTF-8", "count": 1, "first_lines": [3]},
