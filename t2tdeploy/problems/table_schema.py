@@ -11,12 +11,14 @@ from t2tdeploy.columns.declare import Declaration
 from t2tdeploy.columns.fit import resolve
 from t2tdeploy.columns.grammar import parse_columns
 from t2tdeploy.columns.infer import MOST_CLASSES, infer_column, is_class
-from t2tdeploy.columns.values import Array, as_number
+from t2tdeploy.columns.values import MISSING_NUMBERS, Array, as_number
 from t2tdeploy.errors import InputError, nearest
 from t2tdeploy.problems.rows import Rows, as_numbers
 from t2tdeploy.progress import Reporter
 
 _CODE = re.compile(r"0\d")
+_NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)  # its decimals behind a point or comma
+_LEAST_NUMBERS = 0.95  # share of a column's values that makes it one of numbers, some of them written wrong
 _USUAL_TARGETS = ("target", "label", "class")
 
 
@@ -90,7 +92,8 @@ def find_columns(
         infer: whether columns that are not declared are used.
 
     Raises:
-        InputError: a declaration is faulty, or names a column that is not there.
+        InputError: a declaration is faulty, or names a column that is not there; an undeclared column holds numbers
+            with a comma.
     """
     found, ignored = parse_columns(declared)
     named = {*ignored, *(raw.name for column in found for raw in column.raw)} - set(unusable)
@@ -103,13 +106,34 @@ def find_columns(
     for name, values in rows.columns.items():
         if name in named or name == target or not infer:
             continue
-        proposal = infer_column(name, _as_they_look(values))
+        looks = _as_they_look(values)
+        if looks.dtype == object:
+            _require_no_commas(rows, name, looks)
+        proposal = infer_column(name, looks)
         if proposal.declaration is None:
             reporter.message(f"  {name}: ignored, {proposal.reason}")
         else:
             reporter.message(f"  {name}: {proposal.reason}")
             found.append(proposal.declaration)
     return resolve(found)  # crosses may name columns that nobody declared
+
+
+def _require_no_commas(rows: Rows, name: str, texts: Array) -> None:
+    """
+    Raises:
+        InputError: nearly all of the texts are numbers, and some have a comma (with the first of these).
+    """
+    present = [(row, text) for row, text in enumerate(texts.tolist()) if text.lower() not in MISSING_NUMBERS]
+    numbers = [(row, text) for row, text in present if _NUMBER.fullmatch(text)]
+    commas = [(row, text) for row, text in numbers if "," in text]
+    if commas and len(numbers) >= _LEAST_NUMBERS * len(present):
+        row, text = commas[0]
+        raise InputError(
+            f"{rows.place}, row {rows.number(row)}, column '{name}': '{text}' is a number with a comma, as are "
+            f"{len(commas)} of its {len(present)} values",
+            help="write decimals with a point, and nothing between thousands; or, if they are no numbers, say "
+            f"columns=[{name}:vocabulary]",
+        )
 
 
 def _as_they_look(values: object) -> Array:

@@ -234,3 +234,23 @@ def test_data_are_made_and_opened(table: Path) -> None:
     data = open_problem("tabular_csv", table / "data")
     assert {split: size.examples for split, size in record.splits.items()} == {"train": 160, "dev": 20, "test": 20}
     assert data.features == problem.features({})
+
+
+@pytest.mark.parametrize("every", [1, 3, 39])
+def test_numbers_with_a_comma_are_no_vocabulary_unless_it_is_said(tmp_path: Path, every: int) -> None:
+    areas = [f"-{i},{i % 9}5" if i % every == 0 else ("NA" if i % 7 == 0 else str(i / 4)) for i in range(40)]
+    areas[1] = "unknown"  # nearly all will do
+    write(tmp_path / "a.csv", [f"{area};{i % 2}" for i, area in enumerate(areas)], "area;target")
+    with pytest.raises(InputError, match=r"a.csv, row 1, column 'area': '-0,05' is a number with a comma") as caught:
+        prepared(tmp_path, "train=a.csv,separator=;")
+    assert "write decimals with a point" in (caught.value.help or "")
+    assert "columns=[area:vocabulary]" in (caught.value.help or "")
+    prepared(tmp_path, "train=a.csv,separator=;,columns=[area:vocabulary]")
+
+
+def test_texts_with_commas_among_words_are_a_vocabulary(tmp_path: Path) -> None:
+    notes = [("1,5", "red, blue", "Ulm", "3")[i % 4] for i in range(40)]
+    write(tmp_path / "a.csv", [f"{note};{i % 2}" for i, note in enumerate(notes)], "note;target")
+    reporter = Messages()
+    prepared(tmp_path, "train=a.csv,separator=;", reporter)
+    assert "  note: vocabulary, 4 values" in reporter.texts
