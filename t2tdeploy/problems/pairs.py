@@ -34,6 +34,7 @@ class PairsOptions(ProblemOptions):
     format: Literal["auto", "text", "tsv", "csv", "jsonl", "parquet"] = Field(
         "auto", description="auto: by the file's suffix"
     )
+    separator: str | None = Field(None, min_length=1, max_length=1, description="of the values of CSV or TSV, e.g. ;")
     inputs_column: str | None = Field(
         None, min_length=1, description="name of the source column, or its number from 0 in TSV or CSV without a header"
     )
@@ -95,32 +96,43 @@ class TranslatePairs(TextToText):
         file_format = options.format
         if file_format == "auto":
             file_format = "text" if len(paths) == 2 else format_of(paths[0])
-        if file_format == "text" and len(paths) == 2:
+        if file_format == "text" and len(paths) == 2 and options.separator is None:
             return read_pairs(paths[0], paths[1], bad_lines)
+        if file_format == "text" and len(paths) == 2:
+            raise InputError(
+                f"{split} is two text files, which have no separator, but separator = '{options.separator}'",
+                help="leave separator out, or give one file of CSV or TSV",
+            )
         if file_format == "text" or len(paths) == 2:
             raise InputError(
                 f"{split} is {len(paths)} file{'s' * (len(paths) - 1)}, but format={file_format}",
                 help="text is two files, [source,target]; tsv, csv, jsonl and parquet are one file",
             )
-        return read_pair_file(paths[0], file_format, (options.inputs_column, options.targets_column), bad_lines)
+        columns = options.inputs_column, options.targets_column
+        return read_pair_file(paths[0], file_format, columns, bad_lines, options.separator)
 
 
 def read_pair_file(
-    path: Path, file_format: RowFormat, columns: tuple[str | None, str | None], bad_lines: BadLines
+    path: Path,
+    file_format: RowFormat,
+    columns: tuple[str | None, str | None],
+    bad_lines: BadLines,
+    separator: str | None = None,
 ) -> Iterator[Sample]:
     """The pairs of a file as {"inputs", "targets"}, surrounding white space removed.
 
     Args:
         columns: where the two sides stand, see `row_files.Column`. None: columns 0 and 1 of TSV, `inputs` and
             `targets` elsewhere.
+        separator: see `row_files.read_rows`.
 
     Raises:
-        InputError: the file does not exist, or a column does not or is not text.
+        InputError: see `row_files.read_rows`.
         CorruptFileError: the file is damaged or cut off.
     """
     defaults = ("0", "1") if file_format == "tsv" else ("inputs", "targets")
     wanted = [Column(column or default) for column, default in zip(columns, defaults, strict=True)]
-    for row in read_rows(path, file_format, wanted, bad_lines):
+    for row in read_rows(path, file_format, wanted, bad_lines, separator=separator):
         yield {"inputs": row.texts[0], "targets": row.texts[1]}
 
 

@@ -1,4 +1,4 @@
-"""Rows of text out of one file: values separated by tabs or commas, JSON lines or Parquet.
+"""Rows of text out of one file: separated values, JSON lines or Parquet.
 
 A line that cannot be used is skipped and added to a `BadLines` with its number (from 1; rows, for Parquet). What is
 wrong with the file as a whole, such as a column that does not exist, is an error that names the valid choices.
@@ -8,7 +8,7 @@ Two parallel text files are read by `text.read_pairs`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import pyarrow.parquet
 from t2tdeploy.errors import CorruptFileError, InputError, nearest
 from t2tdeploy.files import reading
 from t2tdeploy.problems.quoted import read_quoted
+from t2tdeploy.problems.separators import SEPARATORS, other_separator, separator_name
 from t2tdeploy.problems.text import BadLines, format_by_suffix, read_lines
 
 RowFormat = Literal["tsv", "csv", "jsonl", "parquet"]
@@ -73,20 +74,35 @@ def format_of(path: Path) -> RowFormat:
     )
 
 
-def read_rows(path: Path, file_format: RowFormat, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Row]:
+def read_rows(
+    path: Path,
+    file_format: RowFormat,
+    columns: Sequence[Column],
+    bad_lines: BadLines,
+    *,
+    separator: str | None = None,
+) -> Iterator[Row]:
     """The rows of a file.
 
+    Args:
+        separator: of the values of CSV or TSV; None: a comma or a tab, by the format.
+
     Raises:
-        InputError: the file does not exist, or a column does not or is not text.
+        InputError: the file does not exist, a column does not or is not text, or the format has no separator.
         CorruptFileError: the file is damaged or cut off.
     """
-    readers: dict[RowFormat, Callable[[Path, Sequence[Column], BadLines], Iterator[Raw]]] = {
-        "tsv": _read_tsv,
-        "csv": _read_csv,
-        "jsonl": _read_jsonl,
-        "parquet": _read_parquet,
-    }
-    for number, values in readers[file_format](path, columns, bad_lines):
+    found: Iterator[Raw]
+    if file_format in SEPARATORS:
+        found = _read_separated(path, file_format, separator or SEPARATORS[file_format], columns, bad_lines)
+    elif separator is not None:
+        raise InputError(
+            f"{path} is read as {file_format}, which has no separator, but separator = '{separator}'",
+            path=path,
+            help="leave separator out, or say format=csv or tsv",
+        )
+    else:
+        found = (_read_jsonl if file_format == "jsonl" else _read_parquet)(path, columns, bad_lines)
+    for number, values in found:
         try:
             texts = tuple((value or b"").decode("utf-8").strip() for value in values)
         except UnicodeDecodeError:
@@ -98,51 +114,61 @@ def read_rows(path: Path, file_format: RowFormat, columns: Sequence[Column], bad
             bad_lines.add(path, number, "empty")
 
 
-def _read_tsv(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Raw]:
-    """No quoting: a tab always separates, so a text cannot hold one."""
-    lines = ((number, line.split(b"\t")) for number, line in enumerate(read_lines(path), start=1))
-    return _read_separated(path, lines, columns, "tabs", bad_lines)
+def _tsv_lines(path: Path, separator: str) -> Iterator[tuple[int, list[bytes]]]:
+    """No quoting: the separator always separates, so a text cannot hold one."""
+    mark = separator.encode()
+    return ((number, line.split(mark)) for number, line in enumerate(read_lines(path), start=1))
 
 
-def _read_csv(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Raw]:
-    """Python's `csv`: a value in double quotes may hold commas, line ends and, doubled, quotes."""
-    rows = ((line, [value.encode("utf-8", "surrogateescape") for value in row]) for line, row in read_quoted(path))
-    return _read_separated(path, rows, columns, "commas", bad_lines)
+def _csv_lines(path: Path, separator: str) -> Iterator[tuple[int, list[bytes]]]:
+    """Python's `csv`: a value in double quotes may hold separators, line ends and, doubled, quotes."""
+    rows = read_quoted(path, separator)
+    return ((line, [value.encode("utf-8", "surrogateescape") for value in row]) for line, row in rows)
 
 
 def _read_separated(
-    path: Path,
-    lines: Iterator[tuple[int, list[bytes]]],
-    columns: Sequence[Column],
-    separator: str,
-    bad_lines: BadLines,
+    path: Path, file_format: RowFormat, separator: str, columns: Sequence[Column], bad_lines: BadLines
 ) -> Iterator[Raw]:
+    lines = (_tsv_lines if file_format == "tsv" else _csv_lines)(path, separator)
     names = [column.name for column in columns]
     if all(name.isdecimal() for name in names):
         places = [int(name) for name in names]
     else:
-        _, fields = next(lines, (1, []))
-        header = [field.decode("utf-8", errors="replace") for field in fields]
-        for name in names:
-            _require_column(path, name, header)
-        places = [header.index(name) for name in names]
-    lines_with_text, usable = 0, False
+        places = _places_in_header(path, next(lines, (1, []))[1], names, separator)
+    lines_with_text, usable, example = 0, False, b""
     for number, fields in lines:
         if not any(field.strip() for field in fields):
             bad_lines.add(path, number, "empty")
             continue
         lines_with_text += 1
+        example = example or separator.encode().join(fields)
         if len(fields) <= max(places):
             bad_lines.add(path, number, f"fewer than {max(places) + 1} columns")
             continue
         usable = True
         yield number, [fields[place] for place in places]
     if lines_with_text and not usable:
+        hint = other_separator(example.decode("utf-8", "replace"), separator)
         raise InputError(
-            f"no line of {path} has {max(places) + 1} columns separated by {separator}",
+            f"no line of {path} has {max(places) + 1} columns separated by {separator_name(separator)}",
             path=path,
-            help="check the separator, and inputs_column and targets_column, which count from 0",
+            help=hint or "check the separator, and inputs_column and targets_column, which count from 0",
         )
+
+
+def _places_in_header(path: Path, fields: Sequence[bytes], names: Sequence[str], separator: str) -> list[int]:
+    """Of the columns `names`.
+
+    Raises:
+        InputError: the header lacks one, or is one column that another separator would part.
+    """
+    header = [field.decode("utf-8", "replace") for field in fields]
+    hint = other_separator(header[0], separator) if len(header) == 1 else None
+    if hint and any(name not in header for name in names):
+        raise InputError(f"{path} has one column, '{header[0][:80]}'", path=path, help=hint)
+    for name in names:
+        _require_column(path, name, header)
+    return [header.index(name) for name in names]
 
 
 def _read_jsonl(path: Path, columns: Sequence[Column], bad_lines: BadLines) -> Iterator[Raw]:

@@ -22,18 +22,12 @@ from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.files import reading
 from t2tdeploy.problems.quoted import read_quoted
 from t2tdeploy.problems.rows import Rows, float64
+from t2tdeploy.problems.separators import SEPARATORS, other_separator
 from t2tdeploy.problems.text import BadLines, format_by_suffix
 
 TableFormat = Literal["csv", "tsv", "parquet"]
 
 _SUFFIXES: dict[str, TableFormat] = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".parquet": "parquet"}
-_SEPARATORS = {"csv": ",", "tsv": "\t"}
-_SEPARATED = {
-    ";": "it looks separated by semicolons: say separator=;",
-    "\t": "it looks separated by tabs: say format=tsv",
-    ",": "it looks separated by commas: say format=csv",
-    "|": "it looks separated by bars: say separator=|",
-}
 
 
 def table_format(path: Path) -> TableFormat:
@@ -64,8 +58,8 @@ def read_table(
         if file_format == "parquet":
             table, numbers = pyarrow.parquet.read_table(path), None
         else:
-            table, numbers = _read_text(path, separator or _SEPARATORS[file_format], header, bad_lines)
-        _require_columns(path, table, separator or _SEPARATORS.get(file_format))
+            table, numbers = _read_text(path, separator or SEPARATORS[file_format], header, bad_lines)
+        _require_columns(path, table, separator or SEPARATORS.get(file_format))
         columns = {name: _column(table.column(place)) for place, name in enumerate(table.column_names)}
     unusable = {name: str(table.schema.field(name).type) for name, values in columns.items() if values is None}
     return Rows({name: values for name, values in columns.items() if values is not None}, path.name, numbers), unusable
@@ -166,10 +160,8 @@ def _require_columns(path: Path, table: pyarrow.Table, separator: str | None) ->
     names = table.column_names
     if not len(table):
         raise InputError(f"{path} has no rows", path=path)
-    if len(names) == 1 and separator is not None:
-        close = next((mark for mark in _SEPARATED if mark != separator and mark in names[0]), None)
-        if close:
-            raise InputError(f"{path} has one column, '{names[0][:80]}'", path=path, help=_SEPARATED[close])
+    if len(names) == 1 and separator is not None and (help := other_separator(names[0], separator)):
+        raise InputError(f"{path} has one column, '{names[0][:80]}'", path=path, help=help)
     double = next((name for place, name in enumerate(names) if name in names[:place]), None)
     if double is not None:
         raise InputError(f"{path} has two columns called '{double}'", path=path, help="give each a name of its own")

@@ -40,6 +40,7 @@ class TextClassOptions(TextOptions):
     dev: Name | None = Field(None, description="like train; none: held out of train")
     test: Name | None = Field(None, description="like train; none: held out of train")
     format: Literal["auto", "tsv", "csv", "jsonl", "parquet"] = Field("auto", description="auto: by the file's suffix")
+    separator: str | None = Field(None, min_length=1, max_length=1, description="of the values of CSV or TSV, e.g. ;")
     inputs_column: Columns | None = Field(
         None, description="name of the column of texts, or its number from 0 without a header; [a,b] for pairs of texts"
     )
@@ -134,7 +135,7 @@ class TextClassPairs(TextToClass):
         text, label = ("0", "1") if numbered else ("text", "label")
         texts, label = self.options.inputs_column or (text,), self.options.targets_column or label
         columns = [*(Column(name) for name in texts), Column(label, is_label=True)]
-        for row in read_rows(path, file_format, columns, bad_lines):
+        for row in read_rows(path, file_format, columns, bad_lines, separator=self.options.separator):
             name = labels.name(row.texts[-1], path, row.number, label)
             yield {"inputs": row.texts[0] if self.parts == 1 else row.texts[:-1], "targets": name}
 

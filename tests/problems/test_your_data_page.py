@@ -39,7 +39,7 @@ def test_the_problem_of_the_page_goes_through_datagen(tmp_path: Path) -> None:
 
 def test_the_options_of_the_page_exist() -> None:
     overrides = re.findall(r"\| `(train=[^`]*)` \|", PAGE)
-    assert len(overrides) == 9
+    assert len(overrides) == 10
     for text in overrides:
         PairsOptions().override(text)
     for name in re.findall(r"^\| `(\w+)` \| \S+ \|", PAGE, re.MULTILINE):
