@@ -43,7 +43,7 @@ from t2tdeploy.problems.input_functions import InputFunction, Table, read_input
 from t2tdeploy.progress import LoggingReporter, Reporter
 from t2tdeploy.registry import snake_case
 from t2tdeploy.training.checkpoints import CheckpointStore, read_state
-from t2tdeploy.training.estimator_bundle import keep_examples, read_examples, require_own
+from t2tdeploy.training.estimator_bundle import keep_examples, read_examples, require_own, require_own_run
 from t2tdeploy.training.estimator_model import hyperparameters, keep_source, model_class
 from t2tdeploy.training.estimator_options import EvalSpec, RunConfig, TrainSpec
 from t2tdeploy.training.estimator_outputs import Prediction, chosen, outputs, prediction
@@ -134,7 +134,7 @@ class Estimator:
 
         Raises:
             InputError: the input function gives what the model cannot take; the message names column and example.
-            RunConflictError: model_dir holds a run of other hyperparameters, columns or classes.
+            RunConflictError: model_dir holds a run of another model, or other hyperparameters, columns or classes.
             TrainingError: the loss is not finite, or memory ran out.
             KeyboardInterrupt: a signal ended training; its checkpoint is written.
         """
@@ -342,12 +342,13 @@ class Estimator:
     ) -> TrainResult | None:
         store = CheckpointStore(self.model_dir / "checkpoints")
         newest = store.steps()
+        kept = self._open() if newest else None
         is_done = bool(newest) and newest[-1] >= total
         if is_done and not (spec and read_state(store.path(newest[-1])).evaluation_due):
             self.reporter.message(f"{self.model_dir} has {newest[-1]} steps of {total}: nothing to do")
             return None
         table = read_input(input_fn)
-        features = self._run_class.open(self.model_dir).features if newest else self._fit(table)
+        features = kept.features if kept else self._fit(table)
         splits = {"train": self._dataset(table, features)}
         if spec is not None:
             splits["dev"] = self._dataset(read_input(spec.input_fn, steps=spec.steps), features)
@@ -385,7 +386,9 @@ class Estimator:
     def _open(self) -> RunDirectory:
         if self.latest_checkpoint() is None:
             raise InputError(f"{self.model_dir} holds no trained model", path=self.model_dir, help="call train first")
-        return self._run_class.open(self.model_dir)
+        run = self._run_class.open(self.model_dir)
+        require_own_run(run, self.name)
+        return run
 
     def _warm_start(self) -> Path | None:
         path = self.warm_start_from

@@ -1,4 +1,4 @@
-"""The bundle of an Estimator: examples kept to check it on, and whether it is one of this Estimator."""
+"""Whether a run or a bundle is one of this Estimator; the examples that a run keeps to check its bundle on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.errors import InputError
+from t2tdeploy.errors import InputError, RunConflictError
 from t2tdeploy.features import FeatureSpec
 from t2tdeploy.files import atomic_file
 from t2tdeploy.problems.in_memory import TARGETS, InMemoryDataset
+from t2tdeploy.problems.problem import ESTIMATOR
 from t2tdeploy.training.run_directory import RunDirectory
 
 EXAMPLES = "examples.npz"
@@ -38,6 +39,20 @@ def read_examples(run: RunDirectory) -> dict[str, Any]:
             return {name: file[f"feature_{i}"] for i, name in enumerate(run.features)}
     except FileNotFoundError:
         raise InputError(f"{run.path} has no {EXAMPLES} to check an export on", help="train a further step") from None
+
+
+def require_own_run(run: RunDirectory, model: str) -> None:
+    """Checks that a run is one of an Estimator and of `model`, before its features are taken for those of this one.
+
+    Raises:
+        RunConflictError: it is not.
+    """
+    pairs: dict[str, tuple[object, object]] = {
+        "problem": (run.record.problem, ESTIMATOR),
+        "model": (run.record.model, model),
+    }
+    if differences := {name: (recorded, asked) for name, (recorded, asked) in pairs.items() if recorded != asked}:
+        raise RunConflictError(run.path, differences, help="give this Estimator another model_dir")
 
 
 def require_own(bundle: Bundle, features: Mapping[str, FeatureSpec]) -> None:

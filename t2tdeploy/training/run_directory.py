@@ -163,6 +163,7 @@ class RunDirectory:
         Raises:
             InputError: it is no run directory.
             UnknownNameError: its model or problem is not known here.
+            UserError: it is the run of an Estimator, whose program evaluates and exports it.
         """
         if not (path / _RECORD).is_file():
             raise InputError(
@@ -270,8 +271,8 @@ class RunDirectory:
         return self.path / "averaged"
 
     def _require_code(self) -> None:
+        get_problem(self.record.problem)  # first: it tells what to do with the run of an Estimator
         self.model_class(self.record.model)
-        get_problem(self.record.problem)
 
     def _vocabulary(self, spec: FeatureSpec) -> Path:
         return self.path / _VOCABULARIES / f"{spec.vocabulary}.vocab"

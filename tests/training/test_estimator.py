@@ -19,8 +19,10 @@ from t2tdeploy.errors import InputError, RunConflictError, SettingsError, UserEr
 from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors
 from t2tdeploy.training.engine import StepMetrics
 from t2tdeploy.training.estimator import Estimator
+from t2tdeploy.training.estimator_bundle import require_own_run
 from t2tdeploy.training.estimator_model import SOURCE
 from t2tdeploy.training.hooks import Hook
+from t2tdeploy.training.run_directory import RunDirectory
 from t2tdeploy.training.summaries import read_metrics
 from tests.training.flowers import HPARAMS, PARAMS, TORCH, TinyFc, flowers, held_out, input_fn, make, tiny_fn
 
@@ -164,6 +166,26 @@ def test_other_hyperparameters_or_columns_are_another_run(tmp_path: Path) -> Non
         make(tmp_path, hparams={**HPARAMS, "hidden_size": 9}).train(input_fn, steps=1)
     with pytest.raises(RunConflictError, match="data"):
         make(tmp_path, columns=[numeric("size")]).train(input_fn, steps=1)
+
+
+def test_the_run_of_another_model_or_problem_is_told_before_its_columns_are_read(trained: Estimator) -> None:
+    other = tiny_fn if isinstance(trained._code, type) else TinyFc
+    for call in (lambda one: one.train(input_fn, max_steps=1), lambda one: one.evaluate(input_fn)):
+        with pytest.raises(
+            RunConflictError, match=f"model: '{trained.name}' in the run directory, '.*' asked"
+        ) as caught:
+            call(make(trained.model_dir, other))
+        assert "another model_dir" in (caught.value.help or "")
+    run = trained._open()
+    run.record = run.record.replace(problem="iris")
+    with pytest.raises(RunConflictError, match="problem: 'iris' in the run directory, 'estimator' asked"):
+        require_own_run(run, trained.name)
+
+
+def test_commands_say_that_a_run_is_of_an_estimator(trained: Estimator) -> None:
+    with pytest.raises(UserError, match="examples of an Estimator") as caught:
+        RunDirectory.open(trained.model_dir)
+    assert "evaluate, predict, export_bundle" in (caught.value.help or "")
 
 
 def with_value(column: str, row: int, value: Any) -> Any:

@@ -36,7 +36,7 @@ def test_its_bundle_gets_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found >= wanted - 0.01
     small, whole, _ = map(float, sizes.split())
     assert small < 0.75 * whole
-    assert t2tdeploy.load("bundles/my_fc").bundle.manifest.default_variant == "cpu-int8"
+    assert t2tdeploy.load("bundles/digits_estimator").bundle.manifest.default_variant == "cpu-int8"
 
 
 def test_iris_is_told_apart_by_estimator_and_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
