@@ -15,12 +15,22 @@ class ClassifierGate:
     """The least that a variant must reach.
 
     Args:
-        max_accuracy_loss: share of examples that may be lost; 0.005 is half a point.
+        max_accuracy_loss: share of examples that may be lost; 0.005 is half a point. Unless it is 0, one example may be
+            lost however few there are: less than that cannot be told.
         max_error_growth: by which share the root of the mean squared error may grow, if the model regresses.
     """
 
     max_accuracy_loss: float = MAX_ACCURACY_LOSS
     max_error_growth: float = MAX_ERROR_GROWTH
+
+    def tolerated(self, examples: int) -> float:
+        """How many of the examples compared may be lost by the share alone, a hair more against rounding."""
+        return self.max_accuracy_loss * examples + 1e-6
+
+    def allowed(self, examples: int) -> float:
+        """The same, but at least one, unless none is to be lost."""
+        tolerated = self.tolerated(examples)
+        return max(tolerated, 1.0) if self.max_accuracy_loss > 0 else tolerated
 
 
 @dataclass(frozen=True)

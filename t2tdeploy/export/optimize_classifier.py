@@ -186,12 +186,15 @@ def _measure(
         scores["identical"] = float(_same(chosen, expected).mean())
         scores["accuracy"] = float(_same(chosen, right).mean())
         scores["reference_accuracy"] = float(_same(expected, right).mean())
-        loss = scores["reference_accuracy"] - scores["accuracy"]
-        if loss > gate.max_accuracy_loss + 1e-9:  # 181 right of 200, and 180, differ by a little more than 0.005
-            failures.append(
-                f"accuracy {scores['accuracy']:.4f} is {loss:.4f} below the {scores['reference_accuracy']:.4f} of "
-                f"float32, more than {gate.max_accuracy_loss:g}"
-            )
+        lost = int(_same(expected, right).sum()) - int(_same(chosen, right).sum())
+        words = (
+            f"accuracy {scores['accuracy']:.4f} is {lost / len(labels):.4f} below the "
+            f"{scores['reference_accuracy']:.4f} of float32, that is {lost} of {len(labels)} examples"
+        )
+        if lost > gate.allowed(len(labels)):
+            failures.append(f"{words}, more than {gate.max_accuracy_loss:g}")
+        elif lost > gate.tolerated(len(labels)):
+            reporter.message(f"{words}: more than {gate.max_accuracy_loss:g}, but one example may always be lost")
     else:
         scores["rmse"], scores["reference_rmse"] = (
             float(np.sqrt(np.mean((one - labels.reshape(one.shape)) ** 2))) for one in (own, others)

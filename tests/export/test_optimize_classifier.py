@@ -110,20 +110,47 @@ def test_a_variant_that_loses_too_much_is_refused(measured_bundle: tuple[Bundle,
     assert measured["forced"]
 
 
-@pytest.mark.parametrize(("bound", "passes"), [(0.005, True), (0.0049, False)])
+@pytest.mark.parametrize(
+    ("examples", "lost", "bound", "passes", "told"),
+    [
+        (200, 1, 0.005, True, False),  # 181 right of 200 and 180 differ, as floats, by more than 0.005
+        (400, 2, 0.005, True, False),
+        (400, 2, 0.0049, False, False),
+        (80, 1, 0.005, True, True),  # one may always be lost, and that is said
+        (80, 2, 0.005, False, False),
+        (80, 1, 0.0, False, False),  # unless none is to be lost
+        (80, 0, 0.0, True, False),
+    ],
+)
 def test_as_much_as_is_allowed_may_be_lost(
-    measured_bundle: tuple[Bundle, Labelled], monkeypatch: pytest.MonkeyPatch, bound: float, passes: bool
+    measured_bundle: tuple[Bundle, Labelled],
+    monkeypatch: pytest.MonkeyPatch,
+    examples: int,
+    lost: int,
+    bound: float,
+    passes: bool,
+    told: bool,
 ) -> None:
-    """181 right of 200 and 180 differ, as floats, by more than 0.005."""
     bundle, _ = measured_bundle
-    labels = np.zeros(200, np.int64)
-    logits = np.zeros((2, 200, len(bundle.manifest.classes)))
-    logits[0, :20, 1] = logits[1, :19, 1] = 1
+    labels = np.zeros(examples, np.int64)
+    logits = np.zeros((2, examples, len(bundle.manifest.classes)))
+    logits[0, : 19 + lost, 1] = logits[1, :19, 1] = 1
     outputs = iter(logits)
     monkeypatch.setattr("t2tdeploy.export.optimize_classifier._outputs", lambda *_: next(outputs))
-    dev, gate = Labelled([{"targets": labels}], "some"), ClassifierGate(max_accuracy_loss=bound)
-    found = _measure(bundle, [None, None], dev, {}, gate, SilentReporter(), timed=False)  # type: ignore[list-item]
+    dev, gate, reporter = Labelled([{"targets": labels}], "some"), ClassifierGate(max_accuracy_loss=bound), Told()
+    found = _measure(bundle, [None, None], dev, {}, gate, reporter, timed=False)  # type: ignore[list-item]
     assert (found["failures"] == []) == passes
+    for words in (*found["failures"], *reporter.texts):
+        assert f"that is {lost} of {examples} examples" in words
+    assert bool(reporter.texts) == told
+
+
+class Told(SilentReporter):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
 
 
 def test_what_cannot_be_made_is_said(measured_bundle: tuple[Bundle, Labelled]) -> None:
