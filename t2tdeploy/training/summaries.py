@@ -44,6 +44,9 @@ AXES = {  # by task
     "regress": Axes("loss, squared standard deviations", "rmse", "RMSE"),
 }
 
+_SHARES = ("bleu", "accuracy")  # never below 0
+_FEW_POINTS = 3
+
 
 class Summaries:
     """Writes the curves of one run; a context manager.
@@ -170,7 +173,12 @@ def curve(lines: Sequence[Mapping[str, Any]], shown: Axes = AXES["translate"]) -
     ):
         points = [(line["step"], line[name]) for line in lines if line["group"] == group and name in line]
         if points:
-            axes.plot(*zip(*points, strict=True), color=style, label=f"{group} {name}", marker="." * (group != "train"))
+            marker = "." if group != "train" or len(points) < _FEW_POINTS else ""  # a line of one point is nothing
+            axes.plot(*zip(*points, strict=True), color=style, label=f"{group} {name}", marker=marker)
+    if right.lines and shown.score in _SHARES:
+        right.set_ylim(bottom=0)
+        if not any(line.get(shown.score) for line in lines):  # matplotlib would centre a line of zeros
+            right.set_ylim(top=1)
     if left.lines or right.lines:
         figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -58,6 +58,21 @@ def test_curve_shows_what_there_is() -> None:
     assert not any(axes.lines for axes in curve([]).axes)
 
 
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_few_points_of_training_are_marked(points: int) -> None:
+    left, _ = curve([{"group": "train", "step": step, "loss": 3.0} for step in range(points)]).axes
+    assert left.lines[0].get_marker() == ("" if points == 3 else ".")
+
+
+@pytest.mark.parametrize("scores", [[0.0], [0.0, 0.0], [20.0, 30.0]])
+def test_the_axis_of_a_score_begins_at_0(scores: list[float]) -> None:
+    lines = [{"group": "evaluation", "step": step, "loss": 1.0, "bleu": score} for step, score in enumerate(scores)]
+    _, right = curve(lines).axes
+    low, high = right.get_ylim()
+    assert low == 0
+    assert high >= max(1.0, *scores, 0.0)
+
+
 def test_attention_picture_is_labelled() -> None:
     (axes,) = attention_picture(np.eye(2, 3), ["▁a", "$", "c", "pad"], ["x", "y"]).axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["_a", r"\$", "c"]
