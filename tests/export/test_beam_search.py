@@ -17,6 +17,7 @@ from t2tdeploy.export.verify import verify
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.transformer import Transformer
+from t2tdeploy.progress import SilentReporter
 from t2tdeploy.runtime import GraphSession
 from tests.export.graphs import TINY_VOCAB as VOCAB
 from tests.export.graphs import tiny_graph, tiny_model
@@ -204,3 +205,27 @@ def test_a_model_with_a_branch_in_its_step_exports(model, session):
     rows, options = random_sources(VOCAB, seed=3, count=2), SearchOptions(2, 0.6, 1)
     other = GraphSession(export_beam_search(branching).SerializeToString(), threads=1)
     assert np.array_equal(search(other, rows, 3, options).target_ids, search(session, rows, 3, options).target_ids)
+
+
+class _Messages(SilentReporter):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(("seconds", "count", "told"), [(-1.0, 3, 1), (-1.0, 1, 0), (1e9, 3, 0)])
+def test_a_slow_comparison_says_once_how_to_shorten_what_is_left(
+    model: Transformer,
+    session: GraphSession,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    count: int,
+    told: int,
+) -> None:
+    monkeypatch.setattr("t2tdeploy.export.verify.SLOW_SECONDS", seconds)
+    reporter, sources = _Messages(), random_sources(VOCAB, seed=5, count=count)
+    verify(model, session, sources, beam_size=2, alpha=0.6, extra_length=2, num_hypotheses=1, reporter=reporter)
+    assert len(reporter.lines) == told
+    assert all("--parity-sentences 2" in line for line in reporter.lines)
