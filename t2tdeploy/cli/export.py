@@ -64,7 +64,7 @@ def export(context: click.Context, /, **given: Any) -> None:
 
     \b
     Examples:
-      t2tdeploy export --output-dir runs/dates --bundle bundles/dates
+      t2tdeploy export --output-dir runs/dates --bundle bundles/dates --name dates
       t2tdeploy export --from-bundle bundles/dates --text-graph
       t2tdeploy export --from-bundle bundles/dates --format text --output dates.onnx
       t2tdeploy export --from-bundle bundles/dates --format triton --output models

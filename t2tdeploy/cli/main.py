@@ -32,7 +32,7 @@ def commands() -> None:
     The road, on the embedded data:
       t2tdeploy datagen   --problem translate_dates_ende --data-dir data
       t2tdeploy train     --problem translate_dates_ende --data-dir data --output-dir runs/dates
-      t2tdeploy export    --output-dir runs/dates --bundle bundles/dates
+      t2tdeploy export    --output-dir runs/dates --bundle bundles/dates --name dates
       t2tdeploy serve     --bundle bundles/dates
       t2tdeploy translate --server localhost:50051 "The meeting is on May 3, 2024."
     """

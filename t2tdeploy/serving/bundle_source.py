@@ -97,7 +97,8 @@ class BundleFolders:
             if name in self._directories:
                 raise UserError(
                     f"{self._directories[name]} and {directory} are both named '{name}'",
-                    help="give a --repository with a folder for each, whose names they are then served under",
+                    help="export one of them under another name: t2tdeploy export --name NAME; or give a --repository "
+                    "with a folder for each, whose names they are then served under",
                 )
             self._directories[name] = directory
 

@@ -49,6 +49,15 @@ def test_commands_of_code_blocks_would_run(page: Path) -> None:
 
 
 @each_page
+def test_documented_bundles_are_called_as_their_folder(page: Path) -> None:
+    """The clients of the pages ask for a model by that name."""
+    for line in block_commands(page):
+        options = dict(re.findall(r"--(output-dir|bundle|name) +(\S+)", line))
+        if line.startswith("t2tdeploy export ") and {"output-dir", "bundle"} <= options.keys():
+            assert options.get("name") == Path(options["bundle"]).name, line
+
+
+@each_page
 def test_commands_in_the_text_exist(page: Path) -> None:
     for span in inline_code(page):
         if span.startswith("t2tdeploy "):

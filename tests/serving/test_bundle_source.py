@@ -60,8 +60,9 @@ def test_bundles_given_one_by_one_have_the_names_in_their_manifests(repository: 
     assert (found.name, found.number) == ("toy", 1)
     shutil.rmtree(repository / "deen")
     assert source.scan() == []
-    with pytest.raises(UserError, match="are both named 'toy'"):
+    with pytest.raises(UserError, match="are both named 'toy'") as caught:
         BundleFolders([repository / "ende" / "2", repository / "ende" / "10"])
+    assert "t2tdeploy export --name" in str(caught.value.help)
 
 
 def test_what_is_no_repository_is_said(repository: Path) -> None:
