@@ -58,6 +58,13 @@ def test_documented_bundles_are_called_as_their_folder(page: Path) -> None:
 
 
 @each_page
+def test_no_page_installs_from_an_index(page: Path) -> None:
+    """There is no t2tdeploy there; the name alone is enough only where it is installed already."""
+    named = re.findall(r"pip install[^\n`]* '?t2tdeploy(?:\[[\w,-]+\])?(?=['\s`])", page.read_text(encoding="utf-8"))
+    assert named == (["pip install 't2tdeploy[otel]"] if page.name == "serve.md" else [])
+
+
+@each_page
 def test_commands_in_the_text_exist(page: Path) -> None:
     for span in inline_code(page):
         if span.startswith("t2tdeploy "):
