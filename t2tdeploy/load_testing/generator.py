@@ -20,6 +20,7 @@ from t2tdeploy.errors import OperationalError, RequestError, ServerError, T2TDep
 from t2tdeploy.load_testing.plan import ClosedLoop, OpenLoop, Plan, Shape
 from t2tdeploy.load_testing.tally import NOT_SENT, Measured, Outcome, Tally
 from t2tdeploy.progress import Reporter, SilentReporter, Task
+from t2tdeploy.serving.attempts import unreachable_help
 from t2tdeploy.serving.channel import PLAIN, Security, call_timeout, open_async_channel
 from t2tdeploy.serving.messages import SERVICE
 from t2tdeploy.serving.v1 import translation_pb2 as pb
@@ -116,7 +117,7 @@ class Target:
         if code == grpc.StatusCode.NOT_FOUND:
             return UserError(details)
         help = {
-            grpc.StatusCode.UNAVAILABLE: f"is the server running at {self._server}? t2tdeploy serve starts one",
+            grpc.StatusCode.UNAVAILABLE: unreachable_help(self._server, self._security, details),
             grpc.StatusCode.DEADLINE_EXCEEDED: f"{self._server} took the connection and said nothing: is it serving?",
             grpc.StatusCode.UNIMPLEMENTED: f"is {self._server} a t2tdeploy server?",
         }.get(code)

@@ -113,7 +113,7 @@ class Attempts:
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             return self._invalid(details)
         help = {
-            grpc.StatusCode.UNAVAILABLE: _unreachable(self._target, self._options.security, details),
+            grpc.StatusCode.UNAVAILABLE: unreachable_help(self._target, self._options.security, details),
             grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send less at once, or add servers",
             grpc.StatusCode.UNAUTHENTICATED: "give the server's token: --token-file FILE, or T2TDEPLOY_TOKEN",
             grpc.StatusCode.PERMISSION_DENIED: "ask who runs the server for a token with the role that is needed",
@@ -144,12 +144,17 @@ def asks_for_fewer_rows(error: grpc.RpcError | grpc.Call) -> bool:
     return FEWER_ROWS in dict(call.trailing_metadata() or ())
 
 
-def _unreachable(target: str, security: Security, details: str) -> str:
+def unreachable_help(target: str, security: Security, details: str) -> str:
     """What to do about a server that cannot be reached, or not by the way that was taken."""
     if re.search(r"CERTIFICATE_VERIFY_FAILED|Hostname Verification", details):
         return "trust the authority of its certificate with --tls-ca FILE, and call it by a name in the certificate"
     if "WRONG_VERSION_NUMBER" in details:
         return "it does not speak TLS: leave the options of TLS out"
+    if "Failed parsing HTTP/2" in details:
+        return (
+            f"{target} does not speak gRPC: it may be the server's HTTP port; gRPC's is --port of t2tdeploy serve, "
+            "50051 by default"
+        )
     words = f"is the server running at {target}? t2tdeploy serve starts one"
     other = "its certificate is not trusted" if security.encrypted else "it speaks TLS"
     return f"{words}; if {other}, give --tls-ca FILE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ import grpc
 from t2tdeploy.errors import InputError, UserError
 from t2tdeploy.serving.tls import load_authorities, load_pair, read_pem
 
+_DEFAULT_PORT = 50051  # of ServerOptions, which a client has no need to import
+_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")  # whose names gRPC resolves
 _LONGEST_SECONDS = 1e9  # gRPC counts nanoseconds in 64 bits, and what is beyond them as over
 
 Arguments = list[tuple[str, Any]]
@@ -94,8 +97,9 @@ def open_channel(target: str, security: Security, arguments: Arguments | None = 
     """A channel for plain code.
 
     Raises:
-        UserError: see `Security`.
+        UserError: see `Security` and `require_target`.
     """
+    require_target(target)
     credentials, metadata = security.credentials(), security.metadata(target)
     if credentials is None:
         channel = grpc.insecure_channel(target, options=arguments)
@@ -106,11 +110,51 @@ def open_channel(target: str, security: Security, arguments: Arguments | None = 
 
 def open_async_channel(target: str, security: Security, arguments: Arguments | None = None) -> grpc.aio.Channel:
     """The same for asyncio."""
+    require_target(target)
     credentials, metadata = security.credentials(), security.metadata(target)
     carriers = [_UnaryCarrier(metadata), _StreamCarrier(metadata)] if metadata else []
     if credentials is None:
         return grpc.aio.insecure_channel(target, options=arguments, interceptors=carriers)
     return grpc.aio.secure_channel(target, credentials, options=arguments, interceptors=carriers)
+
+
+def require_target(target: str) -> None:
+    """Checks an address before it is called: gRPC would look for a host of any name, and take 443 for a missing port.
+
+    Raises:
+        UserError: it is neither host:port nor the name of a kind that gRPC resolves.
+    """
+    scheme, slashes, rest = target.partition("://")
+    if slashes and scheme not in _SCHEMES:
+        place = rest.split("/")[0]
+        encrypted = ", and --tls for TLS" if scheme in ("https", "grpcs") else ""
+        raise _bad_target(target, f"write {place or 'host:port'}, without {scheme}://{encrypted}")
+    kind, colon, name = target.partition(":")
+    if colon and kind in _SCHEMES and kind != "dns":
+        return
+    place = re.sub(r"^//[^/]*/", "", name) if kind == "dns" else target
+    try:
+        if place.count(":") > 1 and ipaddress.IPv6Address(place):
+            place = f"[{place}]"
+    except ValueError:
+        pass
+    parts = re.fullmatch(r"(?P<host>\[[^]]*\]|[^:]*)(?::(?P<port>[^:]*))?", place)
+    if parts is None or not parts["host"]:
+        raise _bad_target(target, f"write host:port, e.g. localhost:{_DEFAULT_PORT}")
+    if parts["port"] is None:
+        proxy = ", 443 that of most proxies with TLS"
+        raise _bad_target(
+            target,
+            f"give the port, {place}:{_DEFAULT_PORT}: it is the default of t2tdeploy serve{proxy}",
+            "has no port",
+        )
+    if not re.fullmatch(r"[0-9]{1,5}", parts["port"]) or not 0 < int(parts["port"]) < 65536:
+        raise _bad_target(target, f"a port is a number from 1 to 65535, e.g. {parts['host']}:{_DEFAULT_PORT}")
+
+
+def _bad_target(target: str, help: str, reason: str = "is not host:port") -> UserError:
+    kinds = "; unix:PATH, dns:///host:port and ipv4:address:port are taken, too"
+    return UserError(f"the server's address '{target}' {reason}", help=help + kinds)
 
 
 def call_timeout(seconds: float) -> float | None:

@@ -53,7 +53,7 @@ def main() -> None:
     try:
         status = health_of(arguments.server, timeout=arguments.timeout, security=security)
     except T2TDeployError as error:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {error.message}", *([f"help: {error.help}"] if error.help else []), sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
     print(status)
     sys.exit(0 if status == "SERVING" else 1)

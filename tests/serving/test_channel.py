@@ -1,9 +1,11 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from t2tdeploy.errors import InputError, UserError
-from t2tdeploy.serving.channel import Security, is_local, read_token
+from t2tdeploy.serving.channel import Security, is_local, open_async_channel, open_channel, read_token, require_target
+from t2tdeploy.serving.options import ServerOptions
 from tests.serving.certificates import Authority
 
 TOKEN = "0123456789abcdef"
@@ -111,3 +113,61 @@ def test_files_of_tls_are_checked_before_they_are_used(tmp_path: Path) -> None:
         Security(tls_ca=tmp_path / "nowhere").credentials()
     with pytest.raises(UserError, match="needs its key"):
         Security(tls_certificate=pair.certificate).credentials()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "localhost:50051",
+        "t2tdeploy.models.svc.cluster.local:50051",
+        "127.0.0.1:1",
+        "[::1]:65535",
+        "unix:/run/s",
+        "unix:///run/s",
+        "unix-abstract:name",
+        "dns:localhost:1",
+        "dns:///t2tdeploy:50051",
+        "dns://8.8.8.8/example.org:50051",
+        "ipv4:10.0.0.1:50051,10.0.0.2:50051",
+        "ipv6:[::1]:50051",
+        "xds:///service",
+    ],
+)
+def test_addresses_that_are_called(target: str) -> None:
+    require_target(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "help"),
+    [
+        ("http://localhost:50151", "is not host:port", "write localhost:50151, without http://"),
+        (
+            "https://example.org:443/v1",
+            "is not host:port",
+            "write example.org:443, without https://, and --tls for TLS",
+        ),
+        ("localhost", "has no port", "localhost:50051: it is the default of t2tdeploy serve"),
+        ("dns:///t2tdeploy", "has no port", "t2tdeploy:50051"),
+        ("[::1]", "has no port", "[::1]:50051"),
+        ("::1", "has no port", "[::1]:50051"),
+        ("localhost:http", "is not host:port", "a port is a number"),
+        ("localhost:65536", "is not host:port", "from 1 to 65535"),
+        ("localhost:0", "is not host:port", "from 1 to 65535"),
+        ("localhost:50051/", "is not host:port", "localhost:50051"),
+        (":50051", "is not host:port", "write host:port, e.g. localhost:50051"),
+        ("a:b:1", "is not host:port", "write host:port"),
+        ("", "is not host:port", "write host:port"),
+    ],
+)
+def test_an_address_that_cannot_be_meant_is_refused_before_it_is_called(target: str, words: str, help: str) -> None:
+    for opened in (open_channel, open_async_channel):
+        with pytest.raises(UserError, match=f"^the server's address '{re.escape(target)}' {words}") as caught:
+            opened(target, Security())
+        assert help in (caught.value.help or "")
+        assert "unix:PATH" in (caught.value.help or "")
+
+
+def test_the_port_that_is_proposed_is_the_one_that_is_served() -> None:
+    with pytest.raises(UserError) as caught:
+        require_target("localhost")
+    assert f":{ServerOptions().port}:" in (caught.value.help or "")

@@ -143,6 +143,12 @@ def test_nothing_listening_is_said_with_help(translate: Translate) -> None:
     assert "t2tdeploy serve" in str(caught.value.help)
 
 
+def test_the_port_of_http_is_told_from_that_of_grpc(translate: Translate, bundle: Bundle) -> None:
+    with running(bundle, http_port=0) as server, pytest.raises(ServerError, match="UNAVAILABLE") as caught:
+        translate(server.http_port, ["a"], TranslateOptions(), ClientOptions(retries=0))
+    assert "it may be the server's HTTP port" in str(caught.value.help)
+
+
 def test_a_full_server_is_tried_again_until_it_answers(
     translate: Translate, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
