@@ -12,7 +12,7 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
-from t2tdeploy.cli.lines import one_line, read_bytes, read_lines, read_text, require_output, write_text
+from t2tdeploy.cli.lines import name_of, one_line, read_bytes, read_lines, read_text, require_output, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.classifier import Classification, RawExample
@@ -38,11 +38,19 @@ class _Examples:
 @click.option("--bundle", "bundle_dir", type=options.directory, help="Instead of a server: a bundle on this machine.")
 @options.variant
 @click.argument("text", nargs=-1)
-@click.option("--input", "input_file", type=options.file, help="Texts, one a line [the arguments, or standard input].")
+@click.option(
+    "--input", "input_file", type=options.file_or_dash, help="Texts, one a line [the arguments, or -: a pipe]."
+)
 @click.option("--pairs", is_flag=True, help="A text consists of several, with tabs between them: a pair of sentences.")
-@click.option("--image", "images", type=options.file, multiple=True, help="An image file; may be given several times.")
-@click.option("--json", "json_file", type=options.file,
-              help="Examples with a value for each feature: a JSON object, a list of them, or one a line.")  # fmt: skip
+@click.option(
+    "--image",
+    "images",
+    type=options.file,
+    multiple=True,
+    help="An image file; arguments behind it are further ones, as of --image pictures/*.png.",
+)
+@click.option("--json", "json_file", type=options.file_or_dash,
+              help="Values for each feature: JSON, an object, a list, or one a line; -: a pipe.")  # fmt: skip
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes of each answer.")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
 @click.option("--output", "output_file", type=options.file, help="Where answers go [standard output].")
@@ -121,6 +129,8 @@ def _require_sensible(context: click.Context) -> None:
     options.require_server_or_bundle(context)
     given = options.given(context)
     names = {"text": "texts", "input_file": "--input", "images": "--image", "json_file": "--json"}
+    if "images" in given:
+        del names["text"]  # more images
     forms = [option for name, option in names.items() if name in given]
     if len(forms) > 1:
         raise click.UsageError(f"{' and '.join(forms)} are given: choose one", ctx=context)
@@ -134,13 +144,14 @@ def _examples(
     from t2tdeploy.errors import InputError
 
     if images:
-        contents: list[RawExample] = [read_bytes(path) for path in images]
-        return _Examples(contents, [str(path) for path in images], interactive=True)
+        paths = [*images, *map(Path, text)]
+        contents: list[RawExample] = [read_bytes(path) for path in paths]
+        return _Examples(contents, [str(path) for path in paths], interactive=True)
     if json_file:
         rows = _read_rows(json_file)
-        return _Examples([*rows], [f"{json_file}, row {place}" for place in range(1, len(rows) + 1)])
+        return _Examples([*rows], [f"{name_of(json_file)}, row {place}" for place in range(1, len(rows) + 1)])
     lines = list(text) if text else read_lines(input_file)
-    name = str(input_file) if input_file else "standard input"
+    name = name_of(input_file)
     places = [f"text {place}" if text else f"{name}, line {place}" for place in range(1, len(lines) + 1)]
     if not lines:
         raise InputError(f"{name} holds no text", path=input_file)
@@ -152,7 +163,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file: one, a list of them, or one a line."""
     from t2tdeploy.errors import InputError
 
-    content = read_text(path)
+    content, name = read_text(path), name_of(path)
     try:
         whole = json.loads(content)
         rows = whole if isinstance(whole, list) else [whole]
@@ -162,18 +173,18 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except (ValueError, RecursionError) as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error})", path=path, line=number) from None
+                raise InputError(f"{name}, line {number}: not JSON ({error})", path=path, line=number) from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply", path=path) from None
+        raise InputError(f"{name}: nested too deeply", path=path) from None
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise InputError(
-                f"{path}, row {number}: a {type(row).__name__}, where an object is expected",
+                f"{name}, row {number}: a {type(row).__name__}, where an object is expected",
                 path=path,
                 help='a row names its features: {"width": 1.5, "colour": "red"}',
             )
     if not rows:
-        raise InputError(f"{path} holds no example", path=path)
+        raise InputError(f"{name} holds no example", path=path)
     return rows
 
 
@@ -187,7 +198,16 @@ def _naming_the_place(error: RequestError, places: list[str]) -> UserError:
     feature = error.field[index.end() :]
     reason = error.message.removeprefix(f"{error.field}: ")
     named = f"{feature}: {reason}" if feature and feature != "inputs" else reason
-    return InputError(f"{places[int(index[1])]}: {named}", help=error.help)
+    return InputError(f"{places[int(index[1])]}: {named}", help=error.help or _help_for(reason))
+
+
+def _help_for(reason: str) -> str | None:
+    """What to type instead; a server's answer does not say, for it knows nothing of this command."""
+    if reason.startswith("a text, where an image is expected"):
+        return "name the files of pictures with --image: --image cat.png dog.jpg"
+    if reason.startswith("no such feature"):
+        return "leave it out: a row has what the model looks at, neither the target nor columns that were ignored"
+    return None
 
 
 def _as_text(found: list[Classification], top_k: int) -> str:

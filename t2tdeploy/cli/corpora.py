@@ -32,7 +32,7 @@ def read_sentences(path: Path) -> list[str]:
     Raises:
         InputError: there is none, or see `read_lines`.
     """
-    lines = [line for line in read_lines(None if str(path) == "-" else path) if line.strip()]
+    lines = [line for line in read_lines(path) if line.strip()]
     if not lines:
         raise InputError(f"{'standard input' if str(path) == '-' else path} holds no sentence", path=path)
     return lines

@@ -22,12 +22,12 @@ def read_lines(path: Path | None) -> list[str]:
 
 
 def read_text(path: Path | None) -> str:
-    """The content of a file, or of standard input, without a byte order mark.
+    """The content of a file, or of standard input (None, or "-"), without a byte order mark.
 
     Raises:
         InputError: as for `read_bytes`; it is not UTF-8 (with the line); standard input is closed.
     """
-    name = str(path) if path else "standard input"
+    name, path = name_of(path), None if str(path) == "-" else path
     try:
         return (read_bytes(path) if path else _standard_input()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -35,6 +35,11 @@ def read_text(path: Path | None) -> str:
         raise InputError(
             f"{name}, line {line}: not UTF-8", path=path, line=line, help="convert it, e.g. with iconv -t utf-8"
         ) from None
+
+
+def name_of(path: Path | None) -> str:
+    """What messages call the place that `read_text` reads."""
+    return "standard input" if path is None or str(path) == "-" else str(path)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -268,7 +268,7 @@ def _print_report(split: str, checkpoint: str, report: EvaluationReport, *, as_j
 @options.output_dir
 @options.checkpoint
 @options.search
-@click.option("--input", "input_file", type=options.file, help="Text, a sentence a line [standard input].")
+@click.option("--input", "input_file", type=options.file_or_dash, help="Text, a sentence a line [-: standard input].")
 @click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
 @options.as_json
 def decode(

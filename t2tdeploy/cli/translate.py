@@ -11,7 +11,7 @@ import click
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
 from t2tdeploy.cli.documents import translate_document
-from t2tdeploy.cli.lines import one_line, read_lines, require_output, write_lines, write_text
+from t2tdeploy.cli.lines import name_of, one_line, read_lines, require_output, write_lines, write_text
 
 if TYPE_CHECKING:
     from t2tdeploy.decoding import TranslateOptions
@@ -60,7 +60,7 @@ def _decoding(command: Command) -> Command:
 @options.variant
 @click.argument("text", nargs=-1)
 @click.option(
-    "--input", "input_file", type=options.file, help="Text, a sentence a line [the arguments, or standard input]."
+    "--input", "input_file", type=options.file_or_dash, help="Text, a sentence a line [the arguments, or -: a pipe]."
 )
 @click.option(
     "--document", "document_file", type=options.file, help="Running text instead; its white space and lines are kept."
@@ -265,7 +265,7 @@ def _naming_the_line(error: RequestError, path: Path | None) -> UserError:
         return error
     line = int(index[1]) + 1
     reason = error.message.removeprefix(f"{error.field}: ")
-    return InputError(f"{path or 'standard input'}, line {line}: {reason}", path=path, line=line, help=error.help)
+    return InputError(f"{name_of(path)}, line {line}: {reason}", path=path, line=line, help=error.help)
 
 
 def _without_nothing(hypothesis: dict[str, Any]) -> dict[str, Any]:

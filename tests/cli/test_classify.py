@@ -82,6 +82,7 @@ CASES = [
     ("table", ["--json", "{}/rows.json"], "wide"),
     ("table", ["--json", "{}/row.json"], "wide"),
     ("image", ["--image", "{}/green.png", "--image", "{}/green.png"], "green"),
+    ("image", ["--image", "{}/green.png", "{}/green.png"], "green"),
     ("regressor", ["--json", "{}/array.json"], "6"),
 ]
 
@@ -103,6 +104,39 @@ def test_lines_and_blocks(folder: Path) -> None:
     blocks = classify(*bundle, "--top-k", "2", stdin="bba\ncca\n").split("\n\n")
     assert [[line.split("\t")[0] for line in block.splitlines()] for block in blocks] == [["b", "a"], ["c", "a"]]
     assert all(0 < float(line.split("\t")[1]) < 1 for line in lines)
+
+
+def test_a_dash_is_standard_input(folder: Path) -> None:
+    assert classify("--bundle", str(folder / "texts"), "--input", "-", stdin="aab\n").startswith("a\t")
+    row = (folder / "row.json").read_text()
+    assert classify("--bundle", str(folder / "table"), "--json", "-", stdin=row).startswith("wide\t")
+    with pytest.raises(InputError, match=r"^standard input, row 2: width: 'x' is not a number"):
+        classify("--bundle", str(folder / "table"), "--json", "-", stdin=(folder / "bad.jsonl").read_text())
+    with pytest.raises(InputError, match=r"^standard input, row 1: a list"):
+        classify("--bundle", str(folder / "table"), "--json", "-", stdin="[[1]]")
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "stdin", "words", "help"),
+    [
+        ("image", ["{}/green.png"], "", "text 1: .*where an image is expected", "--image cat.png dog.jpg"),
+        (
+            "table",
+            ["--json", "-"],
+            '{"width": 5, "colour": "red", "price": 3}',
+            "price: no such feature",
+            "leave it out",
+        ),
+    ],
+)
+def test_what_to_type_instead_is_said(
+    folder: Path, server: str, model: str, arguments: list[str], stdin: str, words: str, help: str
+) -> None:
+    filled = [argument.format(folder) for argument in arguments]
+    for where in (["--bundle", str(folder / model)], ["--server", server, "--model", model]):
+        with pytest.raises(InputError, match=words) as caught:
+            classify(*where, *filled, stdin=stdin)
+        assert help in str(caught.value.help)
 
 
 def test_a_class_is_one_line_whatever_its_name() -> None:
@@ -183,7 +217,9 @@ def test_commands_of_translation_refuse_a_classifier(folder: Path, arguments: li
         (["ab"], click.UsageError, "--server or --bundle: give one of them"),
         (["--server", "s", "--bundle", "{}/texts", "ab"], click.UsageError, "both given"),
         (["--bundle", "{}/texts", "--model", "m", "ab"], click.UsageError, "--model is for a server"),
-        (["--bundle", "{}/texts", "--image", "x", "ab"], click.UsageError, "texts and --image are given: choose one"),
+        (["--bundle", "{}/texts", "--input", "x", "ab"], click.UsageError, "texts and --input are given: choose one"),
+        (["--bundle", "{}/texts", "--image", "x", "--input", "x"], click.UsageError, "--input and --image are given"),
+        (["--bundle", "{}/image", "--image", "{}/green.png", "ab"], InputError, "there is no file ab"),
         (["--bundle", "{}/table", "--pairs", "--json", "x"], click.UsageError, "--pairs is for texts, not --json"),
         (["--bundle", "{}/texts", "--top-k", "9", "ab"], RequestError, "top_k: 9 is not between 1 and 4"),
         (["--bundle", "{}/texts"], T2TDeployError, "standard input holds no text"),

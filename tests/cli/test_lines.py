@@ -19,6 +19,15 @@ from t2tdeploy.errors import InputError
 SEPARATORS = "\u2028\u2029\u0085\x0b\x0c\x1c"  # str.splitlines would break a sentence there
 
 
+def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (None, Path("-")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\nb\n")))
+        assert read_lines(path) == ["a", "b"]
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff")))
+        with pytest.raises(InputError, match=r"^standard input, line 1: not UTF-8"):
+            read_lines(path)
+
+
 @pytest.mark.parametrize(
     ("content", "lines"),
     [
