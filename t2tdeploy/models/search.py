@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID
 from t2tdeploy.models.controls import (
     NEVER,
@@ -288,5 +288,16 @@ def past_of(model: Model) -> dict[str, str]:
 
 
 def rows_of(model: Model) -> tuple[str, ...]:
-    """Names of the parts of the model's state that belong to one beam each; the others keep all beams' history."""
+    """Names of the parts of the model's state that belong to one beam each; the others keep all beams' history.
+
+    Raises:
+        OperationalError: a part has another first axis, so that it would not follow the beams.
+    """
+    for name, axes in model.state_axes().items():
+        if axes[:1] not in (("rows",), ("batch",)):
+            raise OperationalError(
+                f"{type(model).__name__}: {name} has the axes {axes}; the first must be 'rows', if it belongs to a "
+                "beam, or 'batch'",
+                help="move that axis to the front: make [rows, layers, size] of an RNN's [layers, rows, size]",
+            )
     return tuple(name for name, axes in model.state_axes().items() if axes[0] == "rows")

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.decoding import SearchControls
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import OperationalError, RequestError
 from t2tdeploy.export.verify import model_log_probs
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import OracleResult, exhaustive_search, oracle_search
-from t2tdeploy.models.search import past_of
+from t2tdeploy.models.search import past_of, rows_of
 from t2tdeploy.models.transformer import Transformer
 from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
 
@@ -163,3 +163,15 @@ def test_a_model_without_a_cache_of_its_own_decodes_the_same(patience: float):
     second = beam_search(uncached, padded(rows), limits, options)
     assert torch.equal(first.target_ids, second.target_ids)
     torch.testing.assert_close(first.scores, second.scores, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("axes", [(1, "rows", 8), (), ("target_length", "rows")])
+def test_a_state_that_would_not_follow_its_beams_is_refused(axes: tuple[str | int, ...]) -> None:
+    model = tiny_transformer(9)
+    model.state_axes = lambda: {"state_prefix_ids": axes}  # type: ignore[method-assign]
+    for use in (
+        lambda: rows_of(model),
+        lambda: beam_search(model, padded([[3, 4, 1]]), torch.tensor([4]), SearchOptions()),
+    ):
+        with pytest.raises(OperationalError, match=r"state_prefix_ids has the axes .*; the first must be 'rows'"):
+            use()

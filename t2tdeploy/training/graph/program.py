@@ -25,6 +25,8 @@ from torch.export.graph_signature import (
 )
 from torch.utils import _pytree as pytree
 
+from t2tdeploy.errors import DifferentiationError
+
 
 class Program(NamedTuple):
     """A program.
@@ -62,9 +64,18 @@ def as_program(
     Returns:
         the program. Its inputs are those of the forward pass but for constants, its outputs the results, NAME.grad for
         each of `trained`, NAME.new for each input that the forward pass changes.
+
+    Raises:
+        DifferentiationError: the joint graph has other inputs than the forward pass and one gradient.
     """
     graph = joint.graph
     *placeholders, tangent = graph.find_nodes(op="placeholder")
+    if len(placeholders) != len(inputs):
+        raise DifferentiationError(
+            "AOTAutograd wants more of it than its inputs and one gradient, as where the forward pass changes a "
+            "parameter or the state of random numbers (Embedding(max_norm=…), writing to a parameter under no_grad, "
+            "torch.utils.checkpoint without use_reentrant=False), and of some operators, such as torch.linalg.inv"
+        )
     outputs = _outputs(graph.output_node(), inputs, results)
     with graph.inserting_before(graph.output_node()):
         constant = [name for name in trained if f"{name}.grad" not in outputs]

@@ -6,10 +6,12 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, parser
+from torch import Tensor, nn
 
 from t2tdeploy.training.dropout_masks import DropoutMasks
+from t2tdeploy.training.graph.joint import GraphNames, joint_graph
 from t2tdeploy.training.graph.masks import dropout_threshold, masks_as_inputs
-from tests.training.graph.parity import run
+from tests.training.graph.parity import BATCH, run, tensors
 
 # What the builders make of two dropouts: rates as initializer or constant, and gradients from the boolean masks.
 GRAPH = """
@@ -91,3 +93,39 @@ def test_a_graph_without_dropout_has_no_masks() -> None:
 @pytest.mark.parametrize(("rate", "threshold"), [(0.0, 0), (0.5, 2**15), (0.1, 6554), (0.999999, 2**16 - 1)])
 def test_thresholds_are_the_nearest_level_but_never_drop_everything(rate: float, threshold: int) -> None:
     assert dropout_threshold(rate) == threshold
+
+
+class Dropping(nn.Module):
+    """The sum of squares behind a layer and its dropout."""
+
+    def __init__(self, dropout: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Linear(9, 9)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.dropout(self.inner(x)).square().sum(),)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "sizes"),
+    [
+        (nn.Dropout(0.5, inplace=True), (4, 9)),
+        (nn.Dropout1d(0.5), (4, 1)),
+        (nn.Dropout1d(0.5, inplace=True), (4, 1)),
+        (nn.Dropout2d(0.5), (4, 1)),
+    ],
+    ids=repr,
+)
+def test_dropout_in_place_and_of_channels_has_a_mask_as_any_other(dropout: nn.Module, sizes: tuple[int, ...]) -> None:
+    """So it follows the seed and the checkpoint."""
+    module = Dropping(dropout).train()
+    graph = joint_graph(module, (torch.randn(2, 4, 9),), [{0: BATCH}], GraphNames(("x",), ("loss",)))
+    (spec,) = masks_as_inputs(graph)
+    assert (spec.rate, spec.shape) == (0.5, ("batch", *sizes))
+    x, mask = torch.randn(3, 4, 9), torch.randint(0, 2, (3, *sizes), dtype=torch.uint8)
+    found = run(graph, {"x": x, spec.name: mask, **tensors(module)})
+    loss = (module.inner(x) * mask * 2).square().sum()
+    loss.backward()
+    torch.testing.assert_close(torch.from_numpy(found["loss"]), loss.detach())
+    torch.testing.assert_close(torch.from_numpy(found["inner.weight.grad"]), module.inner.weight.grad)

@@ -89,6 +89,34 @@ def test_it_is_refused(module: Loss, words: str, path: str | None) -> None:
     assert "--engine torch" in str(caught.value.help)
 
 
+class Writing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight.clamp_(0, 0.5)
+        return x * self.weight
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        Writing(),
+        lambda x: checkpoint(torch.sin, x, use_reentrant=True),
+        lambda x: torch.linalg.inv(x.T @ x + torch.eye(4)),
+    ],
+    ids=["writing", "checkpoint", "inverse"],
+)
+def test_a_graph_with_other_inputs_than_the_forward_pass_is_refused(function: Callable[[Tensor], Tensor]) -> None:
+    module = Loss()
+    module.function = function
+    with pytest.raises(DifferentiationError) as caught:
+        build(module)
+    assert "--engine torch" in str(caught.value.help)
+
+
 def test_hooks_on_the_forward_pass_and_functions_of_torch_are_kept() -> None:
     module = Loss(lambda x: checkpoint(torch.sin, x, use_reentrant=False))
     module.inner[0].register_forward_hook(lambda part, given, result: result * 3)
