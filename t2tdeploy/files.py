@@ -42,6 +42,15 @@ def mode_of(path: Path) -> int:
         return 0
 
 
+def help_to_find(path: Path) -> str | None:
+    """The name beside a missing file or folder that looks most like it."""
+    try:
+        close = nearest(path.name, [other.name for other in path.parent.iterdir()])
+    except OSError:
+        return None
+    return f"did you mean '{close}'?" if close else None
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Within it the file at `path` is read; what the system has against that is an error of the user.
@@ -53,13 +62,10 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = nearest(path.name, beside)
-        help = f"did you mean '{close}'?" if close else None
-        raise InputError(f"there is no file {path}", path=path, help=help) from error
+        raise InputError(f"there is no file {path}", path=path, help=help_to_find(path)) from error
     except OSError as error:
         if path.is_dir():
-            raise InputError(f"{path} is a folder, not a file", path=path) from error
+            raise InputError(f"{path} is a folder, not a file", path=path, help="name one file in it") from error
         if error.errno is None:
             raise
         raise InputError(f"cannot read {path}: {os.strerror(error.errno)}", path=path) from error

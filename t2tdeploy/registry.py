@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from t2tdeploy.errors import InputError, UnknownNameError, UserError
+from t2tdeploy.files import help_to_find
 
 T = TypeVar("T")
 C = TypeVar("C", bound=type)
@@ -145,7 +146,7 @@ def import_usr_dir(directory: Path) -> ModuleType:
     """
     directory = directory.resolve()
     if not directory.is_dir():
-        raise InputError(f"--usr-dir {directory} is not a folder", path=directory)
+        raise InputError(f"--usr-dir {directory} is not a folder", path=directory, help=help_to_find(directory))
     files = sorted(directory.glob("*.py"))
     if not files:
         raise InputError(

@@ -59,8 +59,9 @@ def test_every_reader_says_why_a_file_cannot_be_read(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(READERS.keys() - FOLDERS))
 def test_no_reader_takes_a_folder_for_a_damaged_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
-    with pytest.raises(InputError, match=f"{name} is a folder, not a file"):
+    with pytest.raises(InputError, match=f"{name} is a folder, not a file") as caught:
         READERS[name](tmp_path / name)
+    assert caught.value.help == "name one file in it"
 
 
 def test_what_a_library_says_of_the_content_is_left_to_its_caller(tmp_path: Path) -> None:

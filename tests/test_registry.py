@@ -169,6 +169,9 @@ def test_a_missing_folder_a_file_and_an_empty_folder(tmp_path: Path) -> None:
     for name, message in (("nothing", "is not a folder"), ("file", "is not a folder"), ("empty", "no Python file")):
         with pytest.raises(InputError, match=f"{name} .*{message}"):
             import_usr_dir(tmp_path / name)
+    with pytest.raises(InputError) as caught:
+        import_usr_dir(tmp_path / "emty")
+    assert caught.value.help == "did you mean 'empty'?"
 
 
 @pytest.mark.parametrize(

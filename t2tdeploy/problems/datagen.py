@@ -98,7 +98,9 @@ def _read(
         raise InputError(
             f"the train split of problem '{problem.name}' has no examples",
             path=source_dir,
-            help="look at its source files: every line was empty or broken" if train.bad_lines.count else None,
+            help="look at its source files: every line was empty or broken"
+            if train.bad_lines.count
+            else f"the files that it reads, in {source_dir} unless named otherwise, hold nothing",
         )
     features = with_classes(problem, features, train, reporter)
     others = {

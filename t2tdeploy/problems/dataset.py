@@ -170,6 +170,7 @@ class ProblemData:
             raise InputError(
                 f"{self.name} has no split '{name}'; valid choices: {', '.join(self.record.splits)}",
                 path=self._data_dir,
+                help=f"choose another, e.g. --split {next(iter(self.record.splits), 'train')}, or make it with datagen",
             )
         split = self.record.splits[name]
         shards = records.shard_paths(self._data_dir, self.name, name, split.shards)

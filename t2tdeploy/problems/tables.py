@@ -159,7 +159,7 @@ def _decompressed(path: Path) -> Iterator[Any]:
 def _require_columns(path: Path, table: pyarrow.Table, separator: str | None) -> None:
     names = table.column_names
     if not len(table):
-        raise InputError(f"{path} has no rows", path=path)
+        raise InputError(f"{path} has no rows", path=path, help="a table has a line of names and a line for each row")
     if len(names) == 1 and separator is not None and (help := other_separator(names[0], separator)):
         raise InputError(f"{path} has one column, '{names[0][:80]}'", path=path, help=help)
     double = next((name for place, name in enumerate(names) if name in names[:place]), None)

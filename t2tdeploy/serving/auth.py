@@ -26,6 +26,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from t2tdeploy.errors import InputError, UnknownNameError
+from t2tdeploy.files import help_to_find
 from t2tdeploy.serving.watched_files import WatchedFiles
 
 logger = logging.getLogger("t2tdeploy.serving")
@@ -174,7 +175,9 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
         lines = path.read_text(encoding="utf-8").splitlines()
         mode = path.stat().st_mode
     except OSError as error:
-        raise InputError(f"the token file {path} cannot be read: {error.strerror}", path=path) from error
+        raise InputError(
+            f"the token file {path} cannot be read: {error.strerror}", path=path, help=help_to_find(path)
+        ) from error
     except UnicodeDecodeError:
         raise InputError(f"the token file {path} cannot be read: not UTF-8", path=path) from None
     if mode & stat.S_IROTH:

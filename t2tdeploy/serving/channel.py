@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import grpc
 
 from t2tdeploy.errors import InputError, UserError
+from t2tdeploy.files import help_to_find
 from t2tdeploy.serving.tls import load_authorities, load_pair, read_pem
 
 _DEFAULT_PORT = 50051  # of ServerOptions, which a client has no need to import
@@ -232,7 +233,9 @@ def read_token(path: Path) -> str:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise InputError(f"the token file {path} cannot be read: {reason}", path=path) from None
+        raise InputError(
+            f"the token file {path} cannot be read: {reason}", path=path, help=help_to_find(path)
+        ) from None
     tokens = [line.rpartition(":")[2] for line in lines if line and not line.startswith("#")]
     if len(tokens) != 1:
         help = "a client's file holds its own token alone; the file with all of them is the server's"

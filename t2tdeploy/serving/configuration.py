@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import Field
 
 from t2tdeploy.errors import Fault, InputError, SettingsError, UserError, nearest
+from t2tdeploy.files import help_to_find
 from t2tdeploy.serving.bundle_source import BundleFolders, BundleSource, RepositoryFolder
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.settings import Settings, parse_overrides
@@ -51,9 +52,11 @@ def from_file(path: Path) -> Layer:
         InputError: it cannot be read, or is no TOML.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise InputError(f"the configuration {path} cannot be read: {error.strerror}", path=path) from None
+        raise InputError(
+            f"the configuration {path} cannot be read: {error.strerror}", path=path, help=help_to_find(path)
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         help = 'lines are option = value, text in quotes: port = 50051, host = "0.0.0.0"'
         raise InputError(f"the configuration {path} is not TOML: {error}", path=path, help=help) from None

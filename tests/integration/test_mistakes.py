@@ -309,6 +309,11 @@ def test_a_file_of_nothing_but_bad_lines(fails: Fails, tmp_path: Path):
     fails(2, datagen_pairs(tmp_path, "train=[a.en,a.de]"), "has no examples", "help: look at its source files")
 
 
+def test_a_file_of_nothing_at_all(fails: Fails, tmp_path: Path):
+    write_pairs(tmp_path, b"", b"")
+    fails(2, datagen_pairs(tmp_path, "train=[a.en,a.de]"), "has no examples", "help: the files that it reads, in ")
+
+
 def test_a_cut_off_gzip_is_an_error(fails: Fails, tmp_path: Path):
     whole = gzip.compress("".join(f"{number}\t{number * number}\n" for number in range(5000)).encode())
     (tmp_path / "a.tsv.gz").write_bytes(whole[: len(whole) // 2])

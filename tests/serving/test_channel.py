@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from t2tdeploy.errors import InputError, UserError
+from t2tdeploy.serving.auth import read_tokens
 from t2tdeploy.serving.channel import Security, is_local, open_async_channel, open_channel, read_token, require_target
 from t2tdeploy.serving.options import ServerOptions
 from tests.serving.certificates import Authority
@@ -100,6 +101,14 @@ def test_another_file_is_refused(tmp_path: Path, text: str | None, words: str) -
     assert TOKEN not in str(caught.value)
     assert caught.value.path == path
     assert caught.value.path == path
+
+
+def test_a_token_file_that_is_not_there_is_told_from_the_one_that_is(tmp_path: Path) -> None:
+    (tmp_path / "tokens").write_text(TOKEN)
+    for read in (read_token, read_tokens):
+        with pytest.raises(InputError) as caught:
+            read(tmp_path / "token")
+        assert caught.value.help == "did you mean 'tokens'?"
 
 
 def test_files_of_tls_are_checked_before_they_are_used(tmp_path: Path) -> None:

@@ -107,3 +107,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
         path.write_bytes(content)
     with pytest.raises(InputError, match=words):
         from_file(path)
+
+
+def test_a_mark_of_windows_at_the_start_is_none_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "serve.toml").write_bytes(b"\xef\xbb\xbfport = 1\n")
+    assert from_file(tmp_path / "serve.toml").values == {"port": 1}
+    with pytest.raises(InputError) as caught:
+        from_file(tmp_path / "serv.toml")
+    assert caught.value.help == "did you mean 'serve.toml'?"
