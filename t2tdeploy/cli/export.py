@@ -226,7 +226,7 @@ def _bundle_result(bundle: Bundle) -> dict[str, Any]:
 
 
 def _megabytes(count: int) -> float:
-    return round(count / 1e6, 1)
+    return round(count / 1e6, 1 if count >= 1e6 else 4)  # that of a small model is not 0
 
 
 def _export_run(asked: _Asked, run: RunDirectory, directory: Path, overwrite: bool) -> Bundle:

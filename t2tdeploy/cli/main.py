@@ -74,6 +74,9 @@ def main() -> None:
     except T2TDeployError as error:
         print_error(error, as_json=as_json)
         sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        sys.exit(UserError.exit_code)
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         help = f"{context.command_path} --help shows the options" if context else None

@@ -144,13 +144,15 @@ class _Trainer:
         self._restore()
         stream = self._stream()
         self._report_data(stream)
-        total = self.hparams.train_steps
-        if self.state.step < total:
+        begun, total = self.state.step, self.hparams.train_steps
+        if begun < total:
             self._probe(stream)
+        else:
+            self.reporter.message(f"nothing to train: already at step {begun} of {total}; give more train_steps")
         with (
             self._summaries() as summaries,
             StopRequest() as stop,
-            self.reporter.task("training", total=total, unit="steps") as task,
+            self.reporter.task("training", total=max(begun, total), unit="steps") as task,
         ):
             task.advance(self.state.step)
             if self.quality is None:  # it may have been there when this run was interrupted

@@ -72,3 +72,10 @@ def test_translations_are_utf8_as_sentences_are(bundle: Bundle, encoding: str) -
     found = shell("", "translate", "--bundle", f"{SENTENCE}\udcff", "a", PYTHONIOENCODING=encoding)
     assert found.returncode == 2
     assert f"{SENTENCE}\\udcff is not a bundle" in found.stderr.decode()
+
+
+def test_the_name_alone_shows_the_help_as_it_is() -> None:
+    found = shell("")
+    assert found.returncode == 2
+    assert found.stderr.startswith(b"Usage: ")
+    assert b"The road, on the embedded data" in found.stderr

@@ -216,3 +216,13 @@ def test_curves_say_how_fast_and_how_full(tmp_path: Path, data: ProblemData, dat
         assert line["tokens_per_second"] > 0
         assert 0 <= line["padding_share"] < 1
         assert line["learning_rate"] == pytest.approx(1e-3)
+
+
+def test_a_run_beyond_its_last_step_says_that_there_is_nothing_to_train(
+    tmp_path: Path, data: ProblemData, data_dir: Path
+) -> None:
+    train(make_run(tmp_path / "run", data, data_dir, train_steps=4), data, QUICK)
+    listener = Listener()
+    result = train(make_run(tmp_path / "run", data, data_dir, train_steps=2), data, QUICK, listener)
+    assert result.step == 4
+    assert "nothing to train: already at step 4 of 2; give more train_steps" in listener.messages
