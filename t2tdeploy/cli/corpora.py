@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from t2tdeploy.cli.lines import read_lines
+from t2tdeploy.cli.lines import name_of, read_lines
 from t2tdeploy.errors import InputError, UserError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_sentences(path: Path) -> list[str]:
     """
     lines = [line for line in read_lines(path) if line.strip()]
     if not lines:
-        raise InputError(f"{'standard input' if str(path) == '-' else path} holds no sentence", path=path)
+        raise InputError(f"{name_of(path)} holds no sentence", path=path)
     return lines
 
 

@@ -1,7 +1,7 @@
 """torch.onnx.export without what it does again each time, and Python without looking for garbage meanwhile.
 
-The graphs are the same. The shortcuts reach into parts of torch 2.13 that are not public; where those cannot be
-imported, torch exports as it does alone.
+The graphs are the same, but for products with vectors (vectors.py). The shortcuts reach into parts of torch 2.13 that
+are not public; where those cannot be imported, torch exports as it does alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from unittest import mock
 import torch
 from torch import fx
 
+from t2tdeploy.export.vectors import spell_out_vectors
+
 try:
     from onnxscript.values import TracedOnnxFunction
     from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -27,7 +29,7 @@ except (ImportError, AttributeError):
 
 
 def export_quickly(*args: Any, **options: Any) -> torch.onnx.ONNXProgram:
-    """`torch.onnx.export(…, dynamo=True, verbose=False)`, sooner.
+    """`torch.onnx.export(…, dynamo=True, verbose=False)`, sooner, and without products that onnxruntime mistakes.
 
     Raises:
         torch.onnx.OnnxExporterError: an operator cannot be expressed in ONNX.
@@ -38,6 +40,7 @@ def export_quickly(*args: Any, **options: Any) -> torch.onnx.ONNXProgram:
             stack.enter_context(mock.patch.object(_TypePromotionInterpreter, "run_node", _promoted))
         program = torch.onnx.export(*args, dynamo=True, verbose=False, **options)
     assert program is not None
+    spell_out_vectors(program.model)
     return program
 
 

@@ -15,7 +15,6 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from t2tdeploy.export.quick import export_quickly
-from t2tdeploy.export.vectors import spell_out_vectors
 
 op: Any = opset18  # its annotations are those of eager calls, not of values in a graph
 
@@ -43,13 +42,11 @@ def to_onnx(
     }
     try:
         captured = Undecomposed.of(_captured(module, args, dynamic_shapes))
-        program = export_quickly(captured, custom_translation_table=TRANSLATIONS, **options)
+        return export_quickly(captured, custom_translation_table=TRANSLATIONS, **options)
     except Exception:  # an operator without translation in no table, or what cannot be traced: the long way says which
-        program = export_quickly(
+        return export_quickly(
             module, args, dynamic_shapes=dynamic_shapes, custom_translation_table=MISTRANSLATED, **options
         )
-    spell_out_vectors(program.model)
-    return program
 
 
 def _captured(module: nn.Module, args: tuple[Any, ...], dynamic_shapes: Any) -> ExportedProgram:

@@ -1,6 +1,6 @@
 """Products of matrices with vectors as those with matrices of one column.
 
-onnxruntime (1.19 to 1.31 at least) fuses MatMul(Transpose(x), v) into one node that reads x as if it were not
+onnxruntime (1.31 at least) fuses MatMul(Transpose(x), v) into one node that reads x as if it were not
 transposed where v has one axis: it gives wrong numbers, without a word. A bundle's runtime is not ours to choose, so no
 graph has such a product.
 """

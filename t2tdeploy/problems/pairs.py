@@ -96,9 +96,9 @@ class TranslatePairs(TextToText):
         file_format = options.format
         if file_format == "auto":
             file_format = "text" if len(paths) == 2 else format_of(paths[0])
-        if file_format == "text" and len(paths) == 2 and options.separator is None:
-            return read_pairs(paths[0], paths[1], bad_lines)
         if file_format == "text" and len(paths) == 2:
+            if options.separator is None:
+                return read_pairs(paths[0], paths[1], bad_lines)
             raise InputError(
                 f"{split} is two text files, which have no separator, but separator = '{options.separator}'",
                 help="leave separator out, or give one file of CSV or TSV",

@@ -26,7 +26,6 @@ from torch.utils import _pytree as pytree
 from t2tdeploy.errors import DifferentiationError
 from t2tdeploy.export.naming import name_axes
 from t2tdeploy.export.quick import export_quickly
-from t2tdeploy.export.vectors import spell_out_vectors
 from t2tdeploy.runtime import import_onnxruntime
 from t2tdeploy.training.graph.differentiable import STOP_GRADIENT, TABLE
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, choose_gradient_builder
@@ -125,9 +124,7 @@ def _translated(captured: ExportedProgram, inputs: Sequence[str], outputs: Seque
         output_names=outputs,
         optimize=False,
     )
-    model: ir.Model = translated.model
-    spell_out_vectors(model)
-    return model
+    return translated.model
 
 
 def _take_parameters_as_inputs(graph: ir.Graph, module: nn.Module, tensors: _ModuleTensors) -> None:

@@ -27,7 +27,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.export.undecomposed import Undecomposed
-from t2tdeploy.export.vectors import spell_out_vectors
 from t2tdeploy.training.graph.faults import differentiation_faults, quiet, tracing_faults, translation_faults
 from t2tdeploy.training.graph.own_gradients import refusing_own_gradients
 from t2tdeploy.training.graph.program import Program, as_program
@@ -214,7 +213,6 @@ def _translate(program: Program) -> ir.Model:
         optimize=False,
     )
     model: ir.Model = translated.model
-    spell_out_vectors(model)
     for function in FUNCTIONS:
         own = ir.serde.deserialize_function(function)
         model.functions[own.identifier()] = own

@@ -17,6 +17,7 @@ from t2tdeploy.training.graph.cache import GraphCache, default_directory
 from t2tdeploy.training.graph.environment import choose_gradient_builder, require_target
 from t2tdeploy.training.graph.graph_key import graph_key
 from t2tdeploy.training.graph.manifest import FORMAT_VERSION
+from t2tdeploy.training.graph.own_gradients import refuse_gradient_hooks
 from t2tdeploy.training.graph.packed import packed_features
 from t2tdeploy.training.graph.step import constant_buffers
 from t2tdeploy.training.graph.target import Target
@@ -46,6 +47,7 @@ def obtain_training_graph(
         OperationalError: this environment lacks the gradient builder.
     """
     reporter = reporter or SilentReporter()
+    refuse_gradient_hooks(model)  # the key of a graph does not see those on parameters
     builder = choose_gradient_builder(gradient_builder)
     require_target(builder, target)
     cache = GraphCache(directory or default_directory(), reporter=reporter)

@@ -25,7 +25,7 @@ def refusing_own_gradients(module: nn.Module) -> Iterator[None]:
     Raises:
         DifferentiationError: it has a hook on gradients, makes one, or calls a torch.autograd.Function.
     """
-    _refuse_hooks(module)
+    refuse_gradient_hooks(module)
     true = vars(torch.autograd.Function)["apply"]
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,11 @@ def _of_a_function(cls: type) -> DifferentiationError:
     )
 
 
-def _refuse_hooks(module: nn.Module) -> None:
+def refuse_gradient_hooks(module: nn.Module) -> None:
+    """
+    Raises:
+        DifferentiationError: a module or parameter has a hook on gradients.
+    """
     for path, part in module.named_modules():
         if any(getattr(part, name) for name in _HOOKS_OF_MODULES):
             raise _of_a_hook("a module", path)

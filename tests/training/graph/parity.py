@@ -66,6 +66,18 @@ def masks_of(manifest: Manifest, batch: Mapping[str, Tensor], *, least: int) -> 
     }
 
 
+class StraightThrough(torch.autograd.Function):
+    """Rounding whose gradient is that of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
 class Scaled(nn.Module):
     """Dropout of rate 1/4 whose mask keeps everything."""
 

@@ -22,7 +22,7 @@ from t2tdeploy.training.graph.gradient_builder import gradient_builder_graph
 from t2tdeploy.training.graph.joint import GraphNames
 from t2tdeploy.training.graph.step import TrainingStep
 from tests.models.tiny import HPARAMS, features
-from tests.training.graph.parity import assert_equal, autograd, run, tensors
+from tests.training.graph.parity import StraightThrough, assert_equal, autograd, run, tensors
 
 BATCH, LENGTH = Dim("batch"), Dim("length")
 Axes = Mapping[int, Any] | None
@@ -281,16 +281,6 @@ def test_an_operator_without_gradient_is_named_with_its_module(part: nn.Module, 
         build(module, (torch.randn(3, 5, 4),), [{0: BATCH}])
     assert (caught.value.operator, caught.value.module_path) == (operator, "inner.1.1")
     assert "--engine torch" in str(caught.value.help)
-
-
-class StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
 
 
 @needs_training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,17 +12,9 @@ from torch.utils.checkpoint import checkpoint
 
 from t2tdeploy.errors import DifferentiationError
 from t2tdeploy.training.graph.joint import GraphNames, joint_graph
-from tests.training.graph.parity import BATCH, assert_parity
-
-
-class StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.round()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+from t2tdeploy.training.graph.obtain import obtain_training_graph
+from tests.training.graph.parity import BATCH, StraightThrough, assert_parity
+from tests.training.graph.small_model import HPARAMS, Small
 
 
 class Loss(nn.Module):
@@ -123,3 +115,11 @@ def test_hooks_on_the_forward_pass_and_functions_of_torch_are_kept() -> None:
     assert_parity(module, [torch.randn(3, 4)], [torch.randn(5, 4)])
     assert torch.sin(nn.Parameter(torch.zeros(1))).register_hook(turned) is not None, "outside they are as they were"
     assert StraightThrough.apply(torch.ones(1)) == 1
+
+
+def test_a_graph_in_the_cache_is_not_that_of_a_model_with_hooks(tmp_path: Path) -> None:
+    obtain_training_graph(Small(), HPARAMS, directory=tmp_path)
+    model = Small()
+    model.inner.weight.register_hook(turned)
+    with pytest.raises(DifferentiationError, match=r"the parameter inner\.weight has a hook"):
+        obtain_training_graph(model, HPARAMS, directory=tmp_path)

@@ -14,12 +14,21 @@ from torch.nn import functional as F
 from t2tdeploy.training.graph.translations import convolution
 from tests.training.graph.parity import BATCH, Branches, assert_parity
 
+
+def _doubled(x: Tensor, times: int) -> Tensor:
+    """Its gradient is a sum of one value with itself, and so on."""
+    for _ in range(times):
+        x = x + x
+    return x
+
+
 _IDS = torch.tensor([2, 0, 2, 3, 2])
 _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "activations": {
         "relu": F.relu,
         "relu_sqrt": lambda x: F.relu(x).sqrt(),
         "relu_log_sqrt": lambda x: (F.relu(x).reshape(-1, 2, 2, x.shape[-1]) * 2 + 0).log1p().sqrt(),
+        "relu_doubled": lambda x: _doubled(F.relu(x), 40) / 2.0**40,
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "silu": F.silu,

@@ -22,12 +22,19 @@ def threshold_backward(gradient: Any, x: Any, threshold: float) -> Any:
 def _is_bounded(value: Any) -> bool:
     """Whether a gradient is surely that of a product with weights, but for what moves, adds and drops numbers: as
     large as the gradient behind that at most, which a training step has finite everywhere or fails."""
-    node = value.producer()
-    if node is None or node.op_type in _PRODUCTS or node.op_type in _FACTORS:
-        return True
-    if node.op_type in _ADDED:
-        return all(map(_is_bounded, node.inputs))
-    return node.op_type in _MOVED and _is_bounded(node.inputs[0])
+    open_values, seen = [value], set()
+    while open_values:
+        node = open_values.pop().producer()
+        if node is None or node in seen or node.op_type in _PRODUCTS or node.op_type in _FACTORS:
+            continue
+        seen.add(node)
+        if node.op_type in _ADDED:
+            open_values += node.inputs
+        elif node.op_type in _MOVED:
+            open_values.append(node.inputs[0])
+        else:
+            return False
+    return True
 
 
 _PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
