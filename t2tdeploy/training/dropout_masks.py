@@ -32,23 +32,22 @@ class DropoutMasks:
         self._specs = specs
         self._device = device
         self._buffer = torch.empty(0, dtype=torch.uint8, device=device)
-        self._bits = np.random.SFC64(0)
-        self.seed(int(torch.randint(2**63 - 1, ()).item()))
+        self.bits = np.random.SFC64(int(torch.randint(2**63 - 1, ()).item()))
 
     def seed(self, seed: int) -> None:
         """Starts the sequence that `seed` names."""
-        self._bits = np.random.SFC64(seed)
+        self.bits.state = np.random.SFC64(seed).state
 
     def state(self) -> Tensor:
         """What decides the masks to come, [6] int64; on a GPU that is torch's own generator's."""
-        state = self._bits.state
+        state = self.bits.state
         words = [*state["state"]["state"].tolist(), state["has_uint32"], state["uinteger"]]
         return torch.from_numpy(np.array(words, dtype=np.uint64).view(np.int64))
 
     def set_state(self, state: Tensor) -> None:
         """Takes back what `state` gave."""
         *words, has_uint32, uinteger = state.numpy().view(np.uint64).tolist()
-        self._bits.state = {
+        self.bits.state = {
             "bit_generator": "SFC64",
             "state": {"state": np.array(words, dtype=np.uint64)},
             "has_uint32": has_uint32,
@@ -85,4 +84,4 @@ class DropoutMasks:
 
     def _bytes(self, count: int) -> Any:
         """So many random bytes; as they come, those of words that are not used up are lost."""
-        return self._bits.random_raw(-(-count // 8)).view(np.uint8)[:count]
+        return self.bits.random_raw(-(-count // 8)).view(np.uint8)[:count]

@@ -15,6 +15,7 @@ from t2tdeploy.training.dropout_masks import DropoutMasks
 from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.graph.manifest import DENOMINATOR, LOSS_SCALE, NUMERATOR, Manifest, axes_of
 from t2tdeploy.training.graph.runner import GraphRunner
+from t2tdeploy.training.noise import Noise
 from t2tdeploy.training.parameters import tensors_from
 
 MIN_ROWS = 4
@@ -32,6 +33,7 @@ class Lane:
 
     def __init__(self, runner: GraphRunner, manifest: Manifest, scale: Tensor, device: torch.device) -> None:
         self.masks = DropoutMasks(manifest.masks, device=device)
+        self._noise = Noise(manifest.noise, self.masks.bits, device=device)
         self._runner, self._features, self._device = runner, manifest.features, device
         self._sums = {name: torch.zeros((), device=device) for name in (NUMERATOR, DENOMINATOR)}
         runner.bind_inputs({LOSS_SCALE: scale})
@@ -45,7 +47,7 @@ class Lane:
         """Writes the gradients of a batch over `into`; returns its summed loss, valid until the next run."""
         tensors = tensors_from(batch, self._device)
         axes = axes_of(self._features, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        self._runner.bind_inputs({**tensors, **self.masks.draw(axes)})
+        self._runner.bind_inputs({**tensors, **self.masks.draw(axes), **self._noise.draw(axes)})
         self._runner.bind_outputs({f"{name}.grad": gradient for name, gradient in into.items()})
         self._runner.run()
         return self._sums[NUMERATOR]

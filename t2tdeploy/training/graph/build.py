@@ -30,11 +30,14 @@ from t2tdeploy.training.graph.manifest import (
     LOGITS,
     LOSS_SCALE,
     NUMERATOR,
+    Drawn,
     Manifest,
     MaskSpec,
+    NoiseSpec,
     TensorSpec,
 )
 from t2tdeploy.training.graph.masks import masks_as_inputs
+from t2tdeploy.training.graph.noise import noise_as_inputs
 from t2tdeploy.training.graph.packed import INSTEAD, PackedText, find_tokens, packed_features
 from t2tdeploy.training.graph.relu_dropout import merge_relu_dropout
 from t2tdeploy.training.graph.same_bodies import require_same_bodies
@@ -71,12 +74,12 @@ def build_training_graph(
     was_training, options = model.training, _Options(label_smoothing, target, builder)
     try:
         with quiet_exporter(), without_garbage_collection():
-            training, masks = _training(model, options, packed)
+            training, drawn = _training(model, options, packed)
             evaluation = _evaluation(model)
             require_same_bodies(model, tuple(packed), _example(model, _FEW))
     finally:
         model.train(was_training)
-    return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, masks))
+    return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, drawn))
 
 
 class _Options(NamedTuple):
@@ -85,18 +88,16 @@ class _Options(NamedTuple):
     builder: str
 
 
-def _training(
-    model: Model, options: _Options, packed: Mapping[str, PackedText]
-) -> tuple[ModelProto, Sequence[MaskSpec]]:
-    """The graph and its masks."""
+def _training(model: Model, options: _Options, packed: Mapping[str, PackedText]) -> tuple[ModelProto, Sequence[Drawn]]:
+    """The graph and its random inputs."""
     step = TrainingStep(
         model, label_smoothing=options.label_smoothing, precision=options.target.precision, packed=tuple(packed)
     )
     try:
         training = _differentiated(step.train(), _differentiation(options.builder, options.target), packed)
-        masks = masks_as_inputs(training)
+        drawn: list[Drawn] = [*masks_as_inputs(training), *noise_as_inputs(training)]
         merge_relu_dropout(training)
-        return training, find_tokens(training, packed, masks) if packed else masks
+        return training, find_tokens(training, packed, drawn) if packed else drawn
     except DifferentiationError as error:
         if packed and _can_be_built(model, options):
             error.help = f"{error.help}; or {INSTEAD}"
@@ -241,11 +242,11 @@ def _embed(model: ModelProto, values: Mapping[str, Tensor]) -> None:
             graph.initializer.append(numpy_helper.from_array(values[value.name].detach().cpu().numpy(), value.name))
 
 
-def _manifest(graph: ModelProto, model: Model, builder: str, target: Target, masks: Sequence[Any]) -> Manifest:
+def _manifest(graph: ModelProto, model: Model, builder: str, target: Target, drawn: Sequence[Drawn]) -> Manifest:
     specs = {value.name: _spec(value) for value in graph.graph.input}
     outputs = {value.name for value in graph.graph.output}
     trained = [name for name in specs if f"{name}.grad" in outputs]
-    others = {LOSS_SCALE, *model.features, *trained, *(mask.name for mask in masks)}
+    others = {LOSS_SCALE, *model.features, *trained, *(spec.name for spec in drawn)}
     fixed = [name for name in specs if name not in others]
     return Manifest.create(
         {
@@ -254,7 +255,8 @@ def _manifest(graph: ModelProto, model: Model, builder: str, target: Target, mas
             "features": [specs[name] for name in model.features],
             "parameters": [specs[name] for name in trained],
             "fixed": [specs[name] for name in fixed],
-            "masks": masks,
+            "masks": [spec for spec in drawn if isinstance(spec, MaskSpec)],
+            "noise": [spec for spec in drawn if isinstance(spec, NoiseSpec)],
             "changed": [name for name in fixed if f"{name}.new" in outputs],
             "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
         }

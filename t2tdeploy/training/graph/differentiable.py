@@ -15,6 +15,7 @@ from onnx.defs import OpSchema
 
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.training.graph import linear_cross_entropy as fused
+from t2tdeploy.training.graph.translations import random
 
 op: Any = onnxscript.opset18  # Any: translations are called with what torch.onnx records
 STOP_GRADIENT = "StopGradient"  # of our own domain; gradient_builder.py takes it out again
@@ -144,6 +145,7 @@ def cross_entropy(
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    **random.TABLE,
     torch.ops.aten.cross_entropy_loss.default: cross_entropy,
     torch.ops.aten.detach.default: detach,
     torch.ops.aten._native_batch_norm_legit_functional.default: batch_norm_in_training,

@@ -35,6 +35,17 @@ class MaskSpec(Settings):
     shape: tuple[Axis, ...]
 
 
+class NoiseSpec(Settings):
+    """Random numbers, float32, drawn anew for every run of the graph: uniform in [0, 1), or standard normal."""
+
+    name: str
+    distribution: Literal["uniform", "normal"]
+    shape: tuple[Axis, ...]
+
+
+Drawn = MaskSpec | NoiseSpec
+
+
 class Manifest(Settings):
     """What runs of the graph are given, and what they give.
 
@@ -52,6 +63,7 @@ class Manifest(Settings):
     parameters: tuple[TensorSpec, ...] = Field(description="inputs; output NAME.grad for each")
     fixed: tuple[TensorSpec, ...] = Field(description="inputs: frozen parameters and buffers")
     masks: tuple[MaskSpec, ...] = Field(description="inputs: dropout masks")
+    noise: tuple[NoiseSpec, ...] = Field((), description="inputs: other random numbers")
     changed: tuple[str, ...] = Field(description="names of `fixed` that a run changes: output NAME.new for each")
     versions: dict[str, str] = Field(description="of the packages that built it")
 
@@ -73,6 +85,17 @@ def size_of(axis: Axis, axes: Axes) -> int:
     6
     """
     return axis if isinstance(axis, int) else _evaluate(ast.parse(axis, mode="eval").body, axes)
+
+
+def names_of(axis: Axis) -> set[str]:
+    """The named sizes that an axis is computed from.
+
+    >>> names_of("2*batch")
+    {'batch'}
+    """
+    if isinstance(axis, int):
+        return set()
+    return {node.id for node in ast.walk(ast.parse(axis, mode="eval")) if isinstance(node, ast.Name)}
 
 
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from t2tdeploy.training.graph.manifest import Axis, MaskSpec
+from t2tdeploy.errors import DifferentiationError
+from t2tdeploy.training.graph.manifest import Axis, MaskSpec, names_of
 
 _LEVELS = 2**16  # of rates: an element's number of 16 random bits decides
 
@@ -24,31 +25,37 @@ def dropout_threshold(rate: float) -> int:
 
 def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
     """Replaces every Dropout of `model` by a product with a mask, a new input `dropout_N` of uint8: 1 keeps, 0 drops.
+    Where nothing but a Dropout's mask is read, as translations/random.py writes it, there is no product.
 
     The factor 1 / (1 - rate) is that of the rate which `dropout_threshold` makes possible, so that means are exact.
     The mask is turned into a factor twice, forward and backward, so that only its bytes stay in memory between.
 
     Returns:
         the masks, in the order of the new inputs.
+
+    Raises:
+        DifferentiationError: the size of a mask depends on the values of a batch.
     """
     graph = model.graph
-    constants = _constants(model)
-    shapes = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input, *graph.output]}
+    constants, shapes = _constants(model), axes_in(graph)
+    read = _names_read(graph.node) | {output.name for output in graph.output}
     specs: list[MaskSpec] = []
     mask_of: dict[str, str] = {}  # the Dropout's second output, and what was cast from it -> input
     nodes: list[NodeProto] = []
     for node in graph.node:
         if node.op_type == "Dropout":
             rate = float(constants[node.input[1]])
-            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=_axes(shapes[node.input[0]]))
+            shape = require_known(shapes[node.input[0]], graph, "a dropout mask")
+            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=shape)
             specs.append(spec)
             if len(node.output) > 1:
                 mask_of[node.output[1]] = spec.name
-            nodes += _product(model, node, spec)
-        elif node.op_type == "Cast" and node.input[0] in mask_of:
+            nodes += _product(model, node, spec) if node.output[0] in read else []
+        elif node.op_type == "Cast" and node.input[0] in mask_of and node.attribute[0].i == TensorProto.UINT8:
             mask_of[node.output[0]] = mask_of[node.input[0]]
         else:
             nodes.append(node)
+    graph.input.extend(helper.make_tensor_value_info(spec.name, TensorProto.UINT8, [*spec.shape]) for spec in specs)
     scales = {spec.name: _scale_name(spec) for spec in specs}
     for node in nodes:
         if node.op_type == "DequantizeLinear" and node.input[0] in mask_of:
@@ -62,7 +69,6 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
 
 def _product(model: ModelProto, dropout: NodeProto, spec: MaskSpec) -> list[NodeProto]:
     graph = model.graph
-    graph.input.append(helper.make_tensor_value_info(spec.name, TensorProto.UINT8, list(spec.shape)))
     scale = _scale_name(spec)
     if all(initializer.name != scale for initializer in graph.initializer):
         kept = 1.0 - dropout_threshold(spec.rate) / _LEVELS
@@ -118,6 +124,27 @@ def _constants(model: ModelProto) -> dict[str, float]:
         if node.op_type == "Constant" and node.attribute[0].name == "value_float":
             scalars[node.output[0]] = node.attribute[0].f
     return scalars
+
+
+def axes_in(graph: GraphProto) -> dict[str, tuple[Axis, ...]]:
+    """The shapes of a graph's tensors by name, where they are known."""
+    values = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input, *graph.output]}
+    return {name: _axes(kind) for name, kind in values.items()} | {
+        tensor.name: tuple(tensor.dims) for tensor in graph.initializer
+    }
+
+
+def require_known(shape: tuple[Axis, ...], graph: GraphProto, what: str) -> tuple[Axis, ...]:
+    """The shape, if its axes can be computed from those of the graph's inputs before it runs.
+
+    Raises:
+        DifferentiationError: they cannot.
+    """
+    known = {name for value in graph.input for axis in _axes(value.type.tensor_type) for name in names_of(axis)}
+    if any(not names_of(axis) <= known for axis in shape):
+        sizes = ", ".join(map(str, shape))
+        raise DifferentiationError(f"{what} of [{sizes}] has a size that depends on the values of a batch")
+    return shape
 
 
 def _axes(tensor_type: onnx.TypeProto.Tensor) -> tuple[Axis, ...]:

@@ -8,7 +8,6 @@ the graph draws them by the shapes of the batch.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.features import PAD_ID, Modality
 from t2tdeploy.models.model import Model, defining_class
 from t2tdeploy.training.graph.environment import PORTABLE
-from t2tdeploy.training.graph.manifest import MaskSpec
+from t2tdeploy.training.graph.manifest import Drawn, MaskSpec, names_of
 from t2tdeploy.training.graph.step import has_tied_softmax
 from t2tdeploy.training.graph.target import Target
 
@@ -76,30 +75,33 @@ def _declared(model: Model) -> tuple[str, ...]:
     return tuple(named)
 
 
-def find_tokens(model: ModelProto, features: Mapping[str, PackedText], masks: Sequence[MaskSpec]) -> list[MaskSpec]:
+def find_tokens(model: ModelProto, features: Mapping[str, PackedText], drawn: Sequence[Drawn]) -> list[Drawn]:
     """Rewrites `model` in place.
 
     Args:
         features: those that are packed.
-        masks: inputs of `model`, whose shapes may have an axis of tokens.
+        drawn: inputs of `model`, random numbers whose shapes may have an axis of tokens.
 
     Returns:
-        the masks with their new shapes.
+        `drawn` with their new shapes.
 
     Raises:
-        DifferentiationError: a mask has tokens in another place than its first axis.
+        DifferentiationError: one has tokens in another place than its first axis.
     """
     graph = model.graph
     _write_constants(graph)
     nodes = [node for name, text in features.items() for node in _places(name, text.places)]
     counts = {text.tokens: f"{text.places}/count" for text in features.values()}
     of_all = {text.tokens: text.positions for text in features.values()}
-    changed = {mask.name: _of_all_positions(mask, of_all) for mask in masks}
-    for mask in changed.values():
-        if any(re.search(rf"\b{axis}\b", str(size)) for axis in of_all for size in mask.shape):
-            named = ", ".join(map(str, mask.shape))
-            raise DifferentiationError(f"packed_body has a dropout of [{named}]: tokens may only be its first axis")
-    cut = {mask.name: counts[str(mask.shape[0])] for mask in masks if changed[mask.name] != mask}
+    changed = {spec.name: _of_all_positions(spec, of_all) for spec in drawn}
+    for spec in changed.values():
+        if any(not names_of(size).isdisjoint(of_all) for size in spec.shape):
+            named, what = (
+                ", ".join(map(str, spec.shape)),
+                "a dropout" if isinstance(spec, MaskSpec) else "random numbers",
+            )
+            raise DifferentiationError(f"packed_body has {what} of [{named}]: tokens may only be its first axis")
+    cut = {spec.name: counts[str(spec.shape[0])] for spec in drawn if changed[spec.name] != spec}
     used = {name: f"{name}/tokens" for name in cut}
     rename_tensors(graph, used)
     nodes += [_node("Slice", [name, _ZERO, count, _ZERO], used[name]) for name, count in cut.items()]
@@ -107,16 +109,16 @@ def find_tokens(model: ModelProto, features: Mapping[str, PackedText], masks: Se
     inputs = [value for value in graph.input if value.name not in found]
     for value in inputs:
         if value.name in changed:
-            shape = changed[value.name].shape
-            value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.UINT8, shape))
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, changed[value.name].shape))
     _replace(graph.input, inputs)
     _replace(graph.node, [*nodes, *graph.node])
     return [*changed.values()]
 
 
-def _of_all_positions(mask: MaskSpec, of_all: Mapping[str, str]) -> MaskSpec:
-    first = tuple(of_all.get(str(axis), axis) for axis in mask.shape[:1])
-    return mask.model_copy(update={"shape": first + mask.shape[1:]})
+def _of_all_positions(spec: Drawn, of_all: Mapping[str, str]) -> Drawn:
+    first = tuple(of_all.get(str(axis), axis) for axis in spec.shape[:1])
+    return spec.model_copy(update={"shape": first + spec.shape[1:]})
 
 
 def _replace(repeated: Any, values: Sequence[Any]) -> None:

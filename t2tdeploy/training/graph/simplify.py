@@ -20,6 +20,7 @@ _RULES = [
     rules.cast_cast_rule,
     rules.no_op_cast_rule,
 ]
+_RANDOM = ("Dropout", "RandomUniformLike", "RandomNormalLike")
 
 
 def simplified(model: ir.Model, inputs: Sequence[str], axes: Mapping[tuple[str, int], str]) -> onnx.ModelProto:
@@ -48,7 +49,7 @@ def _fold(model: ir.Model) -> None:
     passes.InlinePass()(model)
     model.functions.clear()
     for infer in (True, False):
-        optimizer.fold_constants_ir(model, onnx_shape_inference=infer)
+        optimizer.fold_constants_ir(model, onnx_shape_inference=infer, should_fold=_should_fold)
         rewriter.RewritePass(_RULES)(model)
         passes.RemoveUnusedNodesPass()(model)
     _apply(
@@ -63,6 +64,11 @@ def _fold(model: ir.Model) -> None:
     _apply(model, passes.NameFixPass())
 
 
+def _should_fold(node: ir.Node) -> bool | None:
+    """Not a random operator: where its input is a constant, it would be drawn once for ever."""
+    return False if node.op_type in _RANDOM else None
+
+
 def _apply(model: ir.Model, *chosen: ir.passes.InPlacePass) -> None:
     for one in chosen:
         one(model)
@@ -70,7 +76,7 @@ def _apply(model: ir.Model, *chosen: ir.passes.InPlacePass) -> None:
 
 def _merge_equal(model: ir.Model) -> None:
     """Computes once what is the same, but never takes two random masks for one, as onnx_ir's pass alone would."""
-    random = [node for node in model.graph.all_nodes() if node.op_type in ("Dropout", "Bernoulli")]
+    random = [node for node in model.graph.all_nodes() if node.op_type in _RANDOM]
     for number, node in enumerate(random):
         node.attributes["seed"] = ir.AttrInt64("seed", number)
     passes.CommonSubexpressionEliminationPass()(model)

@@ -1,7 +1,6 @@
 """Functions of torch that torch.export would write out in a way that does not do, replaced by others.
 
-Layers of LSTM and GRU and pooling over one axis would be written for one length only. Dropout in place and of whole
-channels would be written as random numbers of onnxruntime's own, which follow no seed and no checkpoint.
+Layers of LSTM and GRU and pooling over one axis would be written for one length only.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from t2tdeploy.training.graph import recurrent
 
 
 class Substitutes(TorchFunctionMode):
-    """Inside this context, LSTM and GRU layers, pooling over one axis, and dropout in place and of channels are
-    computed in another, equal way.
+    """Inside this context, LSTM and GRU layers and pooling over one axis are computed in another, equal way.
 
     Packed sequences and LSTMs with projections stay torch's own.
     """
@@ -35,24 +33,7 @@ class Substitutes(TorchFunctionMode):
             return recurrent.gru(*args)
         if func is F.max_pool1d and not kwargs.get("return_indices", False):
             return _max_pool1d(*args, **{key: value for key, value in kwargs.items() if key != "return_indices"})
-        if func is F.dropout or func in _OF_CHANNELS:
-            return _dropout(func, *args, **kwargs)
         return func(*args, **kwargs)
-
-
-_OF_CHANNELS = {F.dropout1d: 2, F.dropout2d: None, F.dropout3d: 4}
-"""Dropout of whole channels, the second axis -> how many axes an input without a batch has."""
-
-
-def _dropout(func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    if func is F.dropout:
-        dropped = F.dropout(x, p, training)
-    else:
-        alone = x.dim() == _OF_CHANNELS[func]
-        batch = x.unsqueeze(0) if alone else x
-        kept = F.dropout(batch.new_ones(*batch.shape[:2], *[1] * (batch.dim() - 2)), p, training)
-        dropped = x * (kept.squeeze(0) if alone else kept)
-    return x.copy_(dropped) if inplace else dropped
 
 
 def _max_pool1d(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

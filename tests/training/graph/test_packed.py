@@ -21,7 +21,7 @@ from t2tdeploy.models.tokens import Tokens
 from t2tdeploy.models.transformer import Transformer
 from t2tdeploy.training.graph.build import build_training_graph
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, PORTABLE
-from t2tdeploy.training.graph.manifest import MaskSpec
+from t2tdeploy.training.graph.manifest import MaskSpec, NoiseSpec
 from t2tdeploy.training.graph.obtain import obtain_training_graph
 from t2tdeploy.training.graph.packed import PackedText, find_tokens, packed_features
 from t2tdeploy.training.graph.step import TrainingStep
@@ -53,18 +53,23 @@ def graph() -> TrainingGraph:
 
 
 def finder() -> ModelProto:
-    """A graph of ids and a mask of their tokens -> places, and the part of the mask that is read."""
-    nodes = [helper.make_node("Identity", ["ids.places"], ["p"]), helper.make_node("Identity", ["mask"], ["m"])]
+    """A graph of ids, a mask of their tokens and noise -> places, and the parts of mask and noise that are read."""
+    nodes = [helper.make_node("Identity", [read], [read[0]]) for read in ("places", "mask", "noise")]
+    nodes[0].input[0] = "ids.places"
     value = helper.make_tensor_value_info
     inputs = [value("ids", TensorProto.INT64, ["b", "n"]), value("ids.places", TensorProto.INT64, ["t"])]
-    inputs.append(value("mask", TensorProto.UINT8, ["t", 2]))
+    inputs += [value("mask", TensorProto.UINT8, ["t", 2]), value("noise", TensorProto.FLOAT, ["t", 2])]
     outputs = [value("p", TensorProto.INT64, ["t"]), value("m", TensorProto.UINT8, ["t", 2])]
+    outputs.append(value("n", TensorProto.FLOAT, ["t", 2]))
     model = helper.make_model(
         helper.make_graph(nodes, "finder", inputs, outputs), opset_imports=[helper.make_opsetid("", 18)], ir_version=10
     )
-    mask = MaskSpec(name="mask", rate=0.5, shape=("t", 2))
-    (changed,) = find_tokens(model, {"ids": PackedText("ids.places", "t", "b*n")}, [mask])
-    assert changed.shape == ("b*n", 2)
+    drawn = [
+        MaskSpec(name="mask", rate=0.5, shape=("t", 2)),
+        NoiseSpec(name="noise", distribution="normal", shape=("t", 2)),
+    ]
+    changed = find_tokens(model, {"ids": PackedText("ids.places", "t", "b*n")}, drawn)
+    assert [spec.shape for spec in changed] == [("b*n", 2)] * 2
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -72,9 +77,12 @@ def finder() -> ModelProto:
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)
 def test_places_are_those_up_to_the_last_real_token_and_a_pad(ids: Tensor) -> None:
     mask = torch.randint(0, 2, (ids.numel(), 2), dtype=torch.uint8)
-    found = run(finder(), {"ids": ids, "mask": mask})
+    noise = torch.randn(ids.numel(), 2)
+    found = run(finder(), {"ids": ids, "mask": mask, "noise": noise})
+    count = len(places_of(ids))
     assert found["p"].tolist() == places_of(ids).tolist()
-    assert found["m"].tolist() == mask[: len(places_of(ids))].tolist()
+    assert found["m"].tolist() == mask[:count].tolist()
+    assert found["n"].tolist() == noise[:count].tolist()
 
 
 @pytest.mark.parametrize("inputs", ["padded", "a row of pads", "pads"])
