@@ -13,6 +13,7 @@ from t2tdeploy.settings import Settings
 
 _FOR_EVER_MS = 2**31 - 1
 """INT_MAX, in gRPC's arguments."""
+_MOST_PENDING = 2**16
 
 
 class OperationOptions(Settings):
@@ -92,6 +93,12 @@ class OperationOptions(Settings):
         """
         arguments = [
             ("grpc.max_concurrent_streams", self.max_concurrent_streams),
+            # Otherwise clients that keep this limit are sent away beyond it (UNAVAILABLE), too: gRPC goes below it
+            # while it has not caught up. And calls that nobody took up yet are thrown away (CANCELLED): some beyond
+            # 1000, all beyond 3000. The queue's bound has words for that, and a status that clients know.
+            ("grpc.http.overload_protection", 0),
+            ("grpc.server.max_pending_requests", _MOST_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
             ("grpc.max_connection_age_grace_ms", _milliseconds(self.max_connection_age_grace_seconds)),
             ("grpc.keepalive_time_ms", _milliseconds(self.keepalive_seconds)),
             ("grpc.keepalive_timeout_ms", _milliseconds(self.keepalive_timeout_seconds)),

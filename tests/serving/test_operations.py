@@ -5,6 +5,8 @@ import logging
 import re
 import signal
 import time
+from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import grpc
@@ -215,6 +217,36 @@ def test_a_connection_may_have_so_many_requests_at_once(bundle: Bundle) -> None:
         calls[0].cancel()
         assert waiting.result(10).models
         calls[1].cancel()
+
+
+@pytest.mark.parametrize("connections", [1, 4])
+@pytest.mark.parametrize("queue", [256, 4096])
+def test_a_burst_is_answered_to_the_last_request(bundle: Bundle, queue: int, connections: int) -> None:
+    """Those that find no place are told so: gRPC drops none, with a status that is of no table of ours."""
+    request = pb.TranslateRequest(sources=["a"])
+
+    async def burst(port: int) -> Counter[str]:
+        async def ask(stub: TranslationServiceStub) -> str:
+            try:
+                await stub.Translate(request, timeout=120)
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return "OK"
+
+        async with AsyncExitStack() as stack:
+            arguments = [("grpc.use_local_subchannel_pool", 1)]
+            channels = [
+                await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}", arguments))
+                for _ in range(connections)
+            ]
+            stubs = [TranslationServiceStub(channel) for channel in channels]
+            return Counter(await asyncio.gather(*(ask(stubs[number % connections]) for number in range(4000))))
+
+    with ServerProcess(bundle.directory, max_queue_sentences=queue) as server:
+        found = asyncio.run(burst(server.event("serving")["port"]))
+    expected = {"OK", "RESOURCE_EXHAUSTED"} if queue < 4000 else {"OK"}
+    assert {*found} <= expected
+    assert found.total() == 4000
 
 
 @pytest.mark.parametrize(
