@@ -172,8 +172,13 @@ class _Run:
         self._ask, self._messages = ask, messages
         self._clock = time.process_time
         self._loop = asyncio.get_running_loop()
-        self._loop.call_at(tally.begin, self._begin_window)
         self._cpu_before: float | None = None
+        self._ended = False
+        self._loop.call_at(tally.begin, self._begin_window)
+        # Whoever falls behind goes on sending when the time is over: what is answered then does not count.
+        if plan.duration is not None:
+            tally.end = self.stop
+            self._loop.call_at(self.stop, self.end_window)
 
     def _begin_window(self) -> None:
         self._cpu_before = self._clock()
@@ -201,7 +206,10 @@ class _Run:
         self.tally.add(Outcome(due, due, due, NOT_SENT))
 
     def end_window(self) -> None:
-        """Answers from now on do not count for rates."""
+        """Answers from now on do not count for rates; the first call decides."""
+        if self._ended:
+            return
+        self._ended = True
         self.tally.end = min(self.stop, self._loop.time())
         self.cpu_seconds = self._clock() - (self._clock() if self._cpu_before is None else self._cpu_before)
 

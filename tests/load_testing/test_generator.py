@@ -74,6 +74,24 @@ def test_an_answer_after_the_deadline_is_no_good() -> None:
     assert (measured.tally.good, measured.tally.late) == (0, 9)
 
 
+def test_who_falls_behind_counts_no_answers_beyond_the_time() -> None:
+    """Every request costs 10 ms of a CPU, so that there are 100 a second; 400 are asked for."""
+
+    async def expensive(message: bytes, due: float) -> Outcome:
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+        while (ended := loop.time()) < sent + 0.01:
+            pass
+        return Outcome(due, sent, ended, "OK")
+
+    plan = Plan(duration=0.4, warm_up=0.1, deadline=30)
+    measured = asyncio.run(measure(expensive, MESSAGES, OpenLoop(400, "constant"), plan))
+    assert measured.tally.statuses == {"OK": 160}
+    assert measured.seconds == pytest.approx(0.4)
+    assert measured.per_second("requests") <= 101
+    assert measured.cpu_seconds < 2 * measured.seconds
+
+
 @pytest.mark.parametrize("shape", [OpenLoop(100), ClosedLoop(2)])
 def test_a_fault_of_the_generator_is_not_lost(shape: Shape) -> None:
     async def broken(message: bytes, due: float) -> Outcome:
