@@ -138,4 +138,15 @@ def _fault(cls: type[BaseModel], item: Any) -> Fault:
 
 
 def _unknown(cls: type[BaseModel], field: str, value: Any) -> Fault:
-    return Fault(field, value, _NO_SUCH_FIELD, nearest(field, cls.model_fields))
+    """With the nearest field; where the value is a number, of those that are numbers."""
+    numeric = [name for name, one in cls.model_fields.items() if one.annotation in (int, float)]
+    likely = nearest(field, numeric) if _is_number(value) else None
+    return Fault(field, value, _NO_SUCH_FIELD, likely or nearest(field, cls.model_fields))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -164,6 +164,19 @@ def test_every_fault_is_told_at_once() -> None:
         assert any(fault.startswith(words) for fault in found), (words, found)
 
 
+class Rates(Settings):
+    learning_rate_plan: str = Field("constant", description="how")
+    learning_rate_constant: float = Field(1.0, description="how much")
+
+
+@pytest.mark.parametrize(
+    ("text", "near"), [("learning_rate=0.1", "learning_rate_constant"), ("learning_rate=linear", "learning_rate_plan")]
+)
+def test_an_unknown_name_with_a_number_is_nearest_to_a_number(text: str, near: str) -> None:
+    with pytest.raises(SettingsError, match=f"did you mean '{near}'"):
+        Rates().override(text)
+
+
 def test_a_name_that_is_like_no_field_lists_the_fields() -> None:
     with pytest.raises(SettingsError) as caught:
         Sizes().override("colour=red")

@@ -12,11 +12,12 @@ import click
 
 from t2tdeploy.cli import options
 from t2tdeploy.cli.console import make_reporter
-from t2tdeploy.cli.lines import name_of, one_line, read_bytes, read_lines, read_text, require_output, write_text
+from t2tdeploy.cli.lines import name_of, one_line, read_bytes, read_lines, require_output, write_text
 
 if TYPE_CHECKING:
-    from t2tdeploy.classifier import Classification, RawExample
+    from t2tdeploy.classifier import Classification, Classifier, RawExample
     from t2tdeploy.errors import RequestError, UserError
+    from t2tdeploy.serving.classification_client import ClassificationClient
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class _Examples:
 )
 @click.option("--json", "json_file", type=options.file_or_dash,
               help="Values for each feature: JSON, an object, a list, or one a line; -: a pipe.")  # fmt: skip
+@click.option("--csv", "csv_file", type=options.file_or_dash,
+              help="Rows of a table, the names of its columns first; -: a pipe.")  # fmt: skip
+@click.option("--without", multiple=True, metavar="COLUMN",
+              help="With --csv: a column that the model does not look at, such as the answer; repeatable.")  # fmt: skip
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes of each answer.")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
 @click.option("--output", "output_file", type=options.file, help="Where answers go [standard output].")
@@ -71,6 +76,8 @@ def classify(
     pairs: bool,
     images: tuple[Path, ...],
     json_file: Path | None,
+    csv_file: Path | None,
+    without: tuple[str, ...],
     top_k: int,
     truncate: bool,
     output_file: Path | None,
@@ -88,35 +95,25 @@ def classify(
       t2tdeploy classify --server localhost:50051 --input reviews.txt --output labels.tsv
       t2tdeploy classify --server localhost:50051 --image cat.png --image dog.jpg
       t2tdeploy classify --bundle bundles/iris --json rows.jsonl --format json
+      t2tdeploy classify --bundle bundles/iris --csv flowers.csv --without species
     """
     from t2tdeploy.errors import RequestError
 
     _require_sensible(click.get_current_context())
     require_output(output_file)
-    asked = _examples(text, input_file, pairs, images, json_file)
+    if json_file or csv_file:
+        asked = _rows(json_file, csv_file, without)
+    else:
+        asked = _examples(text, input_file, pairs, images)
     try:
         if bundle_dir is not None:
-            from t2tdeploy.bundle import load_bundle
-            from t2tdeploy.classifier import Classifier
-            from t2tdeploy.targets import require_runnable
-
-            bundle = load_bundle(bundle_dir)
-            require_runnable(bundle, variant)
-            found = Classifier(bundle, variant=variant).classify(asked.examples, top_k=top_k, truncate=truncate)
+            found = _local(bundle_dir, variant).classify(asked.examples, top_k=top_k, truncate=truncate)
         else:
-            from t2tdeploy.serving.classification_client import ClassificationClient
-            from t2tdeploy.serving.client import ClientOptions
-
             name, _, version = model.partition(":")
-            chosen = ClientOptions(
-                model=name,
-                model_version=version,
-                priority=priority,
-                timeout=timeout or 60.0,
-                security=options.security_of(given),
-            )
+            chosen = {"model": name, "model_version": version, "priority": priority, "timeout": timeout or 60.0}
+            security = options.security_of(given)
             reporter = None if asked.interactive else make_reporter(output_format == "json" and output_file is None)
-            with ClassificationClient(str(server), chosen) as client:
+            with _client(str(server), security=security, **chosen) as client:
                 found = client.classify(asked.examples, top_k=top_k, truncate=truncate, reporter=reporter)
     except RequestError as error:
         raise _naming_the_place(error, asked.places) from None
@@ -124,32 +121,58 @@ def classify(
     write_text(output_file, write(found, top_k))
 
 
+def _client(server: str, **chosen: Any) -> ClassificationClient:
+    from t2tdeploy.serving.classification_client import ClassificationClient
+    from t2tdeploy.serving.client import ClientOptions
+
+    return ClassificationClient(server, ClientOptions(**chosen))
+
+
+def _local(bundle_dir: Path, variant: str | None) -> Classifier:
+    from t2tdeploy.bundle import load_bundle
+    from t2tdeploy.classifier import Classifier
+    from t2tdeploy.targets import require_runnable
+
+    bundle = load_bundle(bundle_dir)
+    require_runnable(bundle, variant)
+    return Classifier(bundle, variant=variant)
+
+
 def _require_sensible(context: click.Context) -> None:
     """Refuses options that do not go together."""
     options.require_server_or_bundle(context)
     given = options.given(context)
-    names = {"text": "texts", "input_file": "--input", "images": "--image", "json_file": "--json"}
+    names = {"text": "texts", "input_file": "--input", "images": "--image", "json_file": "--json",
+             "csv_file": "--csv"}  # fmt: skip
     if "images" in given:
         del names["text"]  # more images
     forms = [option for name, option in names.items() if name in given]
     if len(forms) > 1:
         raise click.UsageError(f"{' and '.join(forms)} are given: choose one", ctx=context)
-    if "pairs" in given and {"images", "json_file"} & given.keys():
+    if "pairs" in given and {"images", "json_file", "csv_file"} & given.keys():
         raise click.UsageError(f"--pairs is for texts, not {forms[0]}", ctx=context)
+    if "without" in given and "csv_file" not in given:
+        raise click.UsageError("--without is for columns of --csv", ctx=context)
 
 
-def _examples(
-    text: tuple[str, ...], input_file: Path | None, pairs: bool, images: tuple[Path, ...], json_file: Path | None
-) -> _Examples:
+def _rows(json_file: Path | None, csv_file: Path | None, without: tuple[str, ...]) -> _Examples:
+    from t2tdeploy.cli.rows import read_csv_rows, read_json_rows
+
+    if csv_file:
+        rows, path = read_csv_rows(csv_file, without), csv_file
+    else:
+        assert json_file is not None
+        rows, path = read_json_rows(json_file), json_file
+    return _Examples([*rows], [f"{name_of(path)}, row {place}" for place in range(1, len(rows) + 1)])
+
+
+def _examples(text: tuple[str, ...], input_file: Path | None, pairs: bool, images: tuple[Path, ...]) -> _Examples:
     from t2tdeploy.errors import InputError
 
     if images:
         paths = [*images, *map(Path, text)]
         contents: list[RawExample] = [read_bytes(path) for path in paths]
         return _Examples(contents, [str(path) for path in paths], interactive=True)
-    if json_file:
-        rows = _read_rows(json_file)
-        return _Examples([*rows], [f"{name_of(json_file)}, row {place}" for place in range(1, len(rows) + 1)])
     lines = list(text) if text else read_lines(input_file)
     name = name_of(input_file)
     places = [f"text {place}" if text else f"{name}, line {place}" for place in range(1, len(lines) + 1)]
@@ -157,35 +180,6 @@ def _examples(
         raise InputError(f"{name} holds no text", path=input_file)
     examples: list[Any] = [line.split("\t") for line in lines] if pairs else [*lines]
     return _Examples(examples, places, interactive=bool(text))
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file: one, a list of them, or one a line."""
-    from t2tdeploy.errors import InputError
-
-    content, name = read_text(path), name_of(path)
-    try:
-        whole = json.loads(content)
-        rows = whole if isinstance(whole, list) else [whole]
-    except ValueError:
-        rows = []
-        for number, line in enumerate(content.split("\n"), 1):  # JSON's texts may hold other line ends
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{name}, line {number}: not JSON ({error})", path=path, line=number) from None
-    except RecursionError:
-        raise InputError(f"{name}: nested too deeply", path=path) from None
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{name}, row {number}: a {type(row).__name__}, where an object is expected",
-                path=path,
-                help='a row names its features: {"width": 1.5, "colour": "red"}',
-            )
-    if not rows:
-        raise InputError(f"{name} holds no example", path=path)
-    return rows
 
 
 def _naming_the_place(error: RequestError, places: list[str]) -> UserError:
@@ -206,7 +200,10 @@ def _help_for(reason: str) -> str | None:
     if reason.startswith("a text, where an image is expected"):
         return "name the files of pictures with --image: --image cat.png dog.jpg"
     if reason.startswith("no such feature"):
-        return "leave it out: a row has what the model looks at, neither the target nor columns that were ignored"
+        return (
+            "leave it out (--csv has --without COLUMN): a row has what the model looks at, neither the target nor "
+            "columns that were ignored"
+        )
     return None
 
 

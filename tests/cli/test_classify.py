@@ -42,6 +42,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.json").write_text('[{"width": 5, "colour": "red"}, {"colour": "blue"}]')
     (folder / "row.json").write_text('{"width": 5,\n "colour": "red"}')
     (folder / "ends.jsonl").write_text('{"width": 5, "colour": "red"}\n{"colour": "a\u2028b\x85c"}\n')
+    (folder / "rows.csv").write_text('\ufeffwidth,colour\r\n5,red\r\n\r\n,"blue"\r\n')
+    (folder / "rows.tsv").write_text('id\twidth\tcolour\tprice\n1\t5\tred\t"1\t2"\n2\tNA\tblue\t3\n')
+    (folder / "bad.csv").write_text('colour;width\n"a\nb";5\nred;wide\n')
+    (folder / "short.csv").write_text("width,colour\n5,red\n5\n")
+    (folder / "twice.csv").write_text("width,width\n5,5\n")
+    (folder / "quote.csv").write_text('width,colour\n5,"red" or so\n')
+    (folder / "header.csv").write_text("width,colour\n")
     (folder / "array.json").write_text('{"x": [[1, 2, 3], [4, 5, 6]]}')
     (folder / "bad.jsonl").write_text('{"width": 5, "colour": "red"}\n{"width": "x", "colour": "red"}\n')
     (folder / "no.jsonl").write_text('{"width": 5}\n{"width"\n')
@@ -81,6 +88,8 @@ CASES = [
     ("table", ["--json", "{}/ends.jsonl"], "wide"),
     ("table", ["--json", "{}/rows.json"], "wide"),
     ("table", ["--json", "{}/row.json"], "wide"),
+    ("table", ["--csv", "{}/rows.csv"], "wide"),
+    ("table", ["--csv", "{}/rows.tsv", "--without", "price", "--without", "id"], "wide"),
     ("image", ["--image", "{}/green.png", "--image", "{}/green.png"], "green"),
     ("image", ["--image", "{}/green.png", "{}/green.png"], "green"),
     ("regressor", ["--json", "{}/array.json"], "6"),
@@ -139,6 +148,15 @@ def test_what_to_type_instead_is_said(
         assert help in str(caught.value.help)
 
 
+def test_rows_of_csv_are_those_of_json(folder: Path) -> None:
+    """Also where a value is missing: an empty one, NA, or none."""
+    bundle = ["--bundle", str(folder / "table"), "--format", "json"]
+    expected = classify(*bundle, "--json", str(folder / "rows.jsonl"))
+    assert classify(*bundle, "--csv", str(folder / "rows.csv")) == expected
+    assert classify(*bundle, "--csv", "-", "--without", "id", "--without", "price",
+                    stdin=(folder / "rows.tsv").read_text()) == expected  # fmt: skip
+
+
 def test_a_class_is_one_line_whatever_its_name() -> None:
     found = Classification(labels=(Label("one\ntwo", class_id=0, probability=0.5, logit=0.0),))
     assert _as_text([found], top_k=1) == "one two\t0.5000\n"
@@ -171,6 +189,12 @@ def test_json_for_programs(folder: Path, tmp_path: Path) -> None:
         ("table", ["--json", "{}/deep.jsonl"], "deep.jsonl, line 2: not JSON"),
         ("table", ["--json", "{}/list.json"], "list.json, row 1: a list, where an object"),
         ("table", ["--json", "{}/empty.json"], "empty.json holds no example"),
+        ("table", ["--csv", "{}/bad.csv"], "bad.csv, row 2: width: 'wide' is not a number"),
+        ("table", ["--csv", "{}/short.csv"], "short.csv, line 3: 1 values, but 2 columns"),
+        ("table", ["--csv", "{}/twice.csv"], "twice.csv has the column 'width' twice"),
+        ("table", ["--csv", "{}/quote.csv"], "quote.csv, line 2: not CSV"),
+        ("table", ["--csv", "{}/header.csv"], "header.csv holds no row"),
+        ("table", ["--csv", "{}/rows.csv", "--without", "colou"], "--without colou: .*rows.csv has the columns width"),
         ("image", ["--image", "{}/green.png", "--image", "{}/broken.png"], "broken.png: not an image"),
         ("image", ["--image", "{}/no.png"], "no file .*no.png"),
     ],
