@@ -141,8 +141,5 @@ def _compare(found: SearchResult, row: int, expected: OracleResult) -> tuple[boo
 
 
 def _describe(found: SearchResult, row: int, expected: OracleResult) -> str:
-    best = expected.hypotheses[0]
-    return (
-        f"sentence {row}: graph {_ids(found, row, 0)} scored {float(found.scores[row, 0]):.5f}, "
-        f"oracle {best.ids} scored {best.score:.5f}"
-    )
+    best = [f"{one.ids} scored {one.score:.5f}" for one in expected.hypotheses[:1]] or ["no hypothesis"]
+    return f"sentence {row}: graph {_ids(found, row, 0)} scored {float(found.scores[row, 0]):.5f}, oracle {best[0]}"

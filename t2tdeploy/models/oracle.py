@@ -17,6 +17,7 @@ from itertools import product
 
 from t2tdeploy.decoding import NO_CONTROLS, SearchControls
 from t2tdeploy.features import EOS_ID, PAD_ID
+from t2tdeploy.models.controls import LOWEST
 
 NextLogProbs = Callable[[list[list[int]]], Sequence[Sequence[float]]]
 """Prefixes, each starting with PAD -> for each the log-probabilities of all next ids."""
@@ -88,6 +89,7 @@ def oracle_search(
             (score + log_prob, [*ids, token])
             for beam, ((score, ids), row) in enumerate(zip(alive, rows, strict=True))
             for log_prob, token in _choices(row, ids[1:], beam, controls, inputs)
+            if not score + log_prob <= LOWEST  # masked by the model: impossible. NaN stays, to be found
         ]
         # sorted() is stable, so of equal candidates the one of the lower beam and id comes first.
         kept = 2 * beam_size if beam_size > 1 else 1
@@ -123,6 +125,7 @@ def _choices(
         if token not in controls.suppressed
         and not (token == EOS_ID and step + 1 < inputs.min_length)
         and not _repeats([*ids, token], controls.no_repeat_ngram_size)
+        and not log_prob <= LOWEST
     ]
     if controls.temperature > 0 and allowed:
         return [_draw(allowed, inputs.uniforms[beam][step], controls)]

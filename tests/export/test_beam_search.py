@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from t2tdeploy.progress import SilentReporter
 from t2tdeploy.runtime import GraphSession
 from tests.export.graphs import TINY_VOCAB as VOCAB
 from tests.export.graphs import tiny_graph, tiny_model
-from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
+from tests.models.tiny import HPARAMS, features, masked_transformer, padded, random_sources, tiny_transformer
 
 torch.set_num_threads(1)
 
@@ -86,6 +87,25 @@ def test_graph_is_the_oracle(model, session):
         )
         assert report.passed
         assert report.identical == 6
+
+
+@pytest.mark.parametrize("fill", [-math.inf, torch.finfo(torch.float32).min])
+def test_a_model_that_masks_words_passes(fill):
+    """Without EOS among three words: a beam of four has fewer candidates than it looks at."""
+    masked = masked_transformer(VOCAB, (3, 4, 5), fill)
+    exported = GraphSession(export_beam_search(masked).SerializeToString(), threads=1)
+    asked = {"beam_size": 4, "alpha": 0.6, "extra_length": 6, "num_hypotheses": 2}
+    assert verify(masked, exported, random_sources(VOCAB, 0), **asked).passed
+
+
+def test_a_model_that_says_no_numbers_fails_parity():
+    broken = masked_transformer(VOCAB, range(VOCAB), 0.0)
+    with torch.no_grad():
+        broken.modalities["shared"].weight.fill_(math.nan)
+    exported = GraphSession(export_beam_search(broken).SerializeToString(), threads=1)
+    asked = {"beam_size": 2, "alpha": 0.6, "extra_length": 2, "num_hypotheses": 1}
+    with pytest.raises(ParityError, match=r"sentence 0: graph \(\)"):
+        verify(broken, exported, random_sources(VOCAB, 0, 1), **asked)
 
 
 def test_a_graph_of_other_weights_fails_parity(session):

@@ -18,7 +18,7 @@ from t2tdeploy.models.model import Model
 from t2tdeploy.models.oracle import OracleResult, exhaustive_search, oracle_search
 from t2tdeploy.models.search import past_of, rows_of
 from t2tdeploy.models.transformer import Transformer
-from tests.models.tiny import HPARAMS, features, padded, random_sources, tiny_transformer
+from tests.models.tiny import HPARAMS, features, masked_transformer, padded, random_sources, tiny_transformer
 
 torch.set_num_threads(1)
 
@@ -114,6 +114,36 @@ def test_search_on_tensors_is_the_oracle(seed: int, beam_size: int, alpha: float
         for j in range(len(expected.hypotheses), hypotheses):
             assert result.lengths[i, j] == 0
             assert result.scores[i, j] == -torch.inf
+
+
+@given(
+    seed=st.integers(0, 1000),
+    words=st.sets(st.integers(0, 11), min_size=1, max_size=4),
+    fill=st.sampled_from([-math.inf, torch.finfo(torch.float32).min]),
+    beam_size=st.integers(1, 6),
+    hypotheses=st.integers(1, 6),
+    patience=st.sampled_from([math.inf, 0.5, 1.0]),
+)
+@settings(max_examples=40)
+def test_what_a_model_masks_is_no_candidate(seed, words, fill, beam_size, hypotheses, patience):
+    hypotheses = min(hypotheses, beam_size)
+    model, row = masked_transformer(12, words, fill, seed), random_sources(12, seed, 1)[0]
+    result = beam_search(
+        model, padded([row]), torch.tensor([5]), SearchOptions(beam_size, 0.6, hypotheses, patience=patience)
+    )
+    expected = oracle_search(
+        model_log_probs(model, row),
+        beam_size=beam_size,
+        alpha=0.6,
+        max_length=5,
+        num_hypotheses=hypotheses,
+        controls=SearchControls(patience=patience),
+    )
+    lengths = result.lengths[0].tolist()
+    found = [tuple(ids[:length]) for ids, length in zip(result.target_ids[0].tolist(), lengths, strict=True) if length]
+    assert found == [hypothesis.ids for hypothesis in expected.hypotheses]
+    assert bool(result.finished[0]) == expected.finished
+    assert {token for ids in found for token in ids} <= words
 
 
 def test_a_beam_larger_than_half_the_vocabulary_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import torch
 
@@ -28,6 +29,26 @@ def tiny_transformer(vocab_size: int, seed: int = 0, *, joint: bool = True, laye
         for weight in model.parameters():
             if weight.dim() > 1:
                 weight.mul_(1.5)  # so that beams disagree; more would only amplify float noise
+    return model
+
+
+class Masked(Transformer):
+    """A tiny model that never says other words than a few."""
+
+    words: Collection[int] = ()
+    fill = float("-inf")
+
+    def top(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().top(x)
+        hidden = torch.ones(logits.size(-1), dtype=torch.bool)
+        hidden[torch.tensor(list(self.words))] = False
+        return logits.masked_fill(hidden, self.fill)
+
+
+def masked_transformer(vocab_size: int, words: Collection[int], fill: float, seed: int = 0) -> Masked:
+    torch.manual_seed(seed)
+    model = Masked(HPARAMS.replace(num_encoder_layers=1, num_decoder_layers=1), features(vocab_size)).eval()
+    model.words, model.fill = words, fill
     return model
 
 
