@@ -15,6 +15,7 @@ T2TDeployError
     ├── UnreadableError       a file or folder that is there, but cannot be read now
     ├── ParityError           an exported graph that disagrees with its oracle
     ├── QualityError          a variant of a bundle that is too far from the float32 one
+    ├── NotNumbersError       a model whose scores are NaN
     ├── TrainingError         a loss that is not finite, or memory that ran out
     └── ServerError           an answer of a server other than OK
 """
@@ -230,6 +231,17 @@ class ParityError(OperationalError):
 
 class QualityError(OperationalError):
     """A variant of a bundle is too far from the float32 one."""
+
+
+class NotNumbersError(OperationalError):
+    """A model scores with NaN, so that a search finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model's scores are not numbers (NaN), so there is nothing to choose from",
+            help="if training diverged, take an earlier checkpoint, or train again with a lower "
+            "learning_rate_constant; of a bundle with variants, ask its float32 one",
+        )
 
 
 class TrainingError(OperationalError):

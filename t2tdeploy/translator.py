@@ -145,6 +145,7 @@ class Translator:
         Raises:
             RequestError: an option is out of range, or a source is too long and `truncate` is not set.
             UnknownNameError: there is no such option.
+            NotNumbersError: the model's scores are NaN.
         """
         require_list("sources", sources)
         options = options.with_changes(changes)
@@ -161,6 +162,7 @@ class Translator:
 
         Raises:
             RequestError: the counts differ, or a text is too long or no Unicode text.
+            NotNumbersError: the model's scores are NaN.
         """
         require_list("sources", sources)
         require_list("targets", targets)
@@ -236,6 +238,7 @@ class Translator:
 
         Raises:
             SearchStoppedError: the interrupt was used.
+            NotNumbersError: the model's scores are NaN.
             OperationalError: onnxruntime failed.
         """
         rows = [sentence for sentence in sentences if not sentence.blank]

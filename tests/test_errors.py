@@ -27,6 +27,7 @@ EXAMPLES = [
     errors.UnreadableError(Path("model.onnx"), PermissionError(13, "Permission denied")),
     errors.ParityError("they differ"),
     errors.QualityError("they differ too much"),
+    errors.NotNumbersError(),
     errors.TrainingError("the loss is nan"),
     errors.DifferentiationError("it has no gradient", operator="aten.svd.default", module_path="encoder.0"),
     errors.ServerError("UNAVAILABLE", "stopping", help="wait"),

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from t2tdeploy.errors import NotNumbersError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
@@ -188,6 +189,7 @@ def translate(
 
     Raises:
         RequestError: a text is longer; it is named by its place, "line 1" the first.
+        NotNumbersError: the model finds nothing, not even the end.
     """
     reporter = reporter or SilentReporter()
     sentences = [
@@ -227,5 +229,7 @@ def _first_hypotheses(model: Model, ids: np.ndarray, extra_length: int, options:
         source_ids = torch.from_numpy(ids).to(next(model.parameters()).device)
         max_length = (source_ids != PAD_ID).sum(dim=1) + extra_length
         result = beam_search(model, source_ids, max_length, options)
+        if not result.lengths[:, 0].all():
+            raise NotNumbersError
         best: list[list[int]] = result.target_ids[:, 0].tolist()
     return best

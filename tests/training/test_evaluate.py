@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2tdeploy.errors import RequestError
+from t2tdeploy.errors import NotNumbersError, RequestError
 from t2tdeploy.models.beam_search import SearchOptions
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.dataset import ProblemData
@@ -61,6 +61,13 @@ def test_blank_and_over_long_lines_are_taken_as_the_server_takes_them(model: Mod
     with pytest.raises(RequestError, match="line 3: 21 tokens, the model takes 20"):
         run([longest, "", longest + "a"])
     assert len(run([longest + "a"], max_source_length=None)) == 1, "evaluation leaves out nothing"
+
+
+def test_a_model_of_nan_has_no_translations(model: Model, data: ProblemData) -> None:
+    with torch.no_grad():
+        model.modality("targets").weight.fill_(math.nan)
+    with pytest.raises(NotNumbersError, match="not numbers"):
+        translate(model, data.tokenizers, ["a b", "c"], options=GREEDY, extra_length=2)
 
 
 def test_a_translation_is_bounded_by_its_own_length(model: Model, data: ProblemData) -> None:
