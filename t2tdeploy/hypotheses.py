@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -58,12 +59,20 @@ class TargetScore:
     """How likely a model finds a given target.
 
     Args:
-        log_prob: of all its tokens together, EOS included, natural logarithm.
-        tokens: with the log-probability of each.
+        log_prob: of all its tokens together, EOS included, natural logarithm; -inf: the model can never say it.
+        tokens: with the log-probability of each; empty if the model can never say it.
     """
 
     log_prob: float
     tokens: tuple[Token, ...]
+
+
+def perplexity(loss: float) -> float:
+    """exp of a mean loss in nats; infinite where that is larger than a float can be."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 BLANK = (Hypothesis(text="", score=0.0, tokens=1, finished=True, ids=(EOS_ID,)),)

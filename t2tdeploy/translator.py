@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -183,7 +184,7 @@ class Translator:
             result = self._run(batch, key, [len(one.prefix) for one in batch])
             for row, index in enumerate(indices):
                 best = hypotheses_of(result, row, batch[row], key, self._source, self._target)[0]
-                found[index] = TargetScore(float(best.score), best.details)
+                found[index] = TargetScore(float(best.score) if best.tokens else -math.inf, best.details)
         return found
 
     def search_key(self, options: TranslateOptions) -> SearchKey:

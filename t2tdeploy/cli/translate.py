@@ -211,14 +211,14 @@ def score(
     """Score given translations: the log-probability of each and its number of tokens, a line for each pair.
 
     Sorts out bad pairs of a corpus, ranks translations of other systems, tells how well a model knows a domain: the
-    perplexity of all tokens goes to standard error.
+    perplexity of all tokens goes to standard error. A target that the model can never say has -inf (null in JSON) and
+    no tokens.
 
     \b
     Example:
       t2tdeploy score --bundle bundles/ende --source dev.en --target dev.de --output dev.scores
     """
     import json
-    import math
 
     from t2tdeploy.api import load_translator
     from t2tdeploy.errors import InputError, RequestError
@@ -241,14 +241,25 @@ def score(
         for one in scores
     ]
     write_text(output_file, "".join(f"{line}\n" for line in lines))
-    tokens, total = sum(len(one.tokens) for one in scores), sum(one.log_prob for one in scores)
-    if tokens and not as_json:
-        words = f"{len(scores)} pairs, {tokens} tokens, perplexity {math.exp(-total / tokens):.3f}"
-        click.echo(words, err=True)
+    if scores and not as_json:
+        click.echo(_summary(scores), err=True)
+
+
+def _summary(scores: list[TargetScore]) -> str:
+    from t2tdeploy.hypotheses import perplexity
+
+    possible = [one for one in scores if one.tokens]
+    tokens = sum(len(one.tokens) for one in possible)
+    words = f"{len(scores)} pairs, {tokens} tokens"
+    if possible:
+        words += f", perplexity {perplexity(-sum(one.log_prob for one in possible) / tokens):.3f}"
+    if len(possible) < len(scores):
+        words += f"; {len(scores) - len(possible)} not counted, whose targets the model can never say"
+    return words
 
 
 def _score_record(one: TargetScore, tokens: bool) -> dict[str, Any]:
-    record: dict[str, Any] = {"log_prob": one.log_prob, "tokens": len(one.tokens)}
+    record: dict[str, Any] = {"log_prob": one.log_prob if one.tokens else None, "tokens": len(one.tokens)}
     if tokens:
         record["details"] = [{"piece": token.piece, "score": token.score} for token in one.tokens]
     return record

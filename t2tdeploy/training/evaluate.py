@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 
 from t2tdeploy.errors import NotNumbersError
 from t2tdeploy.features import PAD_ID
+from t2tdeploy.hypotheses import perplexity
 from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.batching import plan_evaluation
@@ -161,8 +161,7 @@ def mean_losses(
     sums = [item for part in processes.broadcast(processes.gather(mine)) for item in part]
     labels = sum(item.labels for item in sums)
     loss = mean_loss(sums)
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return Losses(loss, perplexity, sum(item.correct for item in sums) / labels, labels)
+    return Losses(loss, perplexity(loss), sum(item.correct for item in sums) / labels, labels)
 
 
 def translate(
