@@ -167,6 +167,27 @@ def test_scores_that_are_no_numbers_fail_parity(model, session):
         )
 
 
+def test_long_scores_are_compared_as_exactly_as_float32_adds_them_up():
+    """All words equally likely and no end: every addition of a sum of hundreds rounds the same way."""
+    endless = masked_transformer(VOCAB, range(2, VOCAB), -math.inf)
+    with torch.no_grad():
+        endless.modalities["shared"].weight.zero_()
+    exported = GraphSession(export_beam_search(endless).SerializeToString(), threads=1)
+
+    class Wrong:
+        def search(self, *arguments, **options):
+            found = exported.search(*arguments, **options)
+            return dataclasses.replace(found, scores=found.scores * np.float32(1.0001))
+
+    asked = {"beam_size": 1, "alpha": 0.6, "extra_length": 200, "num_hypotheses": 1}
+    sources = random_sources(VOCAB, 0, 1)
+    report = verify(endless, exported, sources, **asked)
+    assert report.passed
+    assert report.largest_score_difference > report.score_tolerance
+    with pytest.raises(ParityError, match=r"1 of 1 sentences identical, largest score difference 0\.07"):
+        verify(endless, Wrong(), sources, **asked)
+
+
 def test_a_state_with_an_axis_of_unknown_size_is_named(model):
     class Odd(Transformer):
         def state_axes(self):
