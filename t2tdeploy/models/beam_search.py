@@ -69,8 +69,10 @@ def beam_search(
     controls = controls._replace(patience=torch.tensor(options.patience, device=device))
     was_training = model.training
     model.eval()
-    state, records = _run(model, source_ids, controls, options.beam_size)
-    model.train(was_training)
+    try:
+        state, records = _run(model, source_ids, controls, options.beam_size)
+    finally:
+        model.train(was_training)
     return _follow_back(state, records, controls)
 
 

@@ -146,6 +146,19 @@ def test_what_a_model_masks_is_no_candidate(seed, words, fill, beam_size, hypoth
     assert {token for ids in found for token in ids} <= words
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_search_leaves_the_model_s_mode_as_it_was_even_if_it_fails(training: bool):
+    class Failing(Transformer):
+        def decode_step(self, *arguments):
+            assert not self.training
+            raise OSError("no luck")
+
+    model = Failing(HPARAMS, features(12)).train(training)
+    with pytest.raises(OSError, match="no luck"):
+        beam_search(model, padded([[3, 4, 1]]), torch.tensor([4]), SearchOptions())
+    assert model.training is training
+
+
 def test_a_beam_larger_than_half_the_vocabulary_is_refused():
     with pytest.raises(RequestError, match="beam_size: 7 is more than half the target vocabulary of 12"):
         beam_search(tiny_transformer(12), padded(random_sources(12, 0)), torch.full((5,), 9), SearchOptions(7, 0.6, 1))
