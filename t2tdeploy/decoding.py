@@ -92,7 +92,7 @@ class TranslateOptions:
         early_stopping: a sentence's search ends once beam_size of its hypotheses have, as in other systems; without,
             when nothing open can still become one of those asked for. Fewer steps, now and then a worse translation.
         patience: with early stopping, it ends once beam_size * patience have; None: 1. Turns early stopping on.
-        alternatives: the hypotheses of a source all go on differently after its target prefix.
+        alternatives: the hypotheses of a source all go on differently after its target prefix, and none ends there.
         return_tokens: hypotheses come with their tokens and the log-probability of each.
         return_attention: and with what of the source each token looked at.
         replace_unknown: the unknown token becomes the source token that it looked at most.

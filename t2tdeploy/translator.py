@@ -331,7 +331,7 @@ class Translator:
             found += self._hypotheses(branches[start : start + len(sentences)], then, interrupt, chosen=1)
         answers: list[list[Hypothesis]] = [[] for _ in sentences]
         for row, hypotheses in zip(owners, found, strict=True):
-            answers[row] += hypotheses
+            answers[row] += [one for one in hypotheses if one.tokens]  # of others nothing may follow
         ranked = [sorted(each, key=lambda one: (not one.finished, -one.score)) for each in answers]
         return [each or [*NOTHING_ALLOWED] for each in ranked]
 

@@ -164,6 +164,12 @@ def test_no_alternative_is_one_empty_translation(bundle: Translator) -> None:
         assert [(one.text, one.tokens, one.finished) for one in found] == [("", 0, False)]
 
 
+def test_alternatives_that_lead_to_nothing_are_none(bundle: Translator) -> None:
+    forbidden = {"no_repeat_ngram_size": 1, "min_length": 300, "max_length": 300, "extra_length": 600}
+    (found,) = bundle.translate(["ab"], alternatives=True, num_hypotheses=3, **forbidden)
+    assert [(one.text, one.tokens, one.finished) for one in found] == [("", 0, False)]
+
+
 def test_alternatives_go_on_differently_after_the_prefix(bundle: Translator) -> None:
     (found,) = bundle.translate(["ab"], target_prefixes=["xy"], num_hypotheses=4, alternatives=True, return_tokens=True)
     assert len(found) == 4
