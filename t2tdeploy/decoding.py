@@ -38,7 +38,7 @@ class SearchControls:
         temperature: above 0: each beam is a sample of its own, of log-probabilities over temperature; 0: beam search.
         top_k: samples are of the k likeliest ids; 0: of all.
         top_p: then of the likeliest ids that have this probability together (Holtzman et al. 2020).
-        seed: of samples; the same seed and source give the same samples.
+        seed: of samples; the same seed and source give the same samples. None: others for every row of every search.
         patience: of early stopping: a sentence is decided once beam size * patience hypotheses, rounded, have ended
             (Kasai et al. 2022), and as many as are asked for. Those count that were among the beam-size best
             continuations of their step, as in fairseq, CTranslate2 and Transformers. Infinite: never early, but when
@@ -52,7 +52,7 @@ class SearchControls:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    seed: int = 0
+    seed: int | None = None
     patience: float = math.inf
 
     def enough(self, beam_size: int, num_hypotheses: int) -> float:
@@ -88,7 +88,8 @@ class TranslateOptions:
         temperature: above 0 samples instead of searching: each hypothesis is a sample of its own.
         top_k: of samples: from the k likeliest tokens.
         top_p: of samples: from the likeliest tokens that have this probability together.
-        seed: of samples; the same seed and source give the same samples. None: others each time.
+        seed: of samples; the same seed and source give the same samples. None: others each time, of equal
+            sources of one call too.
         early_stopping: a sentence's search ends once beam_size of its hypotheses have, as in other systems; without,
             when nothing open can still become one of those asked for. Fewer steps, now and then a worse translation.
         patience: with early stopping, it ends once beam_size * patience have; None: 1. Turns early stopping on.

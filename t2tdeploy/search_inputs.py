@@ -74,11 +74,13 @@ def control_feeds(controls: SearchControls) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def sample_chances(source_ids: IntArray, steps: int, beam: int, seed: int) -> npt.NDArray[np.float32]:
+def sample_chances(source_ids: IntArray, steps: int, beam: int, seed: int | None) -> npt.NDArray[np.float32]:
     """What decides samples, in [0, 1): [batch, beam, steps], for each row from the seed and its own ids.
 
-    Neither the other rows of a batch nor the number of steps change it.
+    Neither the other rows of a batch nor the number of steps change it. Without a seed nobody can tell it.
     """
+    if seed is None:
+        return np.random.default_rng().random((len(source_ids), beam, steps), dtype=np.float32)
     rows = []
     for row in source_ids:
         content = np.array([seed, *row[row != PAD_ID]], dtype="<i8").tobytes()

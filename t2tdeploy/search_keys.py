@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import replace
 from functools import cached_property
 
@@ -168,8 +167,7 @@ class SearchKeys:
         controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), patience=patience, **given)
         if controls.temperature <= 0:
             return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
-        seed = secrets.randbits(63) if options.seed is None else options.seed
-        return replace(controls, seed=seed, patience=NO_CONTROLS.patience)  # every sample has its own end
+        return replace(controls, seed=options.seed, patience=NO_CONTROLS.patience)  # every sample has its own end
 
     def require_graph(self, field: str, control: str) -> None:
         """

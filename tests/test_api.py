@@ -185,6 +185,14 @@ def test_a_seed_makes_samples_reproducible(bundle: Translator) -> None:
     assert bundle.translate(SOURCES, seed=5, **options) != first
 
 
+def test_without_a_seed_every_sample_is_another(bundle: Translator) -> None:
+    options = {"temperature": 1.0, "num_hypotheses": 2, "max_length": 12}
+    found = bundle.translate(["ab"] * 5, **options) + bundle.translate(["ab"], **options)
+    assert len({tuple(one.text for one in each) for each in found}) == 6
+    with_seed = bundle.translate(["ab"] * 5, seed=3, **options)
+    assert all(each == with_seed[0] for each in with_seed)
+
+
 def test_scores_are_those_of_the_search(bundle: Translator) -> None:
     """Of letters alone, so that the text of a hypothesis has its tokens."""
     letters = {f"<0x{ord(letter):02X}>" for letter in string.ascii_letters}
