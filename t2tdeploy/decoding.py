@@ -6,10 +6,11 @@ The search keeps the best 2 · beam_size continuations of a step, so a beam is a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, NamedTuple, Self
 
+import numpy as np
 from pydantic import Field
 
 from t2tdeploy.errors import RequestError, UnknownNameError
@@ -230,13 +231,59 @@ WHOLE = frozenset(
 """Options that are whole numbers."""
 
 
-def require_list(field: str, texts: Sequence[str]) -> None:
-    """
+FLAGS = frozenset(field.name for field in fields(TranslateOptions) if str(field.type).startswith("bool"))
+"""Options that are on or off."""
+
+
+def plain_options(options: TranslateOptions) -> TranslateOptions:
+    """`options` with NumPy's scalars as Python's own, and without those that are None.
+
     Raises:
-        RequestError: `texts` is one string, of which each character would count as a text.
+        RequestError: naming an option that is of another kind.
     """
-    if isinstance(texts, str):
+    if not isinstance(options, TranslateOptions):
+        raise RequestError(
+            "options", f"{options!r:.80} is no TranslateOptions", help="give options by name: beam_size=2"
+        )
+    given = {name: value for name, value in vars(options).items() if value is not getattr(BUNDLE_DEFAULTS, name)}
+    return replace(options, **{name: _plain(name, value) for name, value in given.items()}) if given else options
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value is None:
+        return getattr(BUNDLE_DEFAULTS, name)
+    if name == "suppress":
+        pieces = require_list("options.suppress", value)
+        for piece in pieces:
+            if not isinstance(piece, str):
+                raise RequestError("options.suppress", f"{piece!r:.80} is no text")
+        return tuple(pieces)
+    value = value.item() if isinstance(value, np.generic) else value
+    if name not in FLAGS:
+        _require_number(name, value)
+    elif not isinstance(value, bool):
+        raise RequestError(f"options.{name}", f"{value!r:.80} is neither True nor False")
+    return value
+
+
+def require_list(field: str, texts: Iterable[Any]) -> list[Any]:
+    """`texts` as a list.
+
+    Raises:
+        RequestError: `texts` is one string, of which each character would count as a text, or nothing with items.
+    """
+    if isinstance(texts, str | bytes):
         raise RequestError(field, "one string, where a list of strings is expected", help="put it into a list")
+    try:
+        return list(texts)
+    except TypeError:
+        raise RequestError(field, f"{texts!r:.80}, where a list of strings is expected") from None
+
+
+def _require_number(name: str, value: Any) -> None:
+    kinds = (int,) if name in WHOLE else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise RequestError(f"options.{name}", f"{value!r:.80} is not a {'whole ' if name in WHOLE else ''}number")
 
 
 def require_range(name: str, value: Any, low: float, high: float, why: str = "") -> None:
@@ -244,8 +291,6 @@ def require_range(name: str, value: Any, low: float, high: float, why: str = "")
     Raises:
         RequestError: naming the option; `value` is not in its range, or no number of its kind.
     """
-    kinds = (int,) if name in WHOLE else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        raise RequestError(f"options.{name}", f"{value!r} is not a {'whole ' if name in WHOLE else ''}number")
+    _require_number(name, value)
     if not low <= value <= high:  # also refuses NaN
         raise RequestError(f"options.{name}", f"{value} is not between {low:g} and {high:g}{why}")

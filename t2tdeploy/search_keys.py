@@ -17,7 +17,7 @@ from t2tdeploy.decoding import (
     SearchKey,
     TranslateOptions,
     patience_of,
-    require_list,
+    plain_options,
     require_range,
 )
 from t2tdeploy.errors import RequestError
@@ -65,6 +65,7 @@ class SearchKeys:
         return self._checked(BUNDLE_DEFAULTS)
 
     def _checked(self, options: TranslateOptions) -> SearchKey:
+        options = plain_options(options)
         defaults = self._defaults
         num_hypotheses = 1 if options.num_hypotheses is None else options.num_hypotheses
         alpha = defaults.alpha if options.alpha is None else options.alpha
@@ -142,7 +143,6 @@ class SearchKeys:
             raise RequestError(
                 "options.temperature", f"{options.temperature} is neither 0 nor at least {MIN_TEMPERATURE:g}"
             )
-        require_list("options.suppress", options.suppress)
         if len(options.suppress) > MAX_SUPPRESSED:
             raise RequestError(
                 "options.suppress", f"{len(options.suppress)} pieces, at most {MAX_SUPPRESSED} are taken"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,13 +85,19 @@ def encode_sources(
     return [
         encode_source(tokenizer, source, field=f"sources[{index}]", max_length=max_length, truncate=truncate)
         if isinstance(source, str)
-        else _sentence_of_ids(tokenizer, source, f"source_ids[{index}]", max_length, truncate)
+        else _sentence_of_ids(tokenizer, _whole_numbers(source, index), f"source_ids[{index}]", max_length, truncate)
         for index, source in enumerate(sources)
     ]
 
 
-def _sentence_of_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str, max_length: int, truncate: bool) -> Sentence:
-    found = list(ids)
+def _whole_numbers(source: Sequence[int], index: int) -> list[int]:
+    if not isinstance(source, bytes):
+        with suppress(TypeError):
+            return [operator.index(one) for one in source]
+    raise RequestError(f"sources[{index}]", f"{source!r:.80} is neither a text nor the ids of one")
+
+
+def _sentence_of_ids(tokenizer: Tokenizer, found: list[int], field: str, max_length: int, truncate: bool) -> Sentence:
     while found and found[-1] == PAD_ID:
         found.pop()
     if EOS_ID not in found or found.index(EOS_ID) != len(found) - 1:
@@ -108,8 +116,10 @@ def _sentence_of_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str, max_l
 def require_unicode(field: str, text: str) -> None:
     """
     Raises:
-        RequestError: naming the field; `text` cannot be written as UTF-8.
+        RequestError: naming the field; `text` is no text, or cannot be written as UTF-8.
     """
+    if not isinstance(text, str):
+        raise RequestError(field, f"{text!r:.80} is no text")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -22,6 +22,7 @@ from t2tdeploy.decoding import (
     LengthLimits,
     SearchKey,
     TranslateOptions,
+    plain_options,
     require_list,
 )
 from t2tdeploy.errors import CorruptFileError, OperationalError, RequestError
@@ -148,8 +149,8 @@ class Translator:
             UnknownNameError: there is no such option.
             NotNumbersError: the model's scores are NaN.
         """
-        require_list("sources", sources)
-        options = options.with_changes(changes)
+        sources = require_list("sources", sources)
+        options = plain_options(options).with_changes(changes)
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
         found: list[list[Hypothesis]] = [[]] * len(sentences)
@@ -165,8 +166,7 @@ class Translator:
             RequestError: the counts differ, or a text is too long or no Unicode text.
             NotNumbersError: the model's scores are NaN.
         """
-        require_list("sources", sources)
-        require_list("targets", targets)
+        sources, targets = require_list("sources", sources), require_list("targets", targets)
         if len(sources) != len(targets):
             raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
         self._keys.require_graph("scores", "prefix")
@@ -203,23 +203,23 @@ class Translator:
         Raises:
             RequestError: naming the first source or prefix that is too long or no Unicode text.
         """
-        limit = self.defaults.max_source_length
+        limit, sources = self.defaults.max_source_length, require_list("sources", sources)
+        prefixes = [] if target_prefixes is None else require_list("target_prefixes", target_prefixes)
         sentences = encode_sources(self._source, sources, max_length=limit, truncate=truncate)
-        if not target_prefixes:
+        if not prefixes:
             return sentences
-        require_list("target_prefixes", target_prefixes)
-        if len(target_prefixes) != len(sources):
-            raise RequestError("target_prefixes", f"{len(target_prefixes)} for {len(sources)} sources")
+        if len(prefixes) != len(sources):
+            raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
         self._keys.require_graph("target_prefixes", "prefix")
-        prefixes = [
+        encoded = [
             encode_source(
                 self._target, prefix, field=f"target_prefixes[{index}]", max_length=limit, help="shorten the prefix"
             )
-            for index, prefix in enumerate(target_prefixes)
+            for index, prefix in enumerate(prefixes)
         ]
         return [
             replace(sentence, prefix=tuple(prefix.ids[:-1]))
-            for sentence, prefix in zip(sentences, prefixes, strict=True)
+            for sentence, prefix in zip(sentences, encoded, strict=True)
         ]
 
     def count_source_tokens(self, text: str) -> int:

@@ -63,6 +63,7 @@ class Client(Connection):
             RequestError: a source or option is not valid; the field is named, e.g. sources[3].
             ServerError: the server did not answer, or with another status than OK.
         """
+        sources = require_list("sources", sources)
         requests = _requests(sources, options, target_prefixes, self._options)
         with _progress(reporter, sources) as task:
             return ask_all(
@@ -134,6 +135,7 @@ class AsyncClient(AsyncConnection):
         reporter: Reporter | None = None,
     ) -> _Translations:
         """As `Client.translate`; cancelling it cancels the requests."""
+        sources = require_list("sources", sources)
         requests = _requests(sources, options, target_prefixes, self._options)
         with _progress(reporter, sources) as task:
             return await ask_all_async(
@@ -178,9 +180,7 @@ def _requests(
     client: ClientOptions,
 ) -> list[Request[pb.TranslateRequest]]:
     """The requests for `sources`; all are checked before the first is sent."""
-    require_list("sources", sources)
-    prefixes = target_prefixes or ()
-    require_list("target_prefixes", prefixes)
+    prefixes = [] if target_prefixes is None else require_list("target_prefixes", target_prefixes)
     if prefixes and len(prefixes) != len(sources):
         raise RequestError("target_prefixes", f"{len(prefixes)} for {len(sources)} sources")
     whole = write_request(client.model, sources, options, prefixes, client.model_version, priority=client.priority or 0)

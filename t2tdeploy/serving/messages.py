@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from google.protobuf.duration_pb2 import Duration
 
 from t2tdeploy.classifier import Classifier
-from t2tdeploy.decoding import require_list
+from t2tdeploy.decoding import plain_options
 from t2tdeploy.errors import RequestError
-from t2tdeploy.sentences import Sentence
+from t2tdeploy.sentences import Sentence, require_unicode
 from t2tdeploy.serving.frontend import Translated
 from t2tdeploy.serving.options import ServerOptions
 from t2tdeploy.serving.served_model import ServedModel
@@ -105,13 +105,16 @@ def write_options(options: TranslateOptions) -> pb.DecodeOptions:
     Raises:
         RequestError: an option is of another type.
     """
-    require_list("options.suppress", options.suppress)
+    options = plain_options(options)
     # What says nothing is not written: an older side, which does not know the option, would refuse it.
     given = {name: value for name, value in asdict(options).items() if value != getattr(BUNDLE_DEFAULTS, name)}
-    try:
-        return pb.DecodeOptions(**given)
-    except (TypeError, ValueError) as error:
-        raise RequestError("options", str(error)) from None
+    message = pb.DecodeOptions()
+    for name, value in given.items():
+        try:
+            message.MergeFrom(pb.DecodeOptions(**{name: value}))
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"options.{name}", str(error)) from None
+    return message
 
 
 def write_request(
@@ -130,12 +133,7 @@ def write_request(
     """
     for name, texts in (("sources", sources), ("target_prefixes", target_prefixes)):
         for index, text in enumerate(texts):
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise RequestError(
-                    f"{name}[{index}]", f"not Unicode text: lone surrogate at character {error.start}"
-                ) from None
+            require_unicode(f"{name}[{index}]", text)
     return pb.TranslateRequest(
         model=model,
         model_version=model_version,

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from t2tdeploy.decoding import WHOLE, TranslateOptions
+from t2tdeploy.decoding import FLAGS, WHOLE, TranslateOptions
 from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.hypotheses import Hypothesis
@@ -30,7 +30,6 @@ from t2tdeploy.serving.inference.interface import TensorInterface, TensorSpec, i
 from t2tdeploy.serving.inference.tensors import Array, Tensor, shown, texts
 from t2tdeploy.serving.served_model import ServedModel
 
-_FLAGS = frozenset(field.name for field in fields(TranslateOptions) if str(field.type).startswith("bool"))
 _BY_OPTION = {"return_tokens": ("target_ids", "token_scores"), "return_attention": ("attention",)}
 _OPTION_OF = {"token_scores": "return_tokens", "attention": "return_attention"}
 
@@ -145,11 +144,11 @@ def read_option(name: str, value: Parameter) -> Any:
     Raises:
         RequestError: it is of another kind.
     """
-    kind = "neither true nor false" if name in _FLAGS else f"not a {'whole ' if name in WHOLE else ''}number"
+    kind = "neither true nor false" if name in FLAGS else f"not a {'whole ' if name in WHOLE else ''}number"
     error = RequestError(f"parameters.{name}", f"{shown(repr(value))} is {kind}")
     if name == "suppress":
         return _pieces(value)
-    if name in _FLAGS:
+    if name in FLAGS:
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
         if not isinstance(value, bool):
