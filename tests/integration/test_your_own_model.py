@@ -8,10 +8,16 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
+from t2tdeploy.export.beam_search import export_beam_search
+from t2tdeploy.export.verify import verify
 from t2tdeploy.hparams import BasicHParams
+from t2tdeploy.models.beam_search import SearchOptions, beam_search
 from t2tdeploy.models.model import Model
+from t2tdeploy.runtime import GraphSession
 from tests.integration.conftest import Command
+from tests.models.tiny import features, padded, random_sources
 from tests.policy.pages import block_commands
 from tests.policy.source import ROOT
 
@@ -52,9 +58,24 @@ def test_the_page_s_model_trains_and_is_evaluated(
 def test_the_page_s_other_pieces_are_python_that_runs(code: str) -> None:
     names: dict[str, object] = {"__name__": "a_page"}
     exec(compile(code, str(PAGE), "exec"), names)
-    made = names.get("wide_large")
+    made, searched = names.get("wide_large"), names.get("MyAverages")
     if made is not None:
         assert made().branches == 8  # type: ignore[operator]
+    if searched is not None:
+        require_one_search(searched)  # type: ignore[arg-type]
+
+
+def require_one_search(kind: type[Model]) -> None:
+    """In torch and as a graph, it finds what a search that calls `body` alone does."""
+    torch.manual_seed(0)
+    model, sources = kind(BasicHParams.create({"hidden_size": 16}), features(20)).eval(), random_sources(20, 3)
+    asked = {"beam_size": 4, "alpha": 0.6, "num_hypotheses": 2}
+    graph = GraphSession(export_beam_search(model).SerializeToString(), threads=1)
+    assert verify(model, graph, sources, extra_length=4, **asked).passed
+    limits = torch.tensor([len(ids) + 4 for ids in sources])
+    found = beam_search(model, padded(sources), limits, SearchOptions(**asked))
+    exported = graph.search(padded(sources).numpy(), limits.numpy(), **asked)
+    assert found.target_ids.tolist() == exported.target_ids.tolist()
 
 
 def test_the_page_s_numbers_are_the_defaults() -> None:
