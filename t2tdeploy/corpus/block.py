@@ -11,7 +11,7 @@ import pyarrow.parquet
 
 from t2tdeploy.bundle import load_bundle
 from t2tdeploy.corpus.job import BadRow, Block, BlockRecord, CorpusJob
-from t2tdeploy.corpus.source import read_rows, texts_of
+from t2tdeploy.corpus.source import RowReader, texts_of
 from t2tdeploy.errors import InputError, RequestError
 from t2tdeploy.files import atomic_file, sha256_of
 from t2tdeploy.hypotheses import Hypothesis
@@ -42,7 +42,7 @@ class BlockTranslator:
                 path=job.bundle_dir,
                 help="every machine must see the same bundle there",
             )
-        self._job = job
+        self._job, self._reader = job, RowReader()
         self._translator = Translator(bundle, variant=job.variant, threads=threads)
         self._key = self._translator.search_key(job.options)
 
@@ -55,7 +55,7 @@ class BlockTranslator:
             OperationalError: the model failed.
         """
         job = self._job
-        table = read_rows(block.file, block.start, block.stop)
+        table = self._reader.read(block.file, block.start, block.stop)
         bad: list[BadRow] = []
         sentences = self._encode(block, texts_of(table.column(job.column)), bad)
         translations = self._translate([one for one in sentences if one is not None], report)

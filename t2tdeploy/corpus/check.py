@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.corpus.job import Block, BlockRecord, CorpusJob
-from t2tdeploy.corpus.source import read_rows, texts_of
+from t2tdeploy.corpus.source import RowReader, texts_of
 from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.files import sha256_of
 
@@ -22,8 +22,11 @@ def is_finished(job: CorpusJob, block: Block) -> bool:
     return part.is_file() and sha256_of(part) == record.sha256
 
 
-def check_part(job: CorpusJob, block: Block) -> BlockRecord:
+def check_part(job: CorpusJob, block: Block, texts: RowReader) -> BlockRecord:
     """Compares a finished part with its record and with the input: checksum, columns, and every row's source.
+
+    Args:
+        texts: reads the job's column; one for all blocks.
 
     Returns:
         The block's record.
@@ -35,13 +38,13 @@ def check_part(job: CorpusJob, block: Block) -> BlockRecord:
     record = BlockRecord.read(job.record(block.number))
     if record is None or not is_finished(job, block):
         raise CorruptFileError(part, "it does not match its record", help=_HELP)
-    source = read_rows(block.file, block.start, block.stop)
+    source = texts.read(block.file, block.start, block.stop)
     try:
         written = pyarrow.parquet.read_table(part, columns=[job.column], partitioning=None)
         names = pyarrow.parquet.read_schema(part).names
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFileError(part, str(error).splitlines()[0], help=_HELP) from error
-    if names != [*source.column_names, job.translation_column, job.score_column]:
+    if names != [*texts.column_names(block.file), job.translation_column, job.score_column]:
         raise CorruptFileError(part, f"its columns are {', '.join(names)}", help=_HELP)
     # Texts, not columns: with dictionaries, the same texts are other columns when they were cut into other row groups.
     expected = texts_of(source.column(job.column))

@@ -12,6 +12,7 @@ from pathlib import Path
 from t2tdeploy.corpus.block import BlockTranslator, Report
 from t2tdeploy.corpus.check import check_folder, check_part, is_finished
 from t2tdeploy.corpus.job import BAD_ROWS, BLOCKS, LOCK, SUMMARY, BadRow, Block, BlockRecord, CorpusJob
+from t2tdeploy.corpus.source import RowReader
 from t2tdeploy.errors import InputError
 from t2tdeploy.files import atomic_file, lock_file, recover_all, write_json
 from t2tdeploy.progress import Reporter, Task
@@ -81,7 +82,8 @@ def translate_corpus(job: CorpusJob, runner: Runner, reporter: Reporter) -> Summ
                 for _ in runner(job, waiting, _Pace(task, rows).advance):
                     pass
         seconds = time.monotonic() - started
-        records = [check_part(job, block) for block in blocks]
+        with RowReader([job.column]) as texts:
+            records = [check_part(job, block, texts) for block in blocks]
         check_folder(job)
         bad = [row for record in records for row in record.bad_rows]
         _write_bad_rows(job.output / BAD_ROWS, bad)

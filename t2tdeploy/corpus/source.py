@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
+from typing import Self
 
 import pyarrow
 import pyarrow.parquet
@@ -16,6 +19,12 @@ from t2tdeploy.files import reading
 
 _FOOTER_TAIL = 8
 """Bytes at the end of a Parquet file: the footer's length (4, little-endian) and `PAR1`."""
+
+_BATCH_ROWS = 1024
+"""Rows that are decoded at once."""
+
+_BUFFER_BYTES = 1 << 18
+"""Of a column's bytes that are fetched at once."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ def open_files(paths: Sequence[Path], column: str, added: Sequence[str]) -> list
     found: list[SourceFile] = []
     schema: pyarrow.Schema | None = None
     for path in paths:
-        with _opened(path) as file:
+        with _faults(path), pyarrow.parquet.ParquetFile(path) as file:
             _require_columns(path, file.schema_arrow, column, added)
             if schema is not None and not file.schema_arrow.equals(schema):
                 raise InputError(
@@ -75,23 +84,122 @@ def open_files(paths: Sequence[Path], column: str, added: Sequence[str]) -> list
     return found
 
 
-def read_rows(path: Path, start: int, stop: int) -> pyarrow.Table:
-    """Rows `start` to `stop` of a file, all columns; only the row groups that hold them are read.
+class RowReader:
+    """Reads rows of Parquet files, one span after another. It holds a span and a batch, not a row group, of which many
+    writers make one of a million rows.
 
-    Raises:
-        CorruptFileError: the file is damaged.
+    A span that begins behind the last one goes on where that ended: of blocks in their order, also if some are left
+    out, a file is read and decoded once. A span before the last one begins anew at its row group.
+
+    Args:
+        columns: that are read; None: all.
     """
-    with _opened(path) as file:
-        first, groups, before = None, [], 0
-        for group in range(file.metadata.num_row_groups):
-            after = before + file.metadata.row_group(group).num_rows
-            if after > start and before < stop:
-                groups.append(group)
-                first = before if first is None else first
-            before = after
-        if first is None:
-            return file.schema_arrow.empty_table()
-        return file.read_row_groups(groups).slice(start - first, stop - start)
+
+    def __init__(self, columns: Sequence[str] | None = None) -> None:
+        self._columns = columns
+        self._path: Path | None = None
+        self._file: pyarrow.parquet.ParquetFile | None = None
+        self._group_starts: list[int] = []
+        self._batches: Iterator[_Batch] = iter(())
+        self._batch: _Batch | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file; the next span opens one again."""
+        if self._file is not None:
+            self._file.close()
+        self._path = self._file = self._batch = None
+        self._batches = iter(())
+
+    def column_names(self, path: Path) -> list[str]:
+        """All columns of a file.
+
+        Raises:
+            InputError: it is not there any more.
+            CorruptFileError: it is damaged.
+        """
+        with self._opened(path) as file:
+            names: list[str] = file.schema_arrow.names
+            return names
+
+    def read(self, path: Path, start: int, stop: int) -> pyarrow.Table:
+        """Rows `start` to `stop` of a file.
+
+        Raises:
+            InputError: it is not there any more.
+            CorruptFileError: it is damaged, or has fewer rows.
+        """
+        with self._opened(path) as file:
+            schema = file.schema_arrow
+            if self._columns is not None:
+                schema = pyarrow.schema([schema.field(name) for name in self._columns], schema.metadata)
+            batches = [batch.between(start, stop) for batch in self._overlapping(path, start, stop)]
+            # In one chunk: what a writer makes of rows is then the same bytes wherever their reading began.
+            return pyarrow.Table.from_batches(batches, schema).combine_chunks()
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+        try:
+            with _faults(path):
+                if self._file is None or path != self._path:
+                    self.close()
+                    # By default the columns of a whole row group are fetched before its first row is decoded.
+                    self._file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
+                    self._path, metadata = path, self._file.metadata
+                    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                    self._group_starts = list(accumulate(sizes, initial=0))[:-1]
+                yield self._file
+        except BaseException:
+            self.close()  # a reading that broke off cannot be gone on with
+            raise
+
+    def _overlapping(self, path: Path, start: int, stop: int) -> Iterator[_Batch]:
+        """The batches that hold rows `start` to `stop`."""
+        group, last = bisect_right(self._group_starts, start) - 1, self._batch
+        if last is not None and last.start <= start and self._group_starts[group] <= last.stop:
+            batches: Iterator[_Batch] = chain([last], self._batches)
+        else:
+            batches = self._batches = _decoded(self._file, self._group_starts, group, self._columns)
+        for batch in batches:
+            self._batch = batch
+            if batch.stop > start:
+                yield batch
+            if batch.stop >= stop:
+                return
+        raise CorruptFileError(path, f"it has fewer than {stop} rows", help="was it replaced while it was translated?")
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows that were decoded together; the first is row `start` of the file."""
+
+    start: int
+    rows: pyarrow.RecordBatch
+
+    @property
+    def stop(self) -> int:
+        return self.start + int(self.rows.num_rows)
+
+    def between(self, start: int, stop: int) -> pyarrow.RecordBatch:
+        first, end = max(start, self.start), min(stop, self.stop)
+        return self.rows.slice(first - self.start, end - first)
+
+
+def _decoded(
+    file: pyarrow.parquet.ParquetFile, group_starts: Sequence[int], first: int, columns: Sequence[str] | None
+) -> Iterator[_Batch]:
+    """From the beginning of the row group `first` to the end of the file."""
+    for group in range(first, len(group_starts)):
+        row = group_starts[group]
+        for rows in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+            # a name with a dot in it was also taken for that of another column's field
+            yield _Batch(row, rows if columns is None else rows.select(columns))
+            row += rows.num_rows
 
 
 def texts_of(column: pyarrow.ChunkedArray) -> list[bytes | None]:
@@ -101,10 +209,10 @@ def texts_of(column: pyarrow.ChunkedArray) -> list[bytes | None]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pyarrow.parquet.ParquetFile]:
+def _faults(path: Path) -> Iterator[None]:
     try:
-        with reading(path), pyarrow.parquet.ParquetFile(path) as file:
-            yield file
+        with reading(path):
+            yield
     except (pyarrow.ArrowException, OSError) as error:
         raise CorruptFileError(path, str(error).splitlines()[0], help="is it a Parquet file?") from error
 

@@ -19,7 +19,7 @@ from t2tdeploy.corpus.block import Report
 from t2tdeploy.corpus.check import check_part
 from t2tdeploy.corpus.job import BAD_ROWS, SUMMARY, Block, BlockRecord, CorpusJob, make_job
 from t2tdeploy.corpus.run import translate_corpus
-from t2tdeploy.corpus.source import open_files
+from t2tdeploy.corpus.source import RowReader, open_files
 from t2tdeploy.decoding import TranslateOptions
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError
 from t2tdeploy.files import sha256_of
@@ -154,13 +154,14 @@ def test_rows_out_of_order_are_seen(make: MakeJob, tmp_path: Path) -> None:
     job = make(write_corpus(tmp_path / "in.parquet", SOURCES))
     translate_corpus(job, HERE, SILENT)
     block, part = job.blocks()[1], job.part(1)
-    record = check_part(job, block)
+    texts = RowReader(["source"])
+    record = check_part(job, block, texts)
     table = pyarrow.parquet.read_table(part)
     for wrong in (table.take([1, 0, *range(2, 10)]), table.slice(1), table.drop_columns(["tags"])):
         pyarrow.parquet.write_table(wrong, part)
         replace(record, sha256=sha256_of(part)).write(job.record(1))
         with pytest.raises(CorruptFileError):
-            check_part(job, block)
+            check_part(job, block, texts)
 
 
 def test_row_groups_with_dictionaries_of_their_own(make: MakeJob, tmp_path: Path) -> None:

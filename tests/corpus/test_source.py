@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2tdeploy.corpus.source import find_files, open_files, read_rows
+from t2tdeploy.corpus.source import RowReader, find_files, open_files
 from t2tdeploy.errors import CorruptFileError, InputError
 from tests.corpus.conftest import write_corpus
 
@@ -54,11 +54,31 @@ def test_fingerprints_tell_contents_apart(tmp_path: Path) -> None:
     assert found[0] == found[2]
 
 
-@given(data=st.data(), rows=st.integers(1, 20), group=st.integers(1, 7))
-def test_any_rows_of_any_row_groups(tmp_path_factory: pytest.TempPathFactory, data, rows: int, group: int) -> None:
+@given(data=st.data(), rows=st.integers(1, 20), group=st.integers(1, 7), columns=st.sampled_from([None, ["id"]]))
+def test_any_rows_of_any_row_groups_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, data, rows: int, group: int, columns: list[str] | None
+) -> None:
     path = write_corpus(
         tmp_path_factory.getbasetemp() / "any.parquet", [str(number) for number in range(rows)], row_group_size=group
     )
-    start = data.draw(st.integers(0, rows))
-    stop = data.draw(st.integers(start, rows))
-    assert read_rows(path, start, stop).column("id").to_pylist() == list(range(start, stop))
+    with RowReader(columns) as reader:
+        for _ in range(data.draw(st.integers(1, 5))):
+            start = data.draw(st.integers(0, rows))
+            stop = data.draw(st.integers(start, rows))
+            found = reader.read(path, start, stop)
+            assert found.column("id").to_pylist() == list(range(start, stop))
+            assert found.column_names == (columns or reader.column_names(path))
+
+
+def test_spans_of_several_files(tmp_path: Path) -> None:
+    one, two = (write_corpus(tmp_path / name, [name, name, name]) for name in ("1.parquet", "2.parquet"))
+    with RowReader(["source"]) as reader:
+        for path in (one, two, two, one):
+            assert reader.read(path, 1, 3).column("source").to_pylist() == [path.name] * 2
+
+
+def test_names_with_dots_are_no_fields_of_others(tmp_path: Path) -> None:
+    table = pyarrow.table({"a": [{"b": "field"}], "a.b": ["column"]})
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    with RowReader(["a.b"]) as reader:
+        assert reader.read(tmp_path / "in.parquet", 0, 1).to_pylist() == [{"a.b": "column"}]
