@@ -74,7 +74,7 @@ def translate_corpus(
     bundle = load_bundle(bundle_dir)
     if ray_address is None:
         require_runnable(bundle, variant)
-    files = open_files(find_files(source), column, [translation_column, score_column])
+    files = open_files(find_files(source, output), column, [translation_column, score_column])
     job = make_job(
         files, bundle, output, variant=variant, column=column, translation_column=translation_column,
         score_column=score_column, options=TranslateOptions(**decoding), on_error=on_error, block_rows=block_rows,

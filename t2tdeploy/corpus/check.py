@@ -6,7 +6,7 @@ import pyarrow
 import pyarrow.parquet
 
 from t2tdeploy.corpus.job import Block, BlockRecord, CorpusJob
-from t2tdeploy.corpus.source import RowReader, texts_of
+from t2tdeploy.corpus.source import RowReader, data_files, texts_of
 from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.files import sha256_of
 
@@ -59,10 +59,10 @@ def check_folder(job: CorpusJob) -> None:
     """Whether readers of the output folder find this job's parts and nothing else.
 
     Raises:
-        InputError: there is another Parquet file.
+        InputError: there is another Parquet file, or one in a folder below it.
     """
     expected = {job.part(block.number) for block in job.blocks()}
-    for path in sorted(job.output.glob("*.parquet")):
+    for path in data_files(job.output):
         if path not in expected:
             raise InputError(
                 f"{path} is no part of this corpus",

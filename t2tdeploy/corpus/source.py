@@ -41,20 +41,43 @@ class SourceFile:
     fingerprint: str
 
 
-def find_files(path: Path) -> list[Path]:
-    """The Parquet file at `path`, or those of a folder, by name; names that start with `_` or `.` are not data.
+def find_files(path: Path, output: Path | None = None) -> list[Path]:
+    """The Parquet file at `path`, or those of a folder, see `data_files`.
+
+    Args:
+        output: a folder that may lie in that at `path` and is none of its data.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or a folder in the folder has some too.
     """
-    if path.is_dir():
-        found = sorted(file for file in path.glob("*.parquet") if not file.name.startswith((".", "_")))
-        if not found:
-            raise InputError(f"{path} holds no .parquet file", path=path)
-        return found
-    with reading(path):
-        path.stat()
-    return [path]
+    if not path.is_dir():
+        with reading(path):
+            path.stat()
+        return [path]
+    files = data_files(path)
+    for file in files:
+        if file.parent != path and not (output and file.resolve().is_relative_to(output.resolve())):
+            raise InputError(
+                f"{path} holds .parquet files in folders of its own: {file.relative_to(path)}",
+                path=path,
+                help="translate one folder at a time, each with an --output of its own, or put all files into one",
+            )
+    found = [file for file in files if file.parent == path]
+    if not found:
+        raise InputError(f"{path} holds no .parquet file", path=path)
+    return found
+
+
+def data_files(folder: Path) -> list[Path]:
+    """The files below a folder whose suffix is .parquet, in capitals or not, by name. Names of files and folders that
+    start with `_` or `.` are not data to readers of Parquet."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() == ".parquet"
+        and not any(name.startswith((".", "_")) for name in file.relative_to(folder).parts)
+        and not file.is_dir()
+    )
 
 
 def open_files(paths: Sequence[Path], column: str, added: Sequence[str]) -> list[SourceFile]:

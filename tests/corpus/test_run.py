@@ -225,11 +225,13 @@ def test_a_job_with_nothing_finished_gives_way(make: MakeJob, tmp_path: Path) ->
     assert pyarrow.parquet.read_table(job.output).num_rows == 2
 
 
-def test_a_strange_file_among_the_parts_is_seen(make: MakeJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["copy.parquet", "copy.PARQUET", "more/copy.parquet", "more/year=2024/copy.parquet"])
+def test_a_strange_file_among_the_parts_is_seen(make: MakeJob, tmp_path: Path, name: str) -> None:
     job = make(write_corpus(tmp_path / "in.parquet", SOURCES))
     translate_corpus(job, HERE, SILENT)
-    shutil.copyfile(job.part(0), job.output / "copy.parquet")
-    with pytest.raises(InputError, match=r"copy.parquet is no part of this corpus"):
+    (job.output / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(job.part(0), job.output / name)
+    with pytest.raises(InputError, match=f"{name} is no part of this corpus"):
         translate_corpus(job, HERE, SILENT)
 
 

@@ -40,6 +40,32 @@ def test_files_that_are_not_there_or_differ(tmp_path: Path) -> None:
     assert "holds no .parquet file" in refused(tmp_path / "empty").message
 
 
+def test_a_folder_gives_all_its_files_or_says_which_it_does_not(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("b.PARQUET", "a.parquet", "c.Parquet", "_old.parquet", ".hidden.parquet", "_old/d.parquet"):
+        write_corpus(folder / name, ["a"])
+    (folder / "README.md").touch()
+    assert [file.name for file in find_files(folder)] == ["a.parquet", "b.PARQUET", "c.Parquet"]
+    write_corpus(folder / "year=2024" / "d.parquet", ["a"])
+    error = refused(folder)
+    assert "holds .parquet files in folders of its own: year=2024/d.parquet" in error.message
+    assert "one folder at a time" in (error.help or "")
+    (folder / "year=2024").rename(folder / "spark.parquet")  # which names its folders like files
+    assert "spark.parquet/d.parquet" in refused(folder).message
+    assert [file.name for file in find_files(folder / "spark.parquet")] == ["d.parquet"]
+
+
+def test_an_output_within_the_input_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the command is given again, there are parts in it."""
+    for name in ("in/a.parquet", "in/out/part-00000-of-00001.parquet"):
+        write_corpus(tmp_path / name, ["a"])
+    monkeypatch.chdir(tmp_path)
+    for output in (tmp_path / "in" / "out", Path("in/out"), Path("in/../in/out")):
+        assert [file.name for file in find_files(Path("in"), output)] == ["a.parquet"]
+    with pytest.raises(InputError, match=r"out/part-00000-of-00001.parquet"):
+        find_files(Path("in"), Path("elsewhere"))
+
+
 def test_what_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "in.parquet").write_text("source\nHello")
     with pytest.raises(CorruptFileError):
