@@ -88,7 +88,8 @@ def open_files(paths: Sequence[Path], column: str, added: Sequence[str]) -> list
         added: columns that the output has beside those of the input.
 
     Raises:
-        InputError: a file lacks `column`, it is not text, or a column of `added` exists; the files' columns differ.
+        InputError: a file lacks `column` or has it twice, it is not text, or a column of `added` exists; the files'
+            columns differ.
         CorruptFileError: not a Parquet file.
     """
     found: list[SourceFile] = []
@@ -257,9 +258,12 @@ def _require_columns(path: Path, schema: pyarrow.Schema, column: str, added: Seq
             path=path,
             help=f"did you mean '{close}'?" if close else "name the column of sentences with --column",
         )
+    if (count := schema.names.count(column)) > 1:
+        raise InputError(f"{path} has {count} columns called '{column}'", path=path, help="give each a name of its own")
     kind = schema.field(column).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    types = pyarrow.types
+    if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
         raise InputError(f"column '{column}' of {path} is {kind}, not text", path=path, help="choose another --column")
     for name in added:
         if name in schema.names:

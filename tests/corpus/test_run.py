@@ -164,6 +164,31 @@ def test_rows_out_of_order_are_seen(make: MakeJob, tmp_path: Path) -> None:
             check_part(job, block, texts)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.string(),
+        pyarrow.large_string(),
+        pyarrow.string_view(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.large_string()),
+    ],
+    ids=str,
+)
+def test_every_type_of_text(make: MakeJob, tmp_path: Path, kind: pyarrow.DataType) -> None:
+    """Columns that are not translated may share a name."""
+    sources = ["b", "c", "b", "dé"]
+    columns = [pyarrow.array(sources).cast(kind), pyarrow.array(range(4)), pyarrow.array(range(4))]
+    table = pyarrow.table(columns, ["source", "other", "other"])
+    source = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(table, source)
+    job = make(source, block_rows=3)
+    assert translate_corpus(job, HERE, SILENT).translated == 4
+    written = pyarrow.concat_tables([pyarrow.parquet.ParquetFile(job.part(number)).read() for number in range(2)])
+    assert written.select([0, 1, 2]).schema.equals(pyarrow.parquet.ParquetFile(source).schema_arrow)
+    assert written.column("source").to_pylist() == written.column("translation").to_pylist() == sources
+
+
 def test_row_groups_with_dictionaries_of_their_own(make: MakeJob, tmp_path: Path) -> None:
     """The part has other row groups than the input, so other dictionaries, and the same texts."""
     chunks = [pyarrow.array(SOURCES[start : start + 10]).dictionary_encode() for start in range(0, len(SOURCES), 10)]

@@ -31,6 +31,12 @@ def test_columns_that_are_not_there_not_text_or_taken(tmp_path: Path) -> None:
     assert "--translation-column" in (refused(path, "source", ["tags"]).help or "")
 
 
+def test_a_name_that_two_columns_have(tmp_path: Path) -> None:
+    table = pyarrow.table([["a"], ["b"], ["c"], ["d"]], ["source", "source", "other", "other"])
+    pyarrow.parquet.write_table(table, tmp_path / "in.parquet")
+    assert "2 columns called 'source'" in refused(tmp_path / "in.parquet").message
+
+
 def test_files_that_are_not_there_or_differ(tmp_path: Path) -> None:
     write_corpus(tmp_path / "in" / "a.parquet", ["a"])
     assert refused(tmp_path / "in" / "b.parquet").help == "did you mean 'a.parquet'?"
