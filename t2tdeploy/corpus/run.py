@@ -78,6 +78,8 @@ def translate_corpus(job: CorpusJob, runner: Runner, reporter: Reporter) -> Summ
             reporter.message(f"{len(blocks) - len(waiting)} of {len(blocks)} blocks are finished already")
         rows = sum(block.rows for block in waiting)
         if waiting:
+            for name in (SUMMARY, BAD_ROWS):  # they speak of parts that are done again, or of another job's
+                (job.output / name).unlink(missing_ok=True)
             with reporter.task("translating", total=rows, unit="rows") as task:
                 for _ in runner(job, waiting, _Pace(task, rows).advance):
                     pass

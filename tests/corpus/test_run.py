@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from t2tdeploy.bundle import Bundle
 from t2tdeploy.corpus.block import Report
 from t2tdeploy.corpus.check import check_part
-from t2tdeploy.corpus.job import BAD_ROWS, SUMMARY, Block, BlockRecord, CorpusJob, make_job
+from t2tdeploy.corpus.job import BAD_ROWS, BLOCKS, SUMMARY, Block, BlockRecord, CorpusJob, make_job
 from t2tdeploy.corpus.run import translate_corpus
 from t2tdeploy.corpus.source import RowReader, open_files
 from t2tdeploy.decoding import TranslateOptions
@@ -147,6 +147,31 @@ def test_what_is_damaged_is_done_again(make: MakeJob, tmp_path: Path, damage: st
         (part if damage == "lost part" else record).unlink()
     assert translate_corpus(job, HERE, SILENT).blocks_kept == 3
     assert sums(job) == good
+
+
+def test_what_was_said_of_parts_does_not_outlive_them(make: MakeJob, tmp_path: Path) -> None:
+    """A summary says that all parts were checked, while some are being done again."""
+    job = make(write_corpus(tmp_path / "in.parquet", [*SOURCES, None]), on_error="skip")
+    translate_corpus(job, HERE, SILENT)
+    said = {name: (job.output / name).read_bytes() for name in (SUMMARY, BAD_ROWS)}
+    for number in (1, 2):
+        job.part(number).unlink()
+    with pytest.raises(KeyboardInterrupt):
+        translate_corpus(job, interrupted_after(1), SILENT)
+    assert not any((job.output / name).exists() for name in said)
+    translate_corpus(job, HERE, SILENT)
+    assert (job.output / BAD_ROWS).read_bytes() == said[BAD_ROWS]
+    assert json.loads((job.output / SUMMARY).read_bytes())["parts"] == json.loads(said[SUMMARY])["parts"]
+
+
+def test_another_job_inherits_nothing_of_the_one_before(make: MakeJob, tmp_path: Path) -> None:
+    job = make(write_corpus(tmp_path / "in.parquet", [*SOURCES, None]), on_error="skip")
+    translate_corpus(job, HERE, SILENT)
+    shutil.rmtree(job.output / BLOCKS)
+    other = replace(job, on_error="fail", block_rows=7)
+    with pytest.raises(InputError, match="row 35: null"):
+        translate_corpus(other, HERE, SILENT)
+    assert not any((job.output / name).exists() for name in (SUMMARY, BAD_ROWS))
 
 
 def test_rows_out_of_order_are_seen(make: MakeJob, tmp_path: Path) -> None:
