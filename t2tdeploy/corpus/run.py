@@ -28,8 +28,8 @@ class Summary:
     Args:
         translated, truncated, bad_rows: rows, see `BlockRecord`.
         blocks: of which `blocks_kept` were finished before.
-        seconds: of this run.
-        rows_per_second: of what this run translated; None: nothing was left to do.
+        seconds: of translating in this run, the start of its workers included, checks before and after it not.
+        rows_per_second: of what this run translated in these; None: nothing was left to do.
     """
 
     rows: int
@@ -71,12 +71,11 @@ def translate_corpus(job: CorpusJob, runner: Runner, reporter: Reporter) -> Summ
         (job.output / BLOCKS).mkdir(exist_ok=True)
         for folder in (job.output, job.output / BLOCKS):
             recover_all(folder)
-        started = time.monotonic()
         blocks = job.blocks()
         waiting = [block for block in blocks if not is_finished(job, block)]
         if len(waiting) < len(blocks):
             reporter.message(f"{len(blocks) - len(waiting)} of {len(blocks)} blocks are finished already")
-        rows = sum(block.rows for block in waiting)
+        rows, started = sum(block.rows for block in waiting), time.monotonic()
         if waiting:
             for name in (SUMMARY, BAD_ROWS):  # they speak of parts that are done again, or of another job's
                 (job.output / name).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t2tdeploy.bundle import Bundle
+from t2tdeploy.corpus import check, run
 from t2tdeploy.corpus.block import Report
 from t2tdeploy.corpus.check import check_part
 from t2tdeploy.corpus.job import BAD_ROWS, BLOCKS, SUMMARY, Block, BlockRecord, CorpusJob, make_job
@@ -172,6 +174,30 @@ def test_another_job_inherits_nothing_of_the_one_before(make: MakeJob, tmp_path:
     with pytest.raises(InputError, match="row 35: null"):
         translate_corpus(other, HERE, SILENT)
     assert not any((job.output / name).exists() for name in (SUMMARY, BAD_ROWS))
+
+
+def test_seconds_are_those_of_translating(make: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of reading again what is finished, which of a large corpus takes minutes."""
+    job, clock = make(write_corpus(tmp_path / "in.parquet", SOURCES)), [0.0]
+    monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def is_finished(job: CorpusJob, block: Block) -> bool:
+        clock[0] += 100
+        return check.is_finished(job, block)
+
+    def ten_seconds_each(job: CorpusJob, blocks: Sequence[Block], report: Report) -> Iterator[BlockRecord]:
+        for record in HERE(job, blocks, report):
+            clock[0] += 10
+            yield record
+
+    monkeypatch.setattr(run, "is_finished", is_finished)
+    summary = translate_corpus(job, ten_seconds_each, SILENT)
+    assert (summary.seconds, summary.rows_per_second) == (40, 0.9)
+    job.part(1).unlink()
+    summary = translate_corpus(job, ten_seconds_each, SILENT)
+    assert (summary.seconds, summary.rows_per_second) == (10, 1)
+    summary = translate_corpus(job, ten_seconds_each, SILENT)
+    assert (summary.seconds, summary.rows_per_second) == (0, None)
 
 
 def test_rows_out_of_order_are_seen(make: MakeJob, tmp_path: Path) -> None:
