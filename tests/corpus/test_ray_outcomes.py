@@ -14,9 +14,11 @@ from types import ModuleType
 import pytest
 
 from t2tdeploy.corpus.block import BlockTranslator
-from t2tdeploy.corpus.job import Block
+from t2tdeploy.corpus.job import BLOCKS, Block
+from t2tdeploy.corpus.run import translate_corpus
 from t2tdeploy.errors import OperationalError
-from tests.corpus.conftest import MakeJob, write_corpus
+from t2tdeploy.progress import SilentReporter
+from tests.corpus.conftest import HERE, MakeJob, sums, write_corpus
 
 
 @pytest.fixture
@@ -49,3 +51,21 @@ def test_a_full_disk_is_an_error_of_ours(
     outcome = pickle.loads(answer)
     assert isinstance(outcome, OperationalError)
     assert outcome.message == f"{said}No space left on device"
+
+
+@pytest.mark.usefixtures("ray_or_nothing")
+def test_workers_that_share_a_row_group_write_what_one_process_writes(make: MakeJob, tmp_path: Path) -> None:
+    """Blocks come in any order, and again if a worker was lost."""
+    from t2tdeploy.corpus.ray_runner import _Worker
+
+    source = write_corpus(tmp_path / "in.parquet", [f"{'word ' * (number % 9)}{number}" for number in range(35)])
+    job, whole = make(source, block_rows=4), make(source, "whole", block_rows=4)
+    translate_corpus(whole, HERE, SilentReporter())
+    (job.output / BLOCKS).mkdir(parents=True)
+    job.claim()
+    first, second = _Worker(job, 1), _Worker(job, 1)
+    for worker, numbers in ((first, (0, 3, 2, 8)), (second, (1, 4, 6, 5, 7, 3))):
+        for number in numbers:
+            worker({"block": [pickle.dumps(job.blocks()[number])]})
+    assert translate_corpus(job, HERE, SilentReporter()).blocks_kept == 9
+    assert sums(job) == sums(whole)
