@@ -18,6 +18,8 @@ LARGEST_VOCABULARY = 10_000
 MOST_CLASSES = 20
 """Whole numbers of at most so many values are classes, if nothing is said; others are quantities."""
 
+_MOST_ROUNDING = 0.05  # of the spread of numbers, that float32 may take from them
+
 _FEW_ROWS = 20  # of which it cannot be said that a column tells every row from the others
 
 
@@ -35,7 +37,7 @@ class Proposal:
 
 
 def infer_column(name: str, values: Array) -> Proposal:
-    """The proposal for a column of numbers (float32, NaN where missing) or texts (empty where missing)."""
+    """The proposal for a column of numbers (NaN where missing) or texts (empty where missing)."""
     if values.dtype == object:
         return _infer_text(name, values)
     present = values[np.isfinite(values)]
@@ -44,9 +46,23 @@ def infer_column(name: str, values: Array) -> Proposal:
     missing = _missing(len(values) - len(present))
     if present.min() == present.max():
         return Proposal(None, f"it is {present[0]:g} in every row{missing}")
+    if _is_lost_in_float32(present):
+        return Proposal(
+            None,
+            f"its numbers, from {present.min():.17g} to {present.max():.17g}, are too close for float32 to tell them "
+            "apart: subtract the same from all, or say that they are a vocabulary",
+        )
     if len(present) > _FEW_ROWS and (np.diff(values.astype(np.float64)) == 1).all():
         return Proposal(None, "it numbers the rows")
     return Proposal(numeric(name), f"numeric, from {present.min():g} to {present.max():g}{missing}")
+
+
+def _is_lost_in_float32(values: Array) -> bool:
+    with np.errstate(over="ignore"):  # infinite ones are missing
+        rounded = values.astype(np.float32)
+    kept = np.isfinite(rounded)
+    values, rounded = values[kept].astype(np.float64), rounded[kept]
+    return bool(np.std(rounded - values) > _MOST_ROUNDING * np.std(values)) if values.size else False
 
 
 def _infer_text(name: str, values: Array) -> Proposal:

@@ -113,10 +113,12 @@ def as_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | np.integer):
         return str(int(value))
-    if isinstance(value, float | np.floating):
+    if isinstance(value, np.floating) and not isinstance(value, float):
+        value = float(str(value))  # 0.1, as it was written, of the float32 0.1
+    if isinstance(value, float):
         if math.isnan(value):
             return ""
-        return str(int(value)) if float(value).is_integer() else repr(float(value))
+        return str(int(value)) if value.is_integer() else repr(float(value))
     raise ValueError(f"{value!r:.60} is {_kind(value)}, not a text")
 
 

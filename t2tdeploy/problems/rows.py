@@ -93,5 +93,7 @@ def as_numbers(values: Array) -> Array | None:
 
 
 def float64(column: pyarrow.Array | pyarrow.ChunkedArray) -> Array:
+    if pyarrow.types.is_float32(column.type):
+        column = column.cast(pyarrow.string())  # the numbers as they are written: 0.1, not 0.10000000149011612
     found: Array = column.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
     return found

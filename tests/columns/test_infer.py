@@ -16,6 +16,10 @@ def texts(*values: str) -> Array:
     return found
 
 
+SECONDS = (
+    "its numbers, from 1764408490 to 1764408530, are too close for float32 to tell them apart: subtract the same from "
+    "all, or say that they are a vocabulary"
+)
 REPEATED = texts(*(f"value {i % 150}" for i in range(400)), "once")
 
 
@@ -27,6 +31,9 @@ REPEATED = texts(*(f"value {i % 150}" for i in range(400)), "once")
         (np.array([3.0, 3, np.nan]), None, "it is 3 in every row, 1 missing"),
         (np.arange(30.0), None, "it numbers the rows"),
         (np.arange(30.0)[::-1], numeric("c"), "numeric, from 0 to 29"),
+        (1764408490 + np.arange(50.0) % 41, None, SECONDS),
+        (1764408490 + 86400 * (np.arange(50.0) % 41), numeric("c"), "numeric, from 1.76441e+09 to 1.76786e+09"),
+        (np.array([1e308, 0.5, np.nan, 2.0]), numeric("c"), "numeric, from 0.5 to 1e+308, 1 missing"),
         (texts("a", "b", "", "a"), vocabulary("c"), "vocabulary, 2 values, 1 missing"),
         (texts("", ""), None, "it has no values"),
         (texts("a", "a"), None, "it is 'a' in every row"),

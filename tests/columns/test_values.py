@@ -42,10 +42,29 @@ def test_what_is_no_number_is_refused(value: Any, problem: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (math.nan, ""), (" a ", "a"), (7, "7"), (7.0, "7"), (0.5, "0.5"), (True, "true"), ("a\0b", "a")],
+    [
+        (None, ""),
+        (math.nan, ""),
+        (" a ", "a"),
+        (7, "7"),
+        (7.0, "7"),
+        (0.5, "0.5"),
+        (np.float32(0.1), "0.1"),
+        (True, "true"),
+        ("a\0b", "a"),
+    ],
 )
 def test_texts(value: Any, text: str) -> None:
     assert as_text(value) == text
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False) | st.floats(width=16, allow_nan=False))
+def test_a_short_float_is_the_number_that_was_written(value: float) -> None:
+    """What a model learned from float32 is asked for in JSON."""
+    for kind in (np.float32, np.float16):
+        with np.errstate(over="ignore"):
+            written = kind(value)
+        assert as_text(written) == as_text(float(str(written)))
 
 
 @given(st.booleans() | st.integers() | st.integers(-(2**53), 2**53).map(float))

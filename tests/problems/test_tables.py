@@ -143,6 +143,13 @@ def test_whole_numbers_that_floats_do_not_tell_apart_are_texts(tmp_path: Path) -
     np.testing.assert_array_equal(rows.columns["n"], [1, 2, 3, 4, np.nan])
 
 
+def test_float32_numbers_are_as_they_are_written(tmp_path: Path) -> None:
+    numbers = pyarrow.array([0.1, 0.7, None, 3e38], pyarrow.float32())
+    pyarrow.parquet.write_table(pyarrow.table({"x": numbers}), tmp_path / "a.parquet")
+    rows, _ = read_table(tmp_path / "a.parquet", "parquet", BadLines())
+    np.testing.assert_array_equal(rows.columns["x"], [0.1, 0.7, np.nan, 3e38])
+
+
 def test_numbers_are_numbers_only_if_all_are() -> None:
     def column(*found: str) -> Any:
         array = np.empty(len(found), object)
