@@ -21,7 +21,7 @@ from t2tdeploy.decoding import (
     require_range,
 )
 from t2tdeploy.errors import RequestError
-from t2tdeploy.features import UNK_ID
+from t2tdeploy.features import PAD_ID, UNK_ID
 from t2tdeploy.manifest import DecodeDefaults
 from t2tdeploy.runtime import GraphSession
 from t2tdeploy.search_inputs import OTHER_VARIANT, require_fixed
@@ -161,11 +161,14 @@ class SearchKeys:
                     help="return_tokens shows pieces; a word's first piece starts with '\u2581'",
                 )
             suppressed.append(token)
+        sampling = given.get("temperature", 0.0) > 0
         if suppressed:
             field = "options.suppress" if options.suppress else "options.suppress_unknown"
             self.require_graph(field, "suppressed")
+        if sampling and "suppressed" in self._session.controls:
+            suppressed.append(PAD_ID)  # a search never finds it worth choosing; a draw may
         controls = SearchControls(suppressed=tuple(sorted(set(suppressed))), patience=patience, **given)
-        if controls.temperature <= 0:
+        if not sampling:
             return replace(controls, temperature=0.0, top_k=0, top_p=1.0)
         return replace(controls, seed=options.seed, patience=NO_CONTROLS.patience)  # every sample has its own end
 

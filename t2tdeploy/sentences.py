@@ -41,6 +41,9 @@ class Sentence:
         return self.ids == [EOS_ID]
 
 
+CUT_HELP = "split the text, or have it cut (translate --truncate)"
+
+
 def encode_source(
     tokenizer: Tokenizer,
     source: str,
@@ -48,7 +51,7 @@ def encode_source(
     field: str,
     max_length: int | None,
     truncate: bool = False,
-    help: str = "split the text, or have a server cut it (translate --truncate)",
+    help: str = CUT_HELP,
 ) -> Sentence:
     """A source as ids.
 
@@ -75,7 +78,7 @@ def encode_source(
 
 
 def encode_sources(
-    tokenizer: Tokenizer, sources: Sequence[Source], *, max_length: int, truncate: bool
+    tokenizer: Tokenizer, sources: Sequence[Source], *, max_length: int, truncate: bool, help: str = CUT_HELP
 ) -> list[Sentence]:
     """Sources of one request, in order.
 
@@ -83,7 +86,7 @@ def encode_sources(
         RequestError: naming the first that is too long, no Unicode text, or not the ids of a source.
     """
     return [
-        encode_source(tokenizer, source, field=f"sources[{index}]", max_length=max_length, truncate=truncate)
+        encode_source(tokenizer, source, field=f"sources[{index}]", max_length=max_length, truncate=truncate, help=help)
         if isinstance(source, str)
         else _sentence_of_ids(tokenizer, _whole_numbers(source, index), f"source_ids[{index}]", max_length, truncate)
         for index, source in enumerate(sources)

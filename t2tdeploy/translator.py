@@ -31,7 +31,7 @@ from t2tdeploy.hypotheses import BLANK, NOTHING_ALLOWED, Hypothesis, TargetScore
 from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult
 from t2tdeploy.search_keys import SearchKeys
 from t2tdeploy.search_session import SearchSession
-from t2tdeploy.sentences import Sentence, Source, encode_source, encode_sources, pad_rows
+from t2tdeploy.sentences import CUT_HELP, Sentence, Source, encode_source, encode_sources, pad_rows
 from t2tdeploy.tokenizer import encode_with_eos
 
 __all__ = [
@@ -153,6 +153,8 @@ class Translator:
         options = plain_options(options).with_changes(changes)
         key = self.search_key(options)
         sentences = self.encode(sources, truncate=options.truncate, target_prefixes=target_prefixes)
+        if key.replace_unknown and not all(isinstance(source, str) for source in sources):
+            raise RequestError("options.replace_unknown", "ids have no text to take it from", help="give texts")
         found: list[list[Hypothesis]] = [[]] * len(sentences)
         for indices, hypotheses in self.search_batches(sentences, key):
             for index, answer in zip(indices, hypotheses, strict=True):
@@ -170,7 +172,7 @@ class Translator:
         if len(sources) != len(targets):
             raise RequestError("targets", f"{len(targets)} for {len(sources)} sources")
         self._keys.require_graph("scores", "prefix")
-        sentences = self.encode(sources)
+        sentences = self.encode(sources, help="split the pair")
         longest = self.defaults.max_source_length + self.max_extra_length
         wanted = [
             encode_source(self._target, target, field=f"targets[{index}]", max_length=longest, help="split the pair")
@@ -196,16 +198,24 @@ class Translator:
         return self._keys.of(options)
 
     def encode(
-        self, sources: Sequence[Source], *, truncate: bool = False, target_prefixes: Sequence[str] | None = None
+        self,
+        sources: Sequence[Source],
+        *,
+        truncate: bool = False,
+        target_prefixes: Sequence[str] | None = None,
+        help: str = CUT_HELP,
     ) -> list[Sentence]:
         """Sources, texts or ids with EOS at the end, as the search takes them, in order.
+
+        Args:
+            help: what an error advises where a source is too long.
 
         Raises:
             RequestError: naming the first source or prefix that is too long or no Unicode text.
         """
         limit, sources = self.defaults.max_source_length, require_list("sources", sources)
         prefixes = [] if target_prefixes is None else require_list("target_prefixes", target_prefixes)
-        sentences = encode_sources(self._source, sources, max_length=limit, truncate=truncate)
+        sentences = encode_sources(self._source, sources, max_length=limit, truncate=truncate, help=help)
         if not prefixes:
             return sentences
         if len(prefixes) != len(sources):

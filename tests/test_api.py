@@ -16,6 +16,7 @@ import pytest
 import t2tdeploy
 from t2tdeploy.bundle import DecodeDefaults, load_bundle, write_bundle
 from t2tdeploy.errors import InputError, RequestError, UnknownNameError
+from t2tdeploy.features import PAD_ID
 from t2tdeploy.serving.client import Client, ClientOptions
 from t2tdeploy.serving.messages import write_request
 from t2tdeploy.serving.v1.translation_pb2_grpc import TranslationServiceStub
@@ -193,6 +194,21 @@ def test_without_a_seed_every_sample_is_another(bundle: Translator) -> None:
     assert all(each == with_seed[0] for each in with_seed)
 
 
+def test_samples_are_never_padding(bundle: Translator) -> None:
+    """Whoever reads ids ends at the first PAD."""
+    found = bundle.translate(["ab"] * 20, temperature=100.0, num_hypotheses=16)
+    drawn = [token for each in found for one in each for token in one.ids]
+    assert len(drawn) > 1500
+    assert PAD_ID not in drawn
+
+
+def test_unknown_words_of_ids_cannot_be_replaced(bundle: Translator) -> None:
+    ids = bundle.encode(["ab"])[0].ids
+    assert bundle.translate([ids]) == bundle.translate(["ab"])
+    with pytest.raises(RequestError, match=r"options.replace_unknown: ids have no text to take it from"):
+        bundle.translate([ids], replace_unknown=True)
+
+
 def test_scores_are_those_of_the_search(bundle: Translator) -> None:
     """Of letters alone, so that the text of a hypothesis has its tokens."""
     letters = {f"<0x{ord(letter):02X}>" for letter in string.ascii_letters}
@@ -319,6 +335,7 @@ def test_the_command_line_translates_and_scores_with_a_bundle(
     [
         (["translate", "ab"], "--server or --bundle: give one of them"),
         (["translate", "--bundle", "{bundle}", "--return-tokens", "ab"], "--return-tokens needs --json"),
+        (["translate", "--bundle", "{bundle}", "--top-k", "5", "ab"], "--top-k is of samples: give --temperature"),
         (["translate", "--bundle", "{bundle}", "--model", "m", "ab"], "--model is for a server"),
         (["translate", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),
         (["classify", "--server", "localhost:1", "--variant", "v", "ab"], "--variant is for a bundle"),

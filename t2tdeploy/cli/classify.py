@@ -58,7 +58,7 @@ class _Examples:
               help="With --csv: a column that the model does not look at, such as the answer; repeatable.")  # fmt: skip
 @click.option("--top-k", type=click.IntRange(1), default=1, show_default=True, help="Classes of each answer.")
 @click.option("--truncate", is_flag=True, help="Cut texts that are too long instead of refusing them.")
-@click.option("--output", "output_file", type=options.file, help="Where answers go [standard output].")
+@click.option("--output", "output_file", type=options.file_or_stdout, help="Where answers go [-: standard output].")
 @click.option("--format", "output_format", type=click.Choice(["text", "json"]), default="text", show_default=True,
               help="Lines of class and probability, or of values; or a JSON object for each example.")  # fmt: skip
 @click.option("--model", default="", help="The server's model, NAME or NAME:VERSION [its only one].")

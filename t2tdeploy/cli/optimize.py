@@ -101,15 +101,30 @@ def optimize(
         made = make(bundle, names, asked, make_reporter(as_json))
         (_print if bundle.manifest.task == "translate" else _print_of_classifier)(made, force, as_json)
     written = write_variants(bundle, output_dir, made, default=default, force=force, overwrite=overwrite)
+    _tell_of_text_graph(bundle, written, made, make_reporter(as_json))
+    _print_written(written, as_json)
+
+
+def _print_written(bundle: Bundle, as_json: bool) -> None:
     print_result(
         {
-            "bundle": str(written.directory),
-            "version": written.version,
-            "variants": ", ".join(written.manifest.variants),
-            "default_variant": written.manifest.default_variant,
+            "bundle": str(bundle.directory),
+            "version": bundle.version,
+            "variants": ", ".join(bundle.manifest.variants),
+            "default_variant": bundle.manifest.default_variant,
         },
         as_json=as_json,
     )
+
+
+def _tell_of_text_graph(bundle: Bundle, written: Bundle, made: Mapping[str, Made], reporter: Reporter) -> None:
+    """It is made around the default variant, and stays as it is when that becomes another one."""
+    text, former, new = bundle.manifest.text_graph, bundle.manifest.default_variant, written.manifest.default_variant
+    if text and (new != former or new in made):
+        reporter.message(
+            f"{text.file} still has {former} as it was; to make it of {new}: "
+            f"t2tdeploy export --from-bundle {written.directory} --text-graph"
+        )
 
 
 def _make(bundle: Bundle, names: tuple[str, ...], asked: Mapping[str, Any], reporter: Reporter) -> dict[str, Made]:

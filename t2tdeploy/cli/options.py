@@ -32,6 +32,16 @@ file = _Path(path_type=Path, dir_okay=False)
 file_or_dash = _Path(path_type=Path, dir_okay=False, allow_dash=True)
 
 
+class _FileOrStdout(_Path):
+    """None for a dash, as it is where the option is not given."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return None if value == "-" else super().convert(value, param, context)
+
+
+file_or_stdout = _FileOrStdout(path_type=Path, dir_okay=False)
+
+
 class Number(click.FloatRange):
     """A range of numbers. NaN is in none, though click lets it pass, and infinity only where it is said to mean
     something."""

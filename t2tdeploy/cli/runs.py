@@ -269,7 +269,9 @@ def _print_report(split: str, checkpoint: str, report: EvaluationReport, *, as_j
 @options.checkpoint
 @options.search
 @click.option("--input", "input_file", type=options.file_or_dash, help="Text, a sentence a line [-: standard input].")
-@click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
+@click.option(
+    "--output", "output_file", type=options.file_or_stdout, help="Where translations go [-: standard output]."
+)
 @options.as_json
 def decode(
     output_dir: Path,

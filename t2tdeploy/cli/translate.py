@@ -66,7 +66,9 @@ def _decoding(command: Command) -> Command:
     "--document", "document_file", type=options.file, help="Running text instead; its white space and lines are kept."
 )
 @click.option("--language", default="", help="With --document: its language, as de; helps to find sentences.")
-@click.option("--output", "output_file", type=options.file, help="Where translations go [standard output].")
+@click.option(
+    "--output", "output_file", type=options.file_or_stdout, help="Where translations go [-: standard output]."
+)
 @click.option("--target-prefix", help="What every translation starts with.")
 @click.option("--target-prefixes", "prefix_file", type=options.file, help="What each starts with, a line for each.")
 @_decoding
@@ -142,6 +144,8 @@ def _require_sensible(context: click.Context) -> None:
     given = options.given(context)
     if "as_json" not in given:
         options.refuse(context, ("return_tokens", "return_attention"), "needs --json")
+    if "temperature" not in given:
+        options.refuse(context, ("top_k", "top_p", "seed"), "is of samples: give --temperature")
     names = {"text": "sentences", "input_file": "--input", "document_file": "--document"}
     sources = [option for name, option in names.items() if name in given]
     if len(sources) > 1:
@@ -196,7 +200,7 @@ def _write_found(
 @options.variant
 @click.option("--source", "source_file", type=options.file, required=True, help="Sources, a sentence a line.")
 @click.option("--target", "target_file", type=options.file, required=True, help="Their translations, a line for each.")
-@click.option("--output", "output_file", type=options.file, help="Where scores go [standard output].")
+@click.option("--output", "output_file", type=options.file_or_stdout, help="Where scores go [-: standard output].")
 @click.option("--return-tokens", is_flag=True, help="With --json: every token with its log-probability.")
 @options.as_json
 def score(
@@ -280,7 +284,9 @@ def _naming_the_line(error: RequestError, path: Path | None) -> UserError:
 
 
 def _without_nothing(hypothesis: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out details and attention that were not asked for."""
+    """Leaves out details and attention that were not asked for, and ids, which servers do not send."""
+    if not hypothesis["ids"]:
+        del hypothesis["ids"]
     details = [{key: value for key, value in token.items() if value != ()} for token in hypothesis.pop("details")]
     return {**hypothesis, "details": details} if details else hypothesis
 

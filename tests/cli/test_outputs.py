@@ -35,6 +35,14 @@ def test_an_output_that_cannot_be_written_comes_first(command: list[str], tmp_pa
     assert f"{tmp_path / 'file'} is not a folder that may be written to" in error.message
 
 
+def test_a_dash_is_standard_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_toy_bundle(tmp_path / "toy")
+    command = ("translate", "--bundle", "toy", "ab")
+    assert invoke(*command, "--output", "-").output == invoke(*command).output != ""
+    assert not (tmp_path / "-").exists()
+
+
 def test_pictures_that_cannot_be_written_come_first(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     words = ["evaluate", "--output-dir", "nowhere", "--pictures", tmp_path / "file" / "pictures"]

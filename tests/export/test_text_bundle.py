@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from t2tdeploy import bundle as bundle_module
 from t2tdeploy.bundle import MANIFEST, Bundle, load_bundle, write_bundle
+from t2tdeploy.cli.optimize import optimize
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError, ParityError
 from t2tdeploy.export import text_bundle
 from t2tdeploy.export.text_bundle import PROBES, TextSession, add_text_graph, extensions_library, write_text_graph
@@ -56,19 +57,36 @@ def test_the_size_of_a_variant_is_that_of_its_graph_and_its_weights(plain: Bundl
     assert plain.size() < both.size() < 1.5 * plain.size()
 
 
-def test_a_text_graph_of_another_variant_leaves_the_first_as_it_is(plain: Bundle, tmp_path: Path) -> None:
+def with_another_variant(plain: Bundle, path: Path) -> Bundle:
     other = onnx.load(plain.path())
     largest = max(other.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     largest.CopyFrom(numpy_helper.from_array(0.5 * numpy_helper.to_array(largest), largest.name))
     variants = {**plain.manifest.variants, "other": plain.variant().model_copy(update={"file": "other.onnx"})}
     files: dict[str, bytes | Path] = {name: plain.directory / name for name in plain.files()}
     files["other.onnx"] = other.SerializeToString()
-    two = write_bundle(tmp_path / "two", plain.manifest.model_copy(update={"variants": variants}), files)
+    return write_bundle(path, plain.manifest.model_copy(update={"variants": variants}), files)
+
+
+def test_a_text_graph_of_the_former_default_is_told(
+    plain: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = add_text_graph(with_another_variant(plain, tmp_path / "two"), tmp_path / "once")
+    optimize.main(
+        ["--bundle", str(two.directory), "--output", str(tmp_path / "turned"), "--default", "other"],
+        standalone_mode=False,
+    )
+    said = capsys.readouterr().err
+    assert f"text.onnx still has {plain.manifest.default_variant} as it was; to make it of other" in said
+    assert f"t2tdeploy export --from-bundle {tmp_path / 'turned'} --text-graph" in said
+
+
+def test_a_text_graph_of_another_variant_leaves_the_first_as_it_is(plain: Bundle, tmp_path: Path) -> None:
+    two = with_another_variant(plain, tmp_path / "two")
     once = add_text_graph(two, tmp_path / "once")
     turned = once.manifest.model_copy(update={"default_variant": "other"})
     turned = write_bundle(tmp_path / "turned", turned, {name: once.directory / name for name in once.files()})
     twice = add_text_graph(turned, tmp_path / "twice")
-    for name in variants:
+    for name in two.manifest.variants:
         expected, found = (onnx.load(bundle.path(name)).graph.initializer for bundle in (two, twice))
         assert [numpy_helper.to_array(one).tolist() for one in found] == [
             numpy_helper.to_array(one).tolist() for one in expected

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from t2tdeploy.decoding import FLAGS, WHOLE, TranslateOptions
+from t2tdeploy.decoding import FLAGS, WHOLE, SearchKey, TranslateOptions
 from t2tdeploy.errors import RequestError, TooLargeError
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.hypotheses import Hypothesis
@@ -30,7 +30,6 @@ from t2tdeploy.serving.inference.interface import TensorInterface, TensorSpec, i
 from t2tdeploy.serving.inference.tensors import Array, Tensor, shown, texts
 from t2tdeploy.serving.served_model import ServedModel
 
-_BY_OPTION = {"return_tokens": ("target_ids", "token_scores"), "return_attention": ("attention",)}
 _OPTION_OF = {"token_scores": "return_tokens", "attention": "return_attention"}
 
 
@@ -83,7 +82,7 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
 
     def encode(self, request: InferRequest, answer: Translated) -> list[Tensor]:
         """See TensorInterface."""
-        wanted = request.outputs or self._usual(request)
+        wanted = request.outputs or self._usual(answer.key)
         hypotheses, width = answer.answer.results, answer.key.num_hypotheses
         longest_source = max(len(one.ids) for one in answer.sentences)
         longest = max(one.tokens for row in hypotheses for one in row)
@@ -106,11 +105,11 @@ class TranslationInterface(TensorInterface[TranslateCall, Translated]):
             return "source_ids"
         return super().field_of(field, request)
 
-    def _usual(self, request: InferRequest) -> tuple[str, ...]:
+    def _usual(self, key: SearchKey) -> tuple[str, ...]:
         """The outputs of a request that names none."""
         usual = [spec.name for spec in self.outputs if not spec.optional]
-        more = [name for option, names in _BY_OPTION.items() if request.parameters.get(option) for name in names]
-        return (*usual, *more)
+        details = ["target_ids", "token_scores"] if key.tokens else []
+        return (*usual, *details, *(["attention"] if key.attention else []))
 
     def _sources(self, request: InferRequest) -> Sequence[str] | Sequence[Sequence[int]]:
         if "sources" in request.inputs:

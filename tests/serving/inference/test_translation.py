@@ -1,6 +1,6 @@
 """Parameters become options, and hypotheses become tensors."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -75,15 +75,22 @@ def test_every_hypothesis_is_in_its_place_and_the_rest_is_padding(answer: Transl
     [
         ((), {}, "texts scores lengths finished truncated"),
         ((), {"return_tokens": True}, "texts scores lengths finished truncated target_ids token_scores"),
-        ((), {"return_attention": True}, "texts scores lengths finished truncated attention"),
+        ((), {"return_attention": True}, "texts scores lengths finished truncated target_ids token_scores attention"),
+        ((), {"return_tokens": "TRUE"}, "texts scores lengths finished truncated target_ids token_scores"),
+        ((), {"return_tokens": "false", "return_attention": "False"}, "texts scores lengths finished truncated"),
         (("attention", "texts"), {"return_tokens": True}, "attention texts"),
     ],
 )
 def test_outputs_are_those_asked_for_by_name_or_by_option(outputs, parameters, expected: str) -> None:
+    asked = request(outputs, **parameters)
+    options = INTERFACE.decode(asked, None, 9).options
+    tokens = options.return_tokens or options.return_attention  # as SearchKeys has it
+
     @settings(max_examples=3)
     @given(answers())
     def check(answer: Translated) -> None:
-        found = INTERFACE.encode(request(outputs, **parameters), answer)
+        key = answer.key._replace(tokens=tokens, attention=options.return_attention)
+        found = INTERFACE.encode(asked, replace(answer, key=key))
         assert [one.name for one in found] == expected.split()
 
     check()
