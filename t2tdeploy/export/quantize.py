@@ -12,7 +12,7 @@ of integers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,22 +57,27 @@ def quantize_search(
     return _rewritten(lifted(model) if whole is model else whole, ranges, float_encoder=float_encoder)
 
 
-def quantized(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool = True) -> ModelProto:
+def quantized(
+    model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool = True, kept: Collection[str] = ()
+) -> ModelProto:
     """A copy of a search graph (see export/beam_search.py) in 8 bits.
 
     Args:
-        ranges: of the first input of each of `products`. Where they have no channels, nothing is balanced and weights
-            are rounded one by one.
+        ranges: of the first input of each of `products` but those kept. Where they have no channels, nothing is
+            balanced and weights are rounded one by one.
         float_encoder: whether products outside Loops, which run once for each search, only store their weights in 8
             bits, and multiply floats. They are few of all, and their errors reach every step.
+        kept: names of the nodes of products that stay as they are.
     """
-    return _rewritten(lifted(model), ranges, float_encoder=float_encoder)
+    return _rewritten(lifted(model), ranges, float_encoder=float_encoder, kept=kept)
 
 
-def _rewritten(model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool) -> ModelProto:
+def _rewritten(
+    model: ModelProto, ranges: Mapping[str, Range], *, float_encoder: bool, kept: Collection[str] = ()
+) -> ModelProto:
     """As `quantized`, but `model` itself."""
     graph = model.graph
-    found = products(graph)
+    found = [product for product in products(graph) if product.node.name not in kept]
     stored = [product for product in found if float_encoder and product.graph is graph]
     integer = [product for product in found if not float_encoder or product.graph is not graph]
     balanced, factors = balance(graph, integer, ranges)

@@ -25,6 +25,7 @@ from t2tdeploy.export.quantize import quantized
 from t2tdeploy.export.ranges import Feeds, measure_feeds
 
 DENSE = ("Conv", "Gemm")
+LAYERS = (*DENSE, "MatMul")
 FEW_WEIGHTS = 256  # a layer with fewer stays in float32
 
 
@@ -34,17 +35,28 @@ def quantize_single_pass(model: ModelProto, feeds: Sequence[Feeds]) -> ModelProt
     Args:
         feeds: batches of its inputs, a hundred examples or more like those that it will be asked about.
     """
-    inputs = {product.node.input[0] for product in products(model.graph)}
-    found = quantized(model, measure_feeds(model, inputs, feeds) if inputs else {}, float_encoder=False)
-    kept = {*_last_layers(found), *_small_layers(found)}
+    named = _named(model)
+    kept = {*_last_layers(named), *_small_layers(named)}
+    inputs = {product.node.input[0] for product in products(named.graph) if product.node.name not in kept}
+    ranges = measure_feeds(named, inputs, feeds) if inputs else {}
+    found = quantized(named, ranges, float_encoder=False, kept=kept)
     if any(node.op_type in DENSE and node.name not in kept for node in found.graph.node):
         found = _by_onnxruntime(found, feeds, sorted(kept))
     onnx.checker.check_model(found)
     return found
 
 
+def _named(model: ModelProto) -> ModelProto:
+    """A copy whose nodes have names, by which layers are left out here and by onnxruntime."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for place, node in enumerate(copy.graph.node):
+        node.name = node.name or f"node_{place}"
+    return copy
+
+
 def _last_layers(model: ModelProto) -> list[str]:
-    """Names of the dense layers or convolutions behind which there is no other."""
+    """Names of the layers behind which there is no other."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found: list[str] = []
     waiting, seen = [value.name for value in model.graph.output], set[str]()
@@ -53,7 +65,7 @@ def _last_layers(model: ModelProto) -> list[str]:
         if node is None or name in seen:
             continue
         seen.add(name)
-        if node.op_type in (*DENSE, "MatMul"):
+        if node.op_type in LAYERS:
             found.append(node.name)
         else:
             waiting += node.input
@@ -61,10 +73,10 @@ def _last_layers(model: ModelProto) -> list[str]:
 
 
 def _small_layers(model: ModelProto) -> list[str]:
-    """Names of the dense layers and convolutions of `FEW_WEIGHTS`."""
+    """Names of the layers of fewer weights than `FEW_WEIGHTS`."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
-    dense = (node for node in model.graph.node if node.op_type in DENSE)
-    return [node.name for node in dense if sizes.get(node.input[1], FEW_WEIGHTS) < FEW_WEIGHTS]
+    layers = (node for node in model.graph.node if node.op_type in LAYERS)
+    return [node.name for node in layers if sizes.get(node.input[1], FEW_WEIGHTS) < FEW_WEIGHTS]
 
 
 def _by_onnxruntime(model: ModelProto, feeds: Sequence[Feeds], excluded: Sequence[str]) -> ModelProto:
@@ -77,10 +89,6 @@ def _by_onnxruntime(model: ModelProto, feeds: Sequence[Feeds], excluded: Sequenc
         def get_next(self) -> Any:
             return next(self._feeds, None)
 
-    named = ModelProto()
-    named.CopyFrom(model)
-    for place, node in enumerate(named.graph.node):
-        node.name = node.name or f"node_{place}"  # onnxruntime finds them by name
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # it recommends a preparation that the exporter has done
@@ -88,7 +96,7 @@ def _by_onnxruntime(model: ModelProto, feeds: Sequence[Feeds], excluded: Sequenc
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             quantize_static(
-                named,
+                model,
                 path,
                 Reader(),
                 quant_format=QuantFormat.QDQ,

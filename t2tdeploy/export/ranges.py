@@ -69,7 +69,7 @@ def measure_ranges(
     """Runs the search on `sources` and watches.
 
     Args:
-        names: float tensors that nodes of the graph make, or of the body of its Loop.
+        names: float tensors that the graph is given, or nodes make, of it or of the body of its Loop.
         sources: ids with EOS; those of a hundred sentences are enough.
     """
     rows = sorted(sources, key=len)
@@ -88,7 +88,7 @@ def measure_feeds(model: ModelProto, names: Collection[str], feeds: Sequence[Fee
     """Runs a graph without a search on `feeds` and watches.
 
     Args:
-        names: float tensors that nodes of the graph make.
+        names: float tensors that the graph is given or its nodes make.
     """
 
     def values(graph: bytes, outputs: Sequence[str]) -> Iterator[list[Any]]:
@@ -139,11 +139,12 @@ def _watch_all(graph: GraphProto, sizes: Mapping[str, int]) -> dict[str, _Statis
 
 
 def _watch(graph: GraphProto, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, str]]:
-    """Adds the statistics of tensors that `graph` and its Loops make: name, statistic, the tensor with its value."""
+    """Adds the statistics of tensors of `graph` and its Loops: name, statistic, the tensor with its value."""
+    here = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
+    for name in sorted(sizes.keys() & here):
+        graph.node.extend(_statistics(name))
+        yield from ((name, kind, f"{name}/{kind}/once") for kind in _STATISTICS)
     for node in list(graph.node):
-        for name in sorted(sizes.keys() & {*node.output}):
-            graph.node.extend(_statistics(name))
-            yield from ((name, kind, f"{name}/{kind}/once") for kind in _STATISTICS)
         if node.op_type == "Loop":
             body = next(attribute.g for attribute in node.attribute if attribute.name == "body")
             for name, kind, value in list(_watch(body, sizes)):
