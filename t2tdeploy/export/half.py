@@ -20,6 +20,7 @@ from t2tdeploy.export.naming import names_read
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 LARGEST_HALF = 65504.0
+SMALLEST_HALF = float(np.finfo(np.float16).smallest_subnormal)
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "Einsum"})
 # Moving, scaling and squashing numbers. GPUs compute Softmax and LayerNormalization of float16 in float32 inside.
@@ -58,8 +59,8 @@ class _Scope:
         self.maker = {name: node for node in self.nodes for name in node.output}
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         for node in self.nodes:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                self.constants[node.output[0]] = node.attribute[0].t
+            if node.op_type == "Constant" and (tensor := _constant(node)) is not None:
+                self.constants[node.output[0]] = tensor
         self.inputs = [value.name for value in graph.input]
         self.outputs = [value.name for value in graph.output]
         self.bodies = {id(node): _Scope(_body(node), self, node) for node in self.nodes if node.op_type == "Loop"}
@@ -251,10 +252,27 @@ class _Rewriter:
 
 
 def _half_tensor(tensor: TensorProto, name: str) -> TensorProto:
-    """Finite numbers stay finite: the -1e9 of a mask becomes the lowest float16, so that no row of it is all -inf."""
+    """Finite numbers stay finite: the -1e9 of a mask becomes the lowest float16, so that no row of it is all -inf.
+
+    And what is not 0 does not become 0, so that the smallest divisor allowed, as 1e-9, divides.
+    """
     values = numpy_helper.to_array(tensor)
     clipped = np.where(np.isfinite(values), np.clip(values, -LARGEST_HALF, LARGEST_HALF), values)
-    return numpy_helper.from_array(np.asarray(clipped, dtype=np.float16), name)
+    halves = clipped.astype(np.float16)
+    kept = np.where((halves == 0) & (values != 0), np.copysign(SMALLEST_HALF, values), halves)
+    return numpy_helper.from_array(np.asarray(kept, dtype=np.float16), name)
+
+
+def _constant(node: NodeProto) -> TensorProto | None:
+    """What a Constant is; None of integers and texts in attributes of their own, which float16 does not concern."""
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        return attribute.t
+    if attribute.name == "value_float":
+        return numpy_helper.from_array(np.array(attribute.f, np.float32))
+    if attribute.name == "value_floats":
+        return numpy_helper.from_array(np.array(attribute.floats, np.float32))
+    return None
 
 
 def _values(graph: GraphProto) -> Iterator[onnx.ValueInfoProto]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -285,4 +286,43 @@ def test_a_number_beyond_float16_becomes_the_nearest_that_it_has() -> None:
     found = halved(small_model(nodes, ["y"], {"w": W, "large": np.array(-1e9, np.float32), "mask": mask}))
     constants = {one.name: numpy_helper.to_array(one) for one in found.graph.initializer}
     assert constants["large/half"] == -LARGEST_HALF
+    np.testing.assert_allclose(run(found, X)[0], -np.array([[1, 0], [0.5, 0.5]]) @ W, rtol=1e-3)
+
+
+def test_a_number_too_small_for_float16_does_not_become_0() -> None:
+    """A mean over a mask divides by Max(count, 1e-9): of nothing it is 0, and never 0 / 0."""
+    nodes = [
+        helper.make_node("Max", ["count", "floor"], ["divisor"]),
+        helper.make_node("Div", ["x", "divisor"], ["mean"]),
+        helper.make_node("MatMul", ["mean", "w"], ["z"]),
+        helper.make_node("Neg", ["z"], ["y"]),
+    ]
+    constants = {"w": np.array([[1e-9, -1e-9], [0.0, 2.0]], np.float32), "floor": np.array(1e-9, np.float32)}
+    found = halved(small_model(nodes, ["y"], {**constants, "count": np.array([[0.0], [2.0]], np.float32)}))
+    halves = {one.name: numpy_helper.to_array(one) for one in found.graph.initializer}
+    assert halves["floor/half"] > 0
+    assert np.array_equal(np.sign(halves["w/half"]), np.sign(constants["w"]))
+    np.testing.assert_allclose(run(found, np.array([[0, 0], [3, 4]], np.float32))[0], [[0, 0], [0, -4]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    [
+        {"value": numpy_helper.from_array(np.array(-1e9, np.float32))},
+        {"value_float": -1e9},
+        {"value_floats": [-1e9, -1e9]},
+    ],
+    ids=lambda attribute: next(iter(attribute)),
+)
+def test_a_constant_is_rounded_however_it_is_written(attribute: dict[str, Any]) -> None:
+    """As a mask that became -inf, whole rows of it would have no softmax."""
+    nodes = [
+        helper.make_node("Constant", [], ["large"], **attribute),
+        helper.make_node("Where", ["mask", "x", "large"], ["masked"]),
+        helper.make_node("Softmax", ["masked"], ["weights"]),
+        helper.make_node("MatMul", ["weights", "w"], ["z"]),
+        helper.make_node("Neg", ["z"], ["y"]),
+    ]
+    mask = np.array([[True, False], [False, False]])
+    found = halved(small_model(nodes, ["y"], {"w": W, "mask": mask}))
     np.testing.assert_allclose(run(found, X)[0], -np.array([[1, 0], [0.5, 0.5]]) @ W, rtol=1e-3)
