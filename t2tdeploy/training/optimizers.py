@@ -26,7 +26,8 @@ def _adamw(parameters: Parameters, hparams: HParams) -> Optimizer:
 
 
 def _adafactor(parameters: Parameters, hparams: HParams) -> Optimizer:
-    return Adafactor(parameters, lr=0.0, weight_decay=hparams.weight_decay)
+    # torch squares the first: 1e-30, as in the paper, where its default of 1e-7 would hold back small gradients.
+    return Adafactor(parameters, lr=0.0, eps=(1e-15, 1e-3), weight_decay=hparams.weight_decay)
 
 
 def _momentum(parameters: Parameters, hparams: HParams) -> Optimizer:

@@ -60,6 +60,29 @@ def test_continues_from_its_state(name: str) -> None:
     assert all(key.startswith("point/") for key in saved)
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("shape", [(64, 32), (64,)])
+def test_the_first_step_of_adafactor_is_that_of_its_paper(shape: tuple[int, ...], scale: float) -> None:
+    """Shazeer and Stern 2018, algorithms 4 and 5; rows of rare words have a hundredth of the gradient of others."""
+    drawn = torch.Generator().manual_seed(0)
+    rarity = torch.logspace(0, -2, 64).reshape(64, *[1] * (len(shape) - 1))
+    before = 0.05 * torch.randn(shape, generator=drawn)
+    gradient = scale * rarity * torch.randn(shape, generator=drawn)
+    point = nn.Parameter(before.clone())
+    optimizer = make_optimizer([point], HParams(optimizer="adafactor"))
+    set_learning_rate(optimizer, 0.01)
+    point.grad = gradient.clone()
+    optimizer.step()
+
+    squares = gradient.double() ** 2 + 1e-30
+    if squares.dim() > 1:
+        squares = squares.mean(1, keepdim=True) * squares.mean(0, keepdim=True) / squares.mean()
+    update = gradient.double() / squares.sqrt()
+    update /= max(1.0, update.square().mean().sqrt().item())
+    step = 0.01 * max(1e-3, before.double().square().mean().sqrt().item()) * update
+    torch.testing.assert_close(before - point.detach(), step.float(), rtol=1e-3, atol=1e-7)
+
+
 def test_momentum_may_be_none_at_all() -> None:
     points = []
     for settings in ({"optimizer": "momentum", "optimizer_momentum": 0.0}, {"optimizer": "sgd"}):
