@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -219,10 +219,11 @@ def recover(path: Path) -> None:
             leftover.unlink()
 
 
-def recover_all(folder: Path) -> None:
-    """Puts right whatever a killed process left in `folder`, see `recover`."""
+def recover_all(folder: Path, *, but: Collection[str] = ()) -> None:
+    """Puts right whatever a killed process left in `folder`, but of the names `but`; see `recover`."""
     for name in _leftovers(folder):
-        recover(folder / name)
+        if name not in but:
+            recover(folder / name)
 
 
 def is_leftover(path: Path) -> bool:

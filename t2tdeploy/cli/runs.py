@@ -383,6 +383,10 @@ def average(output_dir: Path, last: int, as_json: bool) -> None:
     from t2tdeploy.training.run_directory import RunDirectory
 
     run = RunDirectory.open(output_dir)
-    steps = run.checkpoints.steps()[-last:]
-    path = run.average(last)
+    steps = run.average(last)
+    if len(steps) < last:
+        make_reporter(as_json).message(
+            f"{len(steps)} checkpoints, not {last}: there are no more in a row; train keeps more with --keep-last"
+        )
+    path = run.checkpoint_path("averaged")
     print_result({"averaged": ", ".join(map(str, steps)), "checkpoint": str(path)}, as_json=as_json)

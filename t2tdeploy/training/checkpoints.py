@@ -26,6 +26,7 @@ from t2tdeploy.settings import Settings
 from t2tdeploy.training.engine import EngineState
 
 MODEL, OPTIMIZER, STATE, BEST = "model.safetensors", "optimizer.safetensors", "state.json", "best.json"
+AVERAGING_ATTEMPTS = 3
 
 
 class BestEvaluation(Settings):
@@ -56,10 +57,15 @@ class TrainingState(Settings):
 
 
 class _StateFile(Settings):
-    """state.json: the training state and the checksums of the files beside it."""
+    """state.json: the training state and the checksums of the files beside it.
+
+    Args:
+        previous: step of the checkpoint that was the newest before; None if there was none.
+    """
 
     training: TrainingState
     checksums: dict[str, str]
+    previous: int | None = None
 
 
 class CheckpointStore:
@@ -88,10 +94,12 @@ class CheckpointStore:
             OperationalError: the disk is full or fails; the checkpoints there were are as they were.
         """
         path = self.path(training.step)
+        previous = max((step for step in self.steps() if step < training.step), default=None)
         with self._writing(path), atomic_directory(path, replace=True) as temporary:
             _write_tensors(temporary / MODEL, engine.model)
             _write_tensors(temporary / OPTIMIZER, engine.optimizer)
-            _write_state(temporary / STATE, _StateFile(training=training, checksums=_checksums(temporary)))
+            state = _StateFile(training=training, checksums=_checksums(temporary), previous=previous)
+            _write_state(temporary / STATE, state)
         if training.best is not None:
             self.mark_best(training.best)
         return path
@@ -103,9 +111,9 @@ class CheckpointStore:
             OperationalError: see `save`.
         """
         path = self.path(training.step)
-        checksums = _read_state_file(path).checksums
+        state = _read_state_file(path).replace(training=training)
         with self._writing(path), atomic_file(path / STATE) as temporary:
-            _write_state(temporary, _StateFile(training=training, checksums=checksums))
+            _write_state(temporary, state)
         if training.best is not None:
             self.mark_best(training.best)
 
@@ -145,6 +153,39 @@ class CheckpointStore:
         for step in self.steps():
             if step not in kept:
                 remove_directory(self.path(step))
+
+    def average(self, last: int, directory: Path) -> list[int]:
+        """Writes the mean of the newest `last` checkpoints to `directory`, see `write_average`; returns their steps.
+
+        They are fewer where the run has no more, and where the oldest is only there because it is the best: `prune` has
+        removed what lay between, and it is too old for a mean of the last. The run may be trained meanwhile.
+
+        Raises:
+            InputError: there is none, or two are of different models.
+            CorruptFileError: one is damaged.
+            OperationalError: training removes them faster than they are read.
+        """
+        for _ in range(AVERAGING_ATTEMPTS):
+            steps = self.steps()[-last:]
+            try:
+                steps = self._in_a_row(steps)
+                write_average(directory, [self.path(step) for step in steps])
+            except (CorruptFileError, FileNotFoundError):
+                if all(self.path(step).is_dir() for step in steps):
+                    raise
+            else:
+                return steps
+        raise OperationalError(
+            f"training removes the checkpoints in {self.directory} faster than {last} of them are averaged",
+            help="wait until it ends, average fewer with --last, or keep more with --keep-last of train",
+        )
+
+    def _in_a_row(self, steps: list[int]) -> list[int]:
+        """`steps` without the first, if that is the best and checkpoints between it and the next were removed."""
+        if len(steps) < 2 or steps[0] != self.best_step():
+            return steps
+        previous = _read_state_file(self.path(steps[1])).previous
+        return steps if previous in (None, steps[0]) else steps[1:]
 
     def remove_unfinished(self) -> None:
         """Removes what a killed process left half-written, and puts back what it had only moved."""

@@ -44,11 +44,11 @@ from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.problems.problem import get_problem
 from t2tdeploy.settings import Settings
 from t2tdeploy.tokenizer import Tokenizer, load_tokenizer
-from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors, write_average
+from t2tdeploy.training.checkpoints import MODEL, CheckpointStore, read_tensors
 from t2tdeploy.training.parameters import load_parameters
 from t2tdeploy.training.schedules import make_schedule
 
-_RECORD, _VOCABULARIES, _USR, _LOCK = "run.json", "vocabularies", "usr", ".lock"
+_RECORD, _VOCABULARIES, _USR, _LOCK, _AVERAGED = "run.json", "vocabularies", "usr", ".lock", "averaged"
 _PACKAGES = (
     "torch", "numpy", "safetensors", "sacrebleu", "sentencepiece", "pyarrow", "pydantic", "onnx",
     "onnxruntime", "onnxruntime-gpu", "onnxruntime-training-cpu",
@@ -141,7 +141,7 @@ class RunDirectory:
         _require_ours(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = _locked(path)
-        recover_all(path)
+        recover_all(path, but={_AVERAGED})  # which another process may be writing, without the lock
         run = cls(path, _read_record(path) if (path / _RECORD).exists() else record)
         run._lock = lock
         run.checkpoints.remove_unfinished()
@@ -236,8 +236,8 @@ class RunDirectory:
     def checkpoint_path(self, checkpoint: str | int = "best") -> Path:
         """The folder of a checkpoint, named as in `model`."""
         steps = self.checkpoints.steps()
-        if checkpoint == "averaged" and (self.path / "averaged").is_dir():
-            return self.path / "averaged"
+        if checkpoint == "averaged" and (self.path / _AVERAGED).is_dir():
+            return self.path / _AVERAGED
         wanted: int | None = None
         if checkpoint == "best":
             wanted = self.checkpoints.best_step()
@@ -264,11 +264,10 @@ class RunDirectory:
         help = f"give the data of this run with --data-dir; it was trained from {self.record.data_dir}"
         data.require_features(self.features, self.tokenizers, owner=self.path, help=help)
 
-    def average(self, last: int) -> Path:
-        """Averages the parameters of the newest `last` checkpoints into `averaged/`; returns that folder."""
-        steps = self.checkpoints.steps()[-last:]
-        write_average(self.path / "averaged", [self.checkpoints.path(step) for step in steps])
-        return self.path / "averaged"
+    def average(self, last: int) -> list[int]:
+        """Averages the parameters of the newest `last` checkpoints into `averaged/`; returns their steps, which may be
+        fewer: see `CheckpointStore.average`."""
+        return self.checkpoints.average(last, self.path / _AVERAGED)
 
     def _require_code(self) -> None:
         get_problem(self.record.problem)  # first: it tells what to do with the run of an Estimator

@@ -113,3 +113,6 @@ def test_average_is_the_mean_of_the_last_checkpoints(road: Road, tmp_path: Path)
     for name, value in mean.items():
         assert value == pytest.approx((first[name] + second[name]) / 2, abs=1e-6)
     succeed("evaluate", "--output-dir", run, "--checkpoint", "averaged", "--sentences", "2")
+    fewer = succeed("average", "--output-dir", run, "--last", "9")
+    assert "4 checkpoints, not 9: there are no more in a row" in fewer.stderr
+    assert "10, 20, 30, 40" in fewer.stdout

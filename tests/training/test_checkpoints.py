@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from t2tdeploy.errors import CorruptFileError, InputError, OperationalError
+from t2tdeploy.training import checkpoints
 from t2tdeploy.training.checkpoints import (
     BestEvaluation,
     CheckpointStore,
@@ -134,6 +135,86 @@ def test_average_of_nothing_or_of_strangers_is_refused(tmp_path: Path) -> None:
     paths = [save(store, 1), store.save(other, TrainingState(step=2, epoch=0, batch=0))]
     with pytest.raises(InputError, match="another model"):
         average_checkpoints(paths)
+
+
+def best_at(step: int) -> BestEvaluation:
+    return BestEvaluation(step=step, metric="bleu", value=1.0)
+
+
+def averaged(directory: Path) -> float:
+    return float(load_file(directory / "model.safetensors")["weight"][0, 0])
+
+
+def test_average_leaves_out_the_best_once_those_after_it_are_gone(tmp_path: Path) -> None:
+    store, mean = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "averaged"
+    for step in (10, 20, 30):
+        save(store, step, best_at(10))
+        store.record(TrainingState(step=step, epoch=1, batch=step, best=best_at(10)))  # as after each evaluation
+        store.prune(2)
+    assert store.average(5, mean) == [10, 20, 30], "nothing is missing between them yet"
+    assert averaged(mean) == 20.0
+    for step in (40, 50):
+        save(store, step, best_at(10))
+        store.prune(2)
+    assert store.steps() == [10, 40, 50]
+    assert store.average(5, mean) == [40, 50]
+    assert averaged(mean) == 45.0
+    assert store.average(1, mean) == [50]
+
+
+def test_average_takes_the_best_among_the_newest(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (10, 20, 30, 40):
+        save(store, step, best_at(30))
+        store.prune(2)
+    assert store.average(2, tmp_path / "averaged") == [30, 40]
+    assert averaged(tmp_path / "averaged") == 35.0
+
+
+def train_before_each_reading(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Before the first `times` readings of tensors another checkpoint is saved, and all but the newest two go."""
+    read, steps = checkpoints.read_tensors, iter(range(store.steps()[-1] + 1, store.steps()[-1] + 1 + times))
+
+    def after_training(checkpoint: Path, name: str) -> dict[str, torch.Tensor]:
+        if (step := next(steps, None)) is not None:
+            save(store, step)
+            store.prune(2)
+        return read(checkpoint, name)
+
+    monkeypatch.setattr(checkpoints, "read_tensors", after_training)
+
+
+def test_average_begins_anew_when_training_removes_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (1, 2):
+        save(store, step)
+    train_before_each_reading(store, monkeypatch, times=2)
+    assert store.average(2, tmp_path / "averaged") == [3, 4]
+    assert averaged(tmp_path / "averaged") == 3.5
+
+
+def test_training_that_is_faster_than_averaging_is_not_called_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (1, 2):
+        save(store, step)
+    train_before_each_reading(store, monkeypatch, times=100)
+    with pytest.raises(OperationalError, match="faster than 2 of them") as error:
+        store.average(2, tmp_path / "averaged")
+    assert "--last" in (error.value.help or "")
+    assert not (tmp_path / "averaged").exists()
+
+
+def test_average_names_a_damaged_checkpoint(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (1, 2):
+        save(store, step)
+    (store.path(1) / "model.safetensors").unlink()
+    with pytest.raises(CorruptFileError, match=r"step-00000001/model\.safetensors"):
+        store.average(2, tmp_path / "averaged")
 
 
 _SAVER = """

@@ -10,6 +10,7 @@ import torch
 
 from t2tdeploy import registry
 from t2tdeploy.errors import CorruptFileError, InputError, RunConflictError, SettingsError, UnknownNameError
+from t2tdeploy.files import atomic_directory
 from t2tdeploy.problems.dataset import ProblemData
 from t2tdeploy.training.checkpoints import BestEvaluation, TrainingState
 from t2tdeploy.training.engine import EngineState
@@ -124,10 +125,25 @@ def test_checkpoints_are_chosen_by_name(tmp_path: Path, data: ProblemData, data_
     assert holds(run, "1", one)
     with pytest.raises(InputError, match="averaged"):
         run.model("averaged")
-    run.average(2)
+    assert run.average(2) == [2, 3]
     mean = {name: (two[name].double() + three[name].double()).div(2).float() for name in two}
     assert holds(run, "averaged", mean)
     assert not run.model().training
+
+
+def test_training_that_starts_leaves_an_average_under_way_alone(
+    tmp_path: Path, data: ProblemData, data_dir: Path
+) -> None:
+    run = make_run(tmp_path, data, data_dir)
+    save(run, 1)
+    run.release()
+    with atomic_directory(tmp_path / "averaged") as under_way:
+        (under_way / "model.safetensors").write_bytes(b"half")
+        killed = tmp_path / ".usr.0123abcd.partial"
+        killed.mkdir()
+        make_run(tmp_path, data, data_dir)
+        assert not killed.exists()
+    assert (tmp_path / "averaged" / "model.safetensors").read_bytes() == b"half"
 
 
 def test_the_users_folder_is_kept_without_caches(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
