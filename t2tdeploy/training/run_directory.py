@@ -104,6 +104,7 @@ class RunDirectory:
         self.path = path
         self.record = record
         self.checkpoints = CheckpointStore(path / "checkpoints")
+        self.train_steps_before: int | None = None  # if `create_or_resume` has changed them
         self._lock: IO[bytes] | None = None  # open, and so held, as long as this object lives
 
     @classmethod
@@ -290,7 +291,8 @@ class RunDirectory:
         write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
 
     def _prolong(self, hparams: HParams) -> None:
-        if hparams.train_steps != self.record.hparams.get("train_steps"):
+        if hparams.train_steps != (before := self.record.hparams.get("train_steps")):
+            self.train_steps_before = before
             self.record = self.record.replace(hparams={**self.record.hparams, "train_steps": hparams.train_steps})
             write_json(self.path / _RECORD, self.record.model_dump(mode="json"))
 

@@ -35,7 +35,7 @@ from t2tdeploy.training.parameters import load_parameters, named_tensors, tensor
 from t2tdeploy.training.processes import ALONE, Processes
 from t2tdeploy.training.quality import dev_quality
 from t2tdeploy.training.run_directory import RunDirectory
-from t2tdeploy.training.schedules import make_schedule
+from t2tdeploy.training.schedules import make_schedule, schedule_change
 from t2tdeploy.training.shared_stream import SharedStream
 from t2tdeploy.training.stop_request import StopRequest
 from t2tdeploy.training.summaries import Summaries
@@ -203,15 +203,12 @@ class _Trainer:
 
     def _report_data(self, stream: SharedStream) -> None:
         plan, count = stream.plan, self.processes.world_size
+        of_lengths = {"longer_than_max_length": len(plan.skipped), "padding_share": plan.padding_share}
         self.reporter.event(
             "data",
             examples=len(self.dataset),
             batches=len(plan.batches),
-            **(
-                {"longer_than_max_length": len(plan.skipped), "padding_share": plan.padding_share}
-                if self.dataset.lengths
-                else {}
-            ),
+            **(of_lengths if self.dataset.lengths else {}),
             **({} if count == 1 else {"processes": count}),
         )
 
@@ -247,6 +244,8 @@ class _Trainer:
             if first:
                 self.run.checkpoints.mark_best(self.state.best)
             self.reporter.message(f"resuming from step {self.state.step}")
+            if change := schedule_change(self.hparams, self.run.train_steps_before, self.state.step):
+                self.reporter.message(change)
             return
         if first:
             with torch.no_grad():

@@ -10,7 +10,7 @@ import pytest
 from t2tdeploy.errors import SettingsError
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.transformer_hparams import TransformerHParams, transformer_base
-from t2tdeploy.training.schedules import FACTORS, make_schedule
+from t2tdeploy.training.schedules import FACTORS, make_schedule, schedule_change
 
 WARMUP, DECAY, TOTAL = 50, 400, 1000
 HPARAMS = TransformerHParams.create(
@@ -27,11 +27,11 @@ HPARAMS = TransformerHParams.create(
 EXPECTED: dict[str, Callable[[int], float]] = {
     "constant": lambda _: 0.3,
     "linear_warmup": lambda n: n / 50 if n < 50 else 1.0,
-    "linear_decay": lambda n: 1.0 if n <= 600 else max(0.0, (1000 - n) / 400),
+    "linear_decay": lambda n: 1.0 if n <= 601 else max(0.0, (1001 - n) / 400),
     "rsqrt_decay": lambda n: 1 / math.sqrt(n) if n > 50 else 1 / math.sqrt(50),
     "rsqrt_hidden_size": lambda _: 1 / 8,
-    "cosdecay": lambda n: 1.0 if n <= 50 else math.cos(math.pi * n / 800) ** 2,
-    "single_cycle_cos_decay": lambda n: 1.0 if n <= 50 else math.cos(math.pi * (min(n, 1000) - 50) / 1900) ** 2,
+    "cosdecay": lambda n: 1.0 if n <= 51 else math.cos(math.pi * (n - 1) / 800) ** 2,
+    "single_cycle_cos_decay": lambda n: 1.0 if n <= 51 else math.cos(math.pi * (min(n, 1001) - 51) / 1900) ** 2,
     "exp_decay": lambda n: 1.0 if n <= 50 else math.exp(-math.log(2) * (n - 50) / 400),
 }
 
@@ -39,8 +39,36 @@ EXPECTED: dict[str, Callable[[int], float]] = {
 @pytest.mark.parametrize("factor", FACTORS)
 def test_factor_follows_its_formula(factor: str) -> None:
     schedule = make_schedule(HPARAMS.replace(learning_rate_schedule=factor))
-    for step in (1, 2, 49, 50, 51, 200, 599, 601, 999, 1000, 1500):
+    for step in (1, 2, 49, 50, 51, 52, 200, 599, 601, 602, 999, 1000, 1001, 1500):
         assert schedule(step) == pytest.approx(EXPECTED[factor](step), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize(("warmup", "steps"), [(WARMUP, TOTAL), (1, 2), (1, 10), (99, 100)])
+def test_every_step_of_a_run_learns(factor: str, warmup: int, steps: int) -> None:
+    """Also the first, where a warmup rises from 0, and the last, where a decay as long as the run falls to it."""
+    hparams = HPARAMS.replace(
+        learning_rate_schedule=factor,
+        learning_rate_warmup_steps=warmup,
+        learning_rate_decay_steps=steps,
+        train_steps=steps,
+    )
+    schedule = make_schedule(hparams)
+    assert min(schedule(step) for step in range(1, steps + 1)) > 1e-7
+
+
+@pytest.mark.parametrize(
+    ("factor", "theirs"),
+    [
+        ("linear_decay", lambda n: min(1.0, max(0.0, (TOTAL - n) / DECAY))),
+        ("cosdecay", lambda n: 1.0 if n <= WARMUP else 0.5 * (1 + math.cos(math.pi * n / DECAY))),
+    ],
+)
+def test_what_falls_to_0_is_step_for_step_that_of_tensor2tensor(factor: str, theirs: Callable[[int], float]) -> None:
+    """Whose first step is number 0."""
+    schedule = make_schedule(HPARAMS.replace(learning_rate_schedule=factor))
+    for number in range(TOTAL):
+        assert schedule(number + 1) == pytest.approx(theirs(number), rel=1e-9, abs=1e-12)
 
 
 def test_every_factor_is_tested() -> None:
@@ -58,6 +86,20 @@ def test_transformer_base_peaks_where_the_paper_says() -> None:
 def test_factors_multiply() -> None:
     schedule = make_schedule(HPARAMS.replace(learning_rate_schedule="constant * linear_warmup*exp_decay"))
     assert schedule(250) == pytest.approx(0.3 * EXPECTED["exp_decay"](250))
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_other_train_steps_are_told_of_where_they_change_the_schedule(factor: str) -> None:
+    schedule = f"constant*{factor}"
+    short = HPARAMS.replace(learning_rate_schedule=schedule)
+    long = short.replace(train_steps=2 * TOTAL)
+    depends = any(make_schedule(short)(step) != make_schedule(long)(step) for step in range(1, TOTAL + 1))
+    told = schedule_change(long, TOTAL, TOTAL)
+    assert (told is not None) == depends
+    if told is not None:
+        assert told.startswith(f"train_steps is {2 * TOTAL}, not {TOTAL}, and {factor} of the learning rate depends on")
+        last, then = make_schedule(short)(TOTAL), make_schedule(long)(TOTAL + 1)
+        assert told.endswith(f"after {last:.3g} in step {TOTAL} comes {then:.3g}")
 
 
 def test_unknown_factors_are_named_with_the_nearest() -> None:

@@ -97,6 +97,28 @@ def test_a_finished_run_stays_as_it_is_until_prolonged(tmp_path: Path, data: Pro
     assert train(longer, data, QUICK).step == 12
 
 
+def test_prolonging_tells_of_the_learning_rate_that_changes(tmp_path: Path, data: ProblemData, data_dir: Path) -> None:
+    """Once: after another start the steps are those of the same schedule."""
+
+    def told(train_steps: int, **changes: object) -> list[str]:
+        listener = Listener()
+        run = make_run(tmp_path / str(changes), data, data_dir, train_steps=train_steps, **changes)
+        train(run, data, QUICK, listener)
+        return [text for text in listener.messages if "learning rate" in text]
+
+    decaying = {"learning_rate_schedule": "constant*linear_decay", "learning_rate_decay_steps": 8}
+    assert [told(steps, **decaying) for steps in (8, 12, 12, 8)] == [
+        [],
+        [
+            "train_steps is 12, not 8, and linear_decay of the learning rate depends on it: "
+            "after 0.000125 in step 8 comes 0.0005"
+        ],
+        [],
+        [],
+    ], "nothing is trained with fewer"
+    assert told(8) == told(12) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step(
     tmp_path: Path, data: ProblemData, data_dir: Path, number: signal.Signals
