@@ -10,6 +10,7 @@ import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from t2tdeploy.export.forward import BATCH, BEAM, RECORDS, SOURCE_LENGTH, STEPS, Example, trace
+from t2tdeploy.export.kept import kept
 from t2tdeploy.export.naming import prefixed
 from t2tdeploy.models.backtrace import Ends, SearchResult, find_ends, to_result, trace_step
 from t2tdeploy.models.search import StepRecord
@@ -38,6 +39,10 @@ class BacktracePieces:
 @cache
 def export_backtrace() -> BacktracePieces:
     """The same for every model."""
+    return BacktracePieces(**kept("backtrace", _traced))
+
+
+def _traced() -> dict[str, onnx.ModelProto]:
     ids, scores, found = ("batch", "beam"), torch.zeros(BATCH, BEAM), ("batch", "hypotheses")
     some = torch.zeros(BATCH, HYPOTHESES)
     dtypes = {"scores": torch.float32, "log_probs": torch.float32}
@@ -51,8 +56,8 @@ def export_backtrace() -> BacktracePieces:
         for name, field in zip(RECORDS, StepRecord._fields, strict=True)
     ]
     traced, looked = torch.zeros(STEPS, BATCH, HYPOTHESES), torch.zeros(STEPS, BATCH, HYPOTHESES, SOURCE_LENGTH)
-    return BacktracePieces(
-        ends=trace(
+    return {
+        "ends": trace(
             find_ends,
             [
                 Example("beam_finished_scores_final", scores, ids),
@@ -63,7 +68,7 @@ def export_backtrace() -> BacktracePieces:
             ],
             [f"all_{name}" for name in ENDS],
         ),
-        step=trace(
+        "step": trace(
             lambda beams, position, record, attention, ends: trace_step(
                 beams, position, StepRecord(*record), attention, Ends(*ends)
             ),
@@ -76,7 +81,7 @@ def export_backtrace() -> BacktracePieces:
             ],
             ["beams_next", *TRACED],
         ),
-        result=trace(
+        "result": trace(
             lambda ends, ids, log_probs, attention: to_result(Ends(*ends), ids, log_probs, attention),
             [
                 ends,
@@ -86,7 +91,7 @@ def export_backtrace() -> BacktracePieces:
             ],
             SearchResult._fields,
         ),
-    )  # fmt: skip
+    }
 
 
 def backtrace_graph(pieces: BacktracePieces, limits: str = "max_length") -> GraphProto:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from t2tdeploy.export.kept import kept
 from t2tdeploy.export.quick import without_garbage_collection
 from t2tdeploy.export.quiet import quiet_exporter
 from t2tdeploy.export.reshapes import simplify_reshapes
@@ -186,7 +187,11 @@ def export_pieces(model: Model, *, apart: bool | None = None) -> SearchPieces:
 
 @cache
 def _pieces_of_search() -> dict[str, onnx.ModelProto]:
-    """The pieces that know nothing of the model, once for all exports of a process."""
+    """The pieces that know nothing of the model."""
+    return kept("search", _traced_search)
+
+
+def _traced_search() -> dict[str, onnx.ModelProto]:
     controls, beam, grown = _controls(), _scalar("beam_size", BEAM), _state(STEPS + 1, GROWN)
     raw = [example._replace(name=name) for example, name in zip(controls, CONTROL_AXES, strict=True)]
     scores = Example("log_probs", torch.zeros(BATCH, BEAM, VOCAB).log_softmax(2), ("batch", "beam", "vocab"))
@@ -202,7 +207,7 @@ def _pieces_of_search() -> dict[str, onnx.ModelProto]:
 
 @cache
 def _update_of_no_rows() -> onnx.ModelProto:
-    return _traced_update([], ())
+    return kept("update", lambda: {"update": _traced_update([], ())})["update"]
 
 
 def _traced_update(moving: list[Example], rows: Sequence[str]) -> onnx.ModelProto:
