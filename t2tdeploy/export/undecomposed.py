@@ -14,6 +14,7 @@ from onnxscript import ir, opset18
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from t2tdeploy.export.mistranslated import MISTRANSLATED
 from t2tdeploy.export.quick import export_quickly
 
 op: Any = opset18  # its annotations are those of eager calls, not of values in a graph
@@ -141,45 +142,6 @@ def _divide(x: Any, other: Any, rounding_mode: str | None = None) -> Any:
         raise NotImplementedError(f"{x.dtype}, rounding_mode = {rounding_mode}")
     return op.Div(x, other)
 
-
-def _cross_entropy(
-    x: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, label_smoothing: float = 0.0
-) -> Any:
-    """aten.cross_entropy_loss; torch.onnx's forgets label_smoothing and takes no probabilities.
-
-    x is [batch, classes, …], target the classes [batch, …] or their probabilities, of the shape of x.
-    """
-    rank, classes = len(x.shape), x.shape[1]
-    log_probs = op.LogSoftmax(x, axis=1)
-    weighted = log_probs
-    if weight is not None:
-        weighted = op.Mul(log_probs, op.Reshape(weight, [1, -1, *[1] * (rank - 2)]))
-    smooth = op.Neg(op.ReduceSum(weighted, [1], keepdims=0))
-    if x.dtype == target.dtype:
-        loss = op.Neg(op.ReduceSum(op.Mul(weighted, target), [1], keepdims=0))
-        counted = op.Expand(op.CastLike(op.Constant(value_float=1.0), x), op.Shape(loss))
-    else:
-        loss = op.NegativeLogLikelihoodLoss(log_probs, target, weight, ignore_index=ignore_index, reduction="none")
-        known = op.Not(op.Equal(target, op.CastLike(op.Constant(value_int=ignore_index), target)))
-        counted = op.CastLike(known, x)
-        smooth = op.Mul(smooth, counted)
-        if weight is not None:
-            first = op.CastLike(op.Constant(value_int=0), target)
-            counted = op.Mul(counted, op.Gather(weight, op.Where(known, target, first)))
-    if label_smoothing:
-        loss = op.Add(op.Mul(loss, 1 - label_smoothing), op.Mul(smooth, label_smoothing / classes))
-    if reduction == _NONE:
-        return loss
-    total = op.ReduceSum(loss, keepdims=0)
-    return total if reduction == _SUM else op.Div(total, op.ReduceSum(counted, keepdims=0))
-
-
-_NONE, _SUM = 0, 2  # of torch's reductions
-
-MISTRANSLATED: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.aten.cross_entropy_loss.default: _cross_entropy
-}
-"""Of operators that torch.onnx makes something else of."""
 
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.to.dtype: _to_dtype,

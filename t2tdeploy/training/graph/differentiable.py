@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto
 from onnx.defs import OpSchema
 
+from t2tdeploy.export.mistranslated import MISTRANSLATED
 from t2tdeploy.features import PAD_ID
 from t2tdeploy.training.graph import linear_cross_entropy as fused
 from t2tdeploy.training.graph.translations import random
@@ -145,6 +146,7 @@ def cross_entropy(
 
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    **MISTRANSLATED,
     **random.TABLE,
     torch.ops.aten.cross_entropy_loss.default: cross_entropy,
     torch.ops.aten.detach.default: detach,

@@ -93,7 +93,7 @@ def test_our_own_sources_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     before = key_of(nn.Linear(2, 3))
     module = importlib.import_module("t2tdeploy.training.graph.graph_key")
     ours = {"training/graph/graph_key.py", "training/precision.py", "models/modalities.py"}
-    ours |= {f"export/{name}.py" for name in ("undecomposed", "naming", "quick")}
+    ours |= {f"export/{name}.py" for name in ("mistranslated", "naming", "quick", "undecomposed", "vectors")}
     assert ours <= set(module._our_sources())
     monkeypatch.setattr(module, "_our_sources", lambda: {"models/modalities.py": "changed"})
     assert key_of(nn.Linear(2, 3)) != before

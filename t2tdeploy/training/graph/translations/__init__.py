@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from t2tdeploy.export.mistranslated import MISTRANSLATED
 from t2tdeploy.training.graph import gpu_cross_entropy, linear_cross_entropy
 from t2tdeploy.training.graph.translations import (
     activations,
@@ -30,6 +31,7 @@ from t2tdeploy.training.graph.translations import (
 )
 
 TABLE: dict[Any, Callable[..., Any]] = {
+    **MISTRANSLATED,
     **activations.TABLE,
     **batch_norm.TABLE,
     **classification.TABLE,
