@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from t2tdeploy.errors import TrainingError
 from t2tdeploy.hparams import HParams
 from t2tdeploy.models.model import Model
 from t2tdeploy.training.engine import Batch, EvaluationSums
@@ -46,9 +48,24 @@ class TorchEngine(GradientEngine):
 
     def _backward(self, batch: Batch, labels: int, loss_scale: float) -> Tensor:
         """Adds the gradients of this batch's share of the mean loss; returns its summed loss."""
-        summed = self._loss(tensors_from(batch, self.device))
+        with _normalization_errors(size_of(self._model, [batch])):
+            summed = self._loss(tensors_from(batch, self.device))
         torch.autograd.backward(summed / labels * loss_scale)
         return summed.detach()
+
+
+@contextmanager
+def _normalization_errors(what: str) -> Iterator[None]:
+    """Turns what torch says of a batch without a variance into a TrainingError on a batch of `what`."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise TrainingError(
+            f"batch normalization finds no variance in a batch of {what}: {error}",
+            help="choose batch_size so that no batch is a single example, or --engine ort, for which its variance is 0",
+        ) from error
 
 
 @torch.no_grad()

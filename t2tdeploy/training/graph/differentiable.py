@@ -65,7 +65,8 @@ def batch_norm_in_training(
     inverse = op.Reciprocal(op.Sqrt(op.Add(variance, op.Constant(value_float=eps))))
     result = _scaled(op.Mul(centred, inverse), weight, bias, len(axes) - 1)
     count = op.Div(op.Cast(op.Size(x), to=TensorProto.FLOAT), op.Cast(op.Size(mean), to=TensorProto.FLOAT))
-    unbiased = op.Mul(variance, op.Div(count, op.Sub(count, op.Constant(value_float=1.0))))
+    one = op.Constant(value_float=1.0)
+    unbiased = op.Mul(variance, op.Div(count, op.Max(op.Sub(count, one), one)))  # of a single value: 0
     mean, inverse, unbiased = (op.Reshape(row, op.Constant(value_ints=[-1])) for row in (mean, inverse, unbiased))
     return result, mean, inverse, _moved(running_mean, mean, momentum), _moved(running_var, unbiased, momentum)
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional as F
 
+from t2tdeploy.training.graph.joint import GraphNames, joint_graph
 from t2tdeploy.training.graph.translations import convolution
-from tests.training.graph.parity import BATCH, Branches, assert_parity
+from tests.training.graph.parity import BATCH, Branches, assert_parity, run, tensors
 
 
 def _doubled(x: Tensor, times: int) -> Tensor:
@@ -285,3 +287,14 @@ def test_batch_norm_in_evaluation() -> None:
     module = Branches(4, norm=nn.BatchNorm1d(4)).eval()
     graph = assert_parity(module, [torch.randn(3, 4)], [torch.randn(5, 4)])
     assert not [value.name for value in graph.graph.output if value.name.endswith(".new")]
+
+
+def test_batch_norm_of_one_value_leaves_finite_statistics() -> None:
+    """torch refuses such a batch, which has no unbiased variance; here its variance is 0."""
+    torch.manual_seed(1)
+    module = Branches(4, norm=nn.BatchNorm1d(4))
+    names = GraphNames(("x",), ("loss", "y"))
+    graph = joint_graph(module, [torch.randn(3, 4)], [{0: BATCH}], names)
+    found = run(graph, tensors(module) | {"x": torch.randn(1, 4)})
+    assert all(np.isfinite(value).all() for value in found.values())
+    np.testing.assert_allclose(found["branches.norm.function.running_var.new"], 0.9)

@@ -37,7 +37,9 @@ def native_batch_norm(
         return normalized, running_mean, inverse, op.Identity(running_mean), op.Identity(running_var)
     normalized, mean, inverse, variance = _normalized(x, weight, bias, eps)
     count = op.Cast(_count(x), to=dtype)
-    unbiased = op.Mul(variance, op.Div(count, op.Sub(count, constant(1.0, dtype))))
+    # A single value, which torch refuses, has no unbiased variance; the running one must not become infinite for ever.
+    one = constant(1.0, dtype)
+    unbiased = op.Mul(variance, op.Div(count, op.Max(op.Sub(count, one), one)))
     return normalized, mean, inverse, _moved(running_mean, mean, momentum), _moved(running_var, unbiased, momentum)
 
 
