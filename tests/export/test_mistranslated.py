@@ -94,3 +94,12 @@ def test_average_pools(axes: int, dynamic: bool) -> None:
     assert_torchs(function, x, axes=shapes)
     if axes > 1:
         assert_torchs(function, x[0])  # a batch may be missing
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_ignored_label_costs_nothing_where_a_class_is_impossible(smoothing: float) -> None:
+    x, labels = torch.randn(5, 4, 3), torch.randint(0, 4, (5, 3))
+    x[:, 0] = -torch.inf
+    options: dict[str, Any] = {"ignore_index": 0, "label_smoothing": smoothing}
+    assert_torchs(lambda *given: [F.cross_entropy(*given, **options, reduction="none")], x, labels)

@@ -135,11 +135,13 @@ def cross_entropy(
     log_p = op.LogSoftmax(x, axis=1)
     loss = op.Neg(op.Squeeze(op.GatherElements(log_p, op.Unsqueeze(known, axis), axis=1), axis))
     smooth = op.Neg(op.ReduceSum(_times(log_p, weight, len(x.shape) - 2), axis, keepdims=0))
-    smooth = op.Mul(smooth, op.Mul(importance, op.Constant(value_float=label_smoothing / int(x.shape[1]))))
+    smooth = op.Mul(smooth, op.Constant(value_float=label_smoothing / int(x.shape[1])))
     if weight is not None:
         importance = op.Mul(importance, op.Gather(weight, known))
     loss = op.Mul(loss, op.Mul(importance, op.Constant(value_float=1 - label_smoothing)))
     loss = op.Add(loss, smooth) if label_smoothing else loss
+    # Not by a weight of 0: class 0, in the place of an ignored label, may be impossible, and its loss infinite.
+    loss = op.Where(heeded, loss, op.Constant(value_float=0.0))
     if reduction == 0:
         return loss
     total = op.ReduceSum(loss, keepdims=0)
