@@ -41,7 +41,7 @@ def make_engine(
 
     Raises:
         UnknownNameError: there is no such engine.
-        UserError: the model or its precision is not for this engine.
+        UserError: the model, its parameters or its precision are not for this engine.
         OperationalError: onnxruntime is missing or does not work on the device.
     """
     if name not in (AUTO, *ENGINES):
@@ -54,9 +54,10 @@ def make_engine(
         return TorchEngine(model, hparams, device=device, processes=processes)
     from t2tdeploy.training.graph.obtain import obtain_training_graph
     from t2tdeploy.training.graph.target import Target
-    from t2tdeploy.training.ort_engine import OrtEngine, require_support
+    from t2tdeploy.training.ort_engine import OrtEngine, require_element_types, require_support
 
     require_support(hparams, device)
+    require_element_types(model)
     with processes.in_turn():
         on_gpu = (device or default_device()).type == "cuda"
         target = Target("cuda" if on_gpu else "cpu", hparams.precision)

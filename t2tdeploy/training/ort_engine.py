@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import ClassVar
@@ -17,13 +18,26 @@ from t2tdeploy.training.engine import Batch, EvaluationSums
 from t2tdeploy.training.gradient_engine import GradientEngine, default_device, derived_seed, memory_errors, size_of
 from t2tdeploy.training.graph.environment import choose_provider
 from t2tdeploy.training.graph.manifest import CORRECT, DENOMINATOR, LOGITS, NUMERATOR
-from t2tdeploy.training.graph.runner import GraphRunner
+from t2tdeploy.training.graph.runner import GraphRunner, require_element_type
+from t2tdeploy.training.graph.step import constant_buffers
 from t2tdeploy.training.graph.training_graph import TrainingGraph
 from t2tdeploy.training.lanes import Lane, divided, shares_of
 from t2tdeploy.training.parameters import tensors_from
 from t2tdeploy.training.processes import ALONE, Processes
 
 _MASKS = "masks"
+
+
+def require_element_types(model: Model) -> None:
+    """
+    Raises:
+        UserError: a parameter or buffer that a graph of the model would not keep inside is of other numbers than it
+            can read.
+    """
+    kept = constant_buffers(model)
+    for name, tensor in _tensors(model).items():
+        if name not in kept:
+            require_element_type(name, tensor)
 
 
 def require_support(hparams: HParams, device: torch.device | None) -> None:
@@ -52,6 +66,9 @@ class OrtEngine(GradientEngine):
 
     Args:
         graph: of this model.
+
+    Raises:
+        UserError: a parameter or buffer is of numbers, or in an order of memory, that a graph cannot have.
     """
 
     fixed_gradients: ClassVar[bool] = True
@@ -67,7 +84,8 @@ class OrtEngine(GradientEngine):
     ) -> None:
         super().__init__(model, hparams, device=device, processes=processes)
         manifest = graph.manifest
-        tensors: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        tensors = _tensors(model)
+        _make_contiguous(tensors)
         self._scale = torch.ones((), device=self.device)
         self._gradients = {spec.name: _gradient(tensors[spec.name]) for spec in manifest.parameters}
         self._spare: dict[int, dict[str, Tensor]] = {}  # lane -> gradients that are added to the others
@@ -167,6 +185,28 @@ class OrtEngine(GradientEngine):
         runner = GraphRunner(model, device=self.device, threads=threads)
         runner.bind_inputs({name: tensors[name].detach() for name in runner.inputs if name in tensors})
         return runner
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _make_contiguous(tensors: Mapping[str, Tensor]) -> None:
+    """Gives parameters and buffers that lie in another order memory in that of graphs; they stay the same objects.
+
+    Raises:
+        UserError: such a one shares its memory with another one, and would not any more.
+    """
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    for name, tensor in tensors.items():
+        if tensor.is_contiguous():
+            continue
+        if owners[tensor.untyped_storage().data_ptr()] > 1:
+            raise UserError(
+                f"'{name}' of the model is a view of another parameter or buffer, in another order of memory",
+                help="compute it from the other one where it is used, or train with --engine torch",
+            )
+        tensor.data = tensor.data.contiguous()
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import onnx
 import torch
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, helper
+from onnxscript import ir
 from torch import Tensor
 from torch.export import Dim
 
@@ -239,7 +240,8 @@ def _embed(model: ModelProto, values: Mapping[str, Tensor]) -> None:
     for value in list(graph.input):
         if value.name in values and value.name not in changed:
             graph.input.remove(value)
-            graph.initializer.append(numpy_helper.from_array(values[value.name].detach().cpu().numpy(), value.name))
+            constant = ir.tensor(values[value.name].detach().cpu().contiguous(), name=value.name)
+            graph.initializer.append(ir.to_proto(constant))
 
 
 def _manifest(graph: ModelProto, model: Model, builder: str, target: Target, drawn: Sequence[Drawn]) -> Manifest:

@@ -72,7 +72,8 @@ def obtain_training_graph(
 
 
 def _content(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()
+    numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # numpy lacks some of their types
+    return hashlib.sha256(numbers.numpy().tobytes()).hexdigest()
 
 
 def _build(model: Model, hparams: HParams, target: Target, builder: str, reporter: Reporter) -> TrainingGraph:

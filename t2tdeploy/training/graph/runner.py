@@ -10,7 +10,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from t2tdeploy.errors import OperationalError
+from t2tdeploy.errors import OperationalError, UserError
 from t2tdeploy.runtime import import_onnxruntime
 
 _ELEMENT_TYPES = {
@@ -21,6 +21,23 @@ _ELEMENT_TYPES = {
     torch.uint8: np.uint8,
     torch.bool: np.bool_,
 }
+
+
+def require_element_type(name: str, tensor: Tensor) -> None:
+    """
+    Raises:
+        UserError: a graph cannot read or write a tensor of such numbers.
+    """
+    if tensor.dtype not in _ELEMENT_TYPES:
+        known = ", ".join(_name_of(dtype) for dtype in _ELEMENT_TYPES)
+        raise UserError(
+            f"'{name}' of the model is {_name_of(tensor.dtype)}; engine ort has parameters and buffers of {known}",
+            help="make it one of these, or train with --engine torch",
+        )
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class GraphRunner:
@@ -61,14 +78,18 @@ class GraphRunner:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     def bind_inputs(self, tensors: Mapping[str, Tensor]) -> None:
-        """Reads these tensors from now on: contiguous, on the device, kept alive by the caller."""
+        """Reads these tensors from now on: contiguous, on the device, kept alive by the caller.
+
+        Raises:
+            UserError: see `require_element_type`.
+        """
         for name, tensor in tensors.items():
-            self._binding.bind_input(name, *self._address(tensor))
+            self._binding.bind_input(name, *self._address(name, tensor))
 
     def bind_outputs(self, tensors: Mapping[str, Tensor]) -> None:
         """Writes into these tensors from now on, whose shapes must be those of the results."""
         for name, tensor in tensors.items():
-            self._binding.bind_output(name, *self._address(tensor))
+            self._binding.bind_output(name, *self._address(name, tensor))
 
     def run(self) -> None:
         """Computes; everything must be bound.
@@ -92,8 +113,9 @@ class GraphRunner:
                 raise MemoryError(str(error)) from error
             raise OperationalError(f"onnxruntime failed to run the training graph: {error}") from error
 
-    def _address(self, tensor: Tensor) -> tuple[str, int, Any, Sequence[int], int]:
+    def _address(self, name: str, tensor: Tensor) -> tuple[str, int, Any, Sequence[int], int]:
         assert tensor.is_contiguous()
+        require_element_type(name, tensor)
         index = self._device.index or 0
         return self._device.type, index, _ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
 
