@@ -7,8 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from onnxscript import opset18
-from onnxscript.function_libs.torch_lib.ops.core import aten_scatter_add, aten_scatter_reduce, aten_scatter_src
+from onnxscript import ir, opset18
+from onnxscript.function_libs.torch_lib.ops.core import (
+    aten_index,
+    aten_index_put,
+    aten_scatter_add,
+    aten_scatter_reduce,
+    aten_scatter_src,
+)
 
 op: Any = opset18  # its annotations are those of eager calls, not of values in a graph
 
@@ -46,6 +52,30 @@ def cross_entropy(
 
 
 _NONE, _SUM = 0, 2  # of torch's reductions
+
+
+def index(x: Any, indices: Sequence[Any]) -> Any:
+    """aten.index.Tensor; torch.onnx's graphs are not loaded with int32, and forget what is beside a mask."""
+    given = [one for one in indices if one is not None]
+    if len(given) > 1 and any(one.dtype == ir.DataType.BOOL for one in given):
+        raise NotImplementedError("a mask and other indices at once")
+    return aten_index(x, as_int64(indices))
+
+
+def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+    """aten.index_put; torch.onnx's graphs are not loaded with int32."""
+    return aten_index_put(x, as_int64(indices), values, accumulate)
+
+
+def as_int64(indices: Sequence[Any]) -> list[Any]:
+    """Indices, int32 or int64, as int64; masks and None as they are."""
+    return [_widened(one) if one is not None and one.dtype == ir.DataType.INT32 else one for one in indices]
+
+
+def _widened(one: Any) -> Any:
+    wide = op.Cast(one, to=ir.DataType.INT64)
+    wide.shape, wide.dtype = one.shape, ir.DataType.INT64  # which torch.onnx asks for
+    return wide
 
 
 def scatter(x: Any, dim: int, index: Any, src: Any) -> Any:
@@ -155,6 +185,10 @@ def _within(x: Any, before: Any, sizes: Any, kernel_size: Sequence[int], strides
 
 MISTRANSLATED: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.cross_entropy_loss.default: cross_entropy,
+    torch.ops.aten.index.Tensor: index,
+    torch.ops.aten._unsafe_index.Tensor: index,
+    torch.ops.aten.index_put.default: index_put,
+    torch.ops.aten._unsafe_index_put.default: index_put,
     torch.ops.aten.scatter.src: scatter,
     torch.ops.aten.scatter_add.default: scatter_add,
     torch.ops.aten.scatter_reduce.two: scatter_reduce,

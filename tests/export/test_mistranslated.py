@@ -65,6 +65,28 @@ def test_a_mean_of_integers_is_refused() -> None:
         assert_torchs(function, torch.tensor([1, 2, 4]))
 
 
+@pytest.mark.usefixtures("way")
+def test_indices_of_int32() -> None:
+    def function(x: Tensor, ids: Tensor) -> list[Tensor]:
+        return [
+            x[ids],
+            x[:, ids, ids.flip(0)],
+            x[ids, :, ids[:1]],
+            x.index_put((ids[:2],), torch.zeros(())),
+            x.index_select(1, ids),
+            F.embedding(ids, x[0]),
+        ]
+
+    assert_torchs(function, torch.randn(4, 4, 5), torch.tensor([2, 0, 3, 2], dtype=torch.int32))
+
+
+@pytest.mark.usefixtures("way")
+def test_masks_beside_other_indices_are_refused() -> None:
+    """torch.onnx's own graph forgets the other ones."""
+    with pytest.raises(torch.onnx.OnnxExporterError, match="mask"):
+        assert_torchs(lambda x: [x[x[..., 0] > -9, torch.tensor([1])]], torch.randn(3, 4, 5))
+
+
 _POOLS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 2},
     "overlapping": {"kernel_size": 3, "stride": 2, "padding": 1},

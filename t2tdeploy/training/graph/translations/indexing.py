@@ -10,6 +10,7 @@ import torch
 from onnxscript import ir
 from onnxscript.function_libs.torch_lib.ops.core import aten_index_put
 
+from t2tdeploy.export.mistranslated import as_int64
 from t2tdeploy.models import tokens
 from t2tdeploy.training.graph.translations.rows import summed_rows
 from t2tdeploy.training.graph.translations.shapes import constant, op, padded_to, rank, shape_of, size, size_vector
@@ -23,6 +24,7 @@ def embedding_dense_backward(
         raise NotImplementedError("scale_grad_by_freq")
     width = shape_of(gradient, rank(gradient) - 1)
     rows = op.Reshape(gradient, op.Concat(constant([-1]), width, axis=0))
+    (ids,) = as_int64([ids])
     return summed_rows(
         rows, op.Reshape(ids, constant([-1])), constant([num_weights]), width, gradient.dtype, dropped=padding_idx
     )
@@ -30,6 +32,7 @@ def embedding_dense_backward(
 
 def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
     """aten.index_put: torch.onnx's own, but for sums, where an index may repeat (see `rows`)."""
+    indices = as_int64(indices)
     indexed = [axis for axis, index in enumerate(indices) if index is not None]
     if not accumulate or any(indices[axis].dtype == ir.DataType.BOOL for axis in indexed):
         return aten_index_put(x, indices, values, accumulate)
@@ -51,7 +54,6 @@ def _flat_index(indices: Sequence[Any], sizes: Sequence[Any]) -> Any:
     """One index into the axes of `sizes` taken together, from the broadcast indices into each."""
     flat = None
     for index, length in zip(indices, sizes, strict=True):
-        index = index if index.dtype == ir.DataType.INT64 else op.Cast(index, to=ir.DataType.INT64)
         wrapped = op.Where(op.Less(index, constant(0)), op.Add(index, length), index)
         flat = wrapped if flat is None else op.Add(op.Mul(flat, length), wrapped)
     return flat
