@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from t2tdeploy.errors import UserError
+from t2tdeploy.errors import OperationalError, UserError
 from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.engines import make_engine
 from t2tdeploy.training.gradient_engine import GradientEngine
@@ -96,4 +96,16 @@ def test_a_view_of_another_parameter_in_another_order_is_refused() -> None:
     model.view = nn.Buffer(model.inner.weight.data.t())
     with pytest.raises(UserError, match="'view' of the model is a view of another parameter") as caught:
         engine("ort", model)
+    assert "--engine torch" in str(caught.value.help)
+
+
+class Narrow(Small):
+    def body(self, features: dict[str, Tensor]) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return super().body(features).float()
+
+
+def test_numbers_in_between_that_onnxruntime_cannot_compute_are_named() -> None:
+    with pytest.raises(OperationalError, match=r"part of which is in bfloat16, as within torch\.autocast") as caught:
+        engine("ort", Narrow())
     assert "--engine torch" in str(caught.value.help)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from t2tdeploy.errors import DifferentiationError, T2TDeployError
 
@@ -90,6 +91,25 @@ def translation_faults(graph: fx.Graph) -> Iterator[None]:
             path = next((module_path(node) for node in graph.nodes if str(node.target) == operator), None)
             reason = _without_translation(operator, chain[-1])
             raise DifferentiationError(reason, operator=operator, module_path=path) from error
+
+
+def refuse_random_numbers_of_unknown_count(graph: fx.Graph) -> None:
+    """Their masks are inputs, and drawn before a run.
+
+    Raises:
+        DifferentiationError: how many random numbers an operator of `graph` draws depends on the values of tensors.
+    """
+    for node in graph.nodes:
+        if _is_random(node.target) and free_unbacked_symbols(node.meta["val"]):
+            raise DifferentiationError(
+                "how many random numbers it draws depends on the values of tensors, as behind x[mask] and nonzero",
+                operator=str(node.target),
+                module_path=module_path(node),
+            )
+
+
+def _is_random(operator: Any) -> bool:
+    return isinstance(operator, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in operator.tags
 
 
 def _translated(chain: Sequence[BaseException]) -> str | None:

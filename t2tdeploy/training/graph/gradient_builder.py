@@ -29,7 +29,11 @@ from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.runtime import import_onnxruntime
 from t2tdeploy.training.graph.differentiable import STOP_GRADIENT, TABLE
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, choose_gradient_builder
-from t2tdeploy.training.graph.faults import tracing_faults, translation_faults
+from t2tdeploy.training.graph.faults import (
+    refuse_random_numbers_of_unknown_count,
+    tracing_faults,
+    translation_faults,
+)
 from t2tdeploy.training.graph.joint import (
     OPSET,
     GraphNames,
@@ -64,6 +68,7 @@ def gradient_builder_graph(
     tensors = _ModuleTensors.of(module)
     with tracing_faults(module), refusing_own_gradients(module):
         captured = _functional(_capture(module, example, dynamic_shapes))
+    refuse_random_numbers_of_unknown_count(captured.graph)
     changed = _changed(captured, tensors)
     with translation_faults(captured.graph):
         forward = _translated(captured, names.inputs, [*changed, *names.outputs])

@@ -27,7 +27,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.export.undecomposed import Undecomposed
-from t2tdeploy.training.graph.faults import differentiation_faults, quiet, tracing_faults, translation_faults
+from t2tdeploy.training.graph.faults import (
+    differentiation_faults,
+    quiet,
+    refuse_random_numbers_of_unknown_count,
+    tracing_faults,
+    translation_faults,
+)
 from t2tdeploy.training.graph.own_gradients import refusing_own_gradients
 from t2tdeploy.training.graph.program import Program, as_program
 from t2tdeploy.training.graph.simplify import simplified
@@ -88,6 +94,7 @@ def joint_graph(
     # torch.export keeps operators as they are called, and AOTAutograd writes the casts of autocast out.
     with differentiation_faults(captured.graph), autocast("cpu", target.precision):
         joint = _differentiate(captured, inputs)
+    refuse_random_numbers_of_unknown_count(joint.graph)
     program = as_program(joint, captured, inputs, names.outputs, tensors.trained)
     with translation_faults(joint.graph), building_for(target):
         model = _translate(program)

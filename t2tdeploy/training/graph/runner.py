@@ -22,6 +22,8 @@ _ELEMENT_TYPES = {
     torch.bool: np.bool_,
 }
 
+_INSTEAD = "train with --engine torch, which needs no graph"
+
 
 def require_element_type(name: str, tensor: Tensor) -> None:
     """
@@ -71,7 +73,9 @@ class GraphRunner:
                 model.SerializeToString(), options, providers=_providers(device)
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise OperationalError(f"onnxruntime cannot load the training graph: {error}") from error
+            raise OperationalError(
+                f"onnxruntime cannot load the training graph{_hint(model)}: {error}", help=_INSTEAD
+            ) from error
         self._binding = self._session.io_binding()
         self._run_options = onnxruntime.RunOptions()
         self.inputs = [value.name for value in self._session.get_inputs()]
@@ -111,13 +115,19 @@ class GraphRunner:
         except Exception as error:  # onnxruntime's exceptions share no base class
             if _is_out_of_memory(error):
                 raise MemoryError(str(error)) from error
-            raise OperationalError(f"onnxruntime failed to run the training graph: {error}") from error
+            raise OperationalError(f"onnxruntime failed to run the training graph: {error}", help=_INSTEAD) from error
 
     def _address(self, name: str, tensor: Tensor) -> tuple[str, int, Any, Sequence[int], int]:
         assert tensor.is_contiguous()
         require_element_type(name, tensor)
         index = self._device.index or 0
         return self._device.type, index, _ELEMENT_TYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
+
+
+def _hint(model: onnx.ModelProto) -> str:
+    """What of a graph may be why it cannot be loaded."""
+    types = {value.type.tensor_type.elem_type for value in model.graph.value_info}
+    return ", part of which is in bfloat16, as within torch.autocast" if onnx.TensorProto.BFLOAT16 in types else ""
 
 
 def _providers(device: torch.device) -> list[Any]:

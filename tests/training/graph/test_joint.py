@@ -161,6 +161,12 @@ def data_dependent(x: Tensor) -> Tensor:
         pytest.param(lambda x: torch.linalg.svd(x).S, "aten._linalg_svd.default", "no translation", id="untranslated"),
         pytest.param(opaque, "t2tdeploy_tests.opaque.default", "differentiated", id="undifferentiable"),
         pytest.param(data_dependent, None, "depends on the values", id="data-dependent"),
+        pytest.param(
+            lambda x: nn.functional.dropout(x[x > 0]),
+            "aten.native_dropout.default",
+            "how many random",
+            id="masked dropout",
+        ),
         pytest.param(lambda x: torch.from_numpy(x.detach().numpy()), None, "cannot trace", id="numpy"),
     ],
 )

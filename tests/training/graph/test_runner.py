@@ -25,6 +25,16 @@ large (int64[1] size) => (float[1] y)
     y = ReduceSum <keepdims = 1> (many)
 }
 """
+LOW = """
+<ir_version: 10, opset_import: ["" : 18]>
+low (float[2] x) => (float[2] y)
+<bfloat16[2] narrow, bfloat16[2] bent>
+{
+    narrow = Cast <to = 16> (x)
+    bent = Tanh (narrow)
+    y = Cast <to = 1> (bent)
+}
+"""
 
 
 def runner(text: str) -> GraphRunner:
@@ -49,16 +59,23 @@ def test_inputs_are_read_and_outputs_written_where_they_lie() -> None:
 
 def test_a_graph_that_onnxruntime_does_not_know_is_refused() -> None:
     unknown: ModelProto = parser.parse_model(SUM.replace("Add", "Plus"))
-    with pytest.raises(OperationalError, match=r"cannot load the training graph.*Plus"):
+    with pytest.raises(OperationalError, match=r"cannot load the training graph:.*Plus") as caught:
         GraphRunner(unknown, device=torch.device("cpu"), threads=1)
+    assert "--engine torch" in str(caught.value.help)
+
+
+def test_a_graph_in_types_that_onnxruntime_lacks_is_refused_with_the_reason() -> None:
+    with pytest.raises(OperationalError, match=r"part of which is in bfloat16, as within torch\.autocast"):
+        runner(LOW)
 
 
 def test_a_run_that_fails_says_why() -> None:
     graph = runner(SUM)
     graph.bind_inputs({"x": torch.zeros(1, 3), "weight": torch.zeros(2)})
     graph.bind_outputs({"y": torch.zeros(1, 2), "total": torch.zeros(())})
-    with pytest.raises(OperationalError, match="failed to run the training graph"):
+    with pytest.raises(OperationalError, match="failed to run the training graph") as caught:
         graph.run()
+    assert "--engine torch" in str(caught.value.help)
 
 
 def test_memory_that_runs_out_is_a_memory_error() -> None:
