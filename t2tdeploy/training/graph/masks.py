@@ -12,8 +12,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from t2tdeploy.errors import DifferentiationError
-from t2tdeploy.training.graph.manifest import Axis, MaskSpec, names_of
+from t2tdeploy.training.graph.manifest import Axis, MaskSpec
 
 _LEVELS = 2**16  # of rates: an element's number of 16 random bits decides
 
@@ -32,9 +31,6 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
 
     Returns:
         the masks, in the order of the new inputs.
-
-    Raises:
-        DifferentiationError: the size of a mask depends on the values of a batch.
     """
     graph = model.graph
     constants, shapes = _constants(model), axes_in(graph)
@@ -45,8 +41,7 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
     for node in graph.node:
         if node.op_type == "Dropout":
             rate = float(constants[node.input[1]])
-            shape = require_known(shapes[node.input[0]], graph, "a dropout mask")
-            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=shape)
+            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=shapes[node.input[0]])
             specs.append(spec)
             if len(node.output) > 1:
                 mask_of[node.output[1]] = spec.name
@@ -132,19 +127,6 @@ def axes_in(graph: GraphProto) -> dict[str, tuple[Axis, ...]]:
     return {name: _axes(kind) for name, kind in values.items()} | {
         tensor.name: tuple(tensor.dims) for tensor in graph.initializer
     }
-
-
-def require_known(shape: tuple[Axis, ...], graph: GraphProto, what: str) -> tuple[Axis, ...]:
-    """The shape, if its axes can be computed from those of the graph's inputs before it runs.
-
-    Raises:
-        DifferentiationError: they cannot.
-    """
-    known = {name for value in graph.input for axis in _axes(value.type.tensor_type) for name in names_of(axis)}
-    if any(not names_of(axis) <= known for axis in shape):
-        sizes = ", ".join(map(str, shape))
-        raise DifferentiationError(f"{what} of [{sizes}] has a size that depends on the values of a batch")
-    return shape
 
 
 def _axes(tensor_type: onnx.TypeProto.Tensor) -> tuple[Axis, ...]:

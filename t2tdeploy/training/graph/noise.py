@@ -6,7 +6,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.training.graph.manifest import NoiseSpec
-from t2tdeploy.training.graph.masks import axes_in, require_known
+from t2tdeploy.training.graph.masks import axes_in
 
 _DISTRIBUTIONS = {"RandomUniformLike": "uniform", "RandomNormalLike": "normal"}
 
@@ -16,17 +16,15 @@ def noise_as_inputs(model: ModelProto) -> list[NoiseSpec]:
 
     Returns:
         their specs, in the order of the new inputs.
-
-    Raises:
-        DifferentiationError: as `masks_as_inputs`.
     """
     graph = model.graph
     shapes = axes_in(graph)
     drawing = [node for node in graph.node if node.op_type in _DISTRIBUTIONS]
-    specs = []
-    for number, node in enumerate(drawing):
-        shape = require_known(shapes[node.output[0]], graph, "random numbers")
-        specs.append(NoiseSpec(name=f"noise_{number}", distribution=_DISTRIBUTIONS[node.op_type], shape=shape))
+    specs = [
+        NoiseSpec(name=f"noise_{number}", distribution=_DISTRIBUTIONS[node.op_type], shape=shapes[node.output[0]])
+        for number, node in enumerate(drawing)
+    ]
+    for node in drawing:
         graph.node.remove(node)
     graph.input.extend(helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, [*spec.shape]) for spec in specs)
     rename_tensors(graph, {node.output[0]: spec.name for node, spec in zip(drawing, specs, strict=True)})

@@ -164,12 +164,6 @@ def test_equal_draws_are_different_numbers_and_other_axes_are_followed() -> None
     np.testing.assert_allclose(found, x * one + two + rows.sum(0), rtol=1e-4, atol=1e-5)
 
 
-def test_a_size_that_depends_on_the_batch_is_refused() -> None:
-    expected = r"a dropout mask of \[u\d+, 3\] has a size that depends on the values of a batch"
-    with pytest.raises(DifferentiationError, match=expected):
-        graph(lambda x: F.dropout(x[x.detach().sum((1, 2)) > 0][:, 0]))
-
-
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
