@@ -1,4 +1,4 @@
-"""Pictures that commands write: which formats; whether one can be drawn, before the work that it shows; writing it."""
+"""Pictures: whether one can be drawn, before the work that it shows; names of users in it; writing it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def require_drawable(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"cannot write {path}: {path.absolute().parent} is not a folder", path=path)
     require_writable(path)
+
+
+def as_label(text: str, longest: int | None = None) -> str:
+    """A text as matplotlib draws it letter by letter: without mathematics between dollar signs.
+
+    Args:
+        longest: characters it is cut down to; None: any number.
+    """
+    short = text if longest is None or len(text) <= longest else text[: longest - 1] + "…"
+    return short.replace("$", r"\$")
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from t2tdeploy.benchmark.measure import Report, Speed
-from t2tdeploy.pictures import save
+from t2tdeploy.pictures import as_label, save
 
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c")
 _STYLES = ("-", "--", ":", "-.")
@@ -49,7 +49,7 @@ def plot(report: Report, path: Path) -> None:
     right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_minor_formatter(NullFormatter())
     right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    figure.suptitle(f"{report.bundle}, beam {report.beam_size}: {report.cpu}", fontsize=12)
+    figure.suptitle(f"{as_label(report.bundle)}, beam {report.beam_size}: {report.cpu}", fontsize=12)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     save(figure, path)

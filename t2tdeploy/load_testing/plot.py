@@ -8,7 +8,7 @@ from typing import Any
 
 from t2tdeploy.load_testing.run import Report
 from t2tdeploy.load_testing.tally import Measured
-from t2tdeploy.pictures import save
+from t2tdeploy.pictures import as_label, save
 
 _COLOURS = ("#1b6ca8", "#e0a458", "#5a9367", "#a23b72", "#5c5c5c", "#7fb2d9", "#b5651d")
 _SHARES = (0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -28,7 +28,8 @@ def plot(report: Report, path: Path) -> None:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e5e5e5")
-    figure.suptitle(f"{report.model}, deadline {report.plan.deadline:g} s; load from {report.cpu}", fontsize=11)
+    title = f"{as_label(report.model)}, deadline {report.plan.deadline:g} s; load from {report.cpu}"
+    figure.suptitle(title, fontsize=11)
     save(figure, path)
 
 

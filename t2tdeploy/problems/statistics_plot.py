@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from t2tdeploy.features import LABELS, FeatureSpec
+from t2tdeploy.pictures import as_label
 from t2tdeploy.problems.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -77,12 +78,8 @@ def _draw_classes(axis: Axes, dataset: Dataset, spec: FeatureSpec) -> None:
     axis.set_xlabel(f"examples by {spec.name}")
     axis.spines[["top", "right"]].set_visible(False)
     if len(counts) <= _MAX_NAMED_CLASSES:
-        axis.set_yticks(places, [_short(name) for name in spec.classes])
+        axis.set_yticks(places, [as_label(name, longest=24) for name in spec.classes])
         axis.bar_label(bars, padding=2, fontsize="small")
         axis.margins(x=0.15)
     else:
         axis.set_ylabel("class id")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:23]}…"

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from t2tdeploy.pictures import as_label
 from t2tdeploy.problems.class_metrics import RegressionScores, calibration_error, confusion_matrix, reliability
 from t2tdeploy.training.predictions import PredictionReport
 
@@ -37,7 +38,7 @@ def confusion_picture(matrix: npt.NDArray[np.int64], classes: Sequence[str]) -> 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if count <= _MOST_NAMES:
-        names = [_drawable(name) for name in classes]
+        names = [as_label(name, longest=20) for name in classes]
         axes.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(range(count), names)
     if count <= _MOST_NUMBERS:
@@ -83,9 +84,3 @@ def predictions_picture(
     explained = "" if scores.r2 is None else f", R² {scores.r2:.3f}"
     axes.set_title(f"RMSE {scores.rmse:.4g}{explained}", fontsize="medium")
     return figure
-
-
-def _drawable(name: str) -> str:
-    """Short, and no mathematics between dollar signs."""
-    short = name if len(name) <= 20 else name[:19] + "…"
-    return short.replace("$", r"\$")

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from t2tdeploy.files import atomic_file, naming
 from t2tdeploy.models.model import Model
+from t2tdeploy.pictures import as_label
 from t2tdeploy.training.engine import Batch
 from t2tdeploy.training.evaluate import Example
 from t2tdeploy.training.parameters import tensors_from
@@ -198,5 +199,5 @@ def attention_picture(weights: np.ndarray, source: Sequence[str], target: Sequen
 
 
 def _drawable(token: str) -> str:
-    """SentencePiece's word mark as an underscore, and no mathematics between dollar signs."""
-    return token.replace("\u2581", "_").replace("$", r"\$")
+    """SentencePiece's word mark as an underscore."""
+    return as_label(token.replace("\u2581", "_"))

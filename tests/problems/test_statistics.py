@@ -7,6 +7,7 @@ import pytest
 from t2tdeploy.hparams import HParams
 from t2tdeploy.problems.datagen import generate
 from t2tdeploy.problems.problem import ProblemOptions, TextToText
+from t2tdeploy.problems.tabular_csv import TabularCsv, TabularCsvOptions
 from t2tdeploy.problems.text import read_pairs
 
 LINES = {
@@ -74,6 +75,14 @@ def test_a_split_without_examples_is_there_with_none(content):
 def test_the_picture_is_a_png(content, tmp_path):
     assert content["problem"] == "file_pairs"
     assert (tmp_path / "data/file_pairs.statistics.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_classes_with_dollar_signs_are_drawn_as_they_are_written(tmp_path):
+    names = ("$20k_to_$40k", "$5^$10", "$50% off $100")
+    (tmp_path / "a.csv").write_text("x,pay\n" + "".join(f"{i % 5 + 0.5},{names[i % 3]}\n" for i in range(60)))
+    problem = TabularCsv(TabularCsvOptions.create({"train": "a.csv", "target": "pay"}))
+    generate(problem, data_dir=tmp_path / "data", source_dir=tmp_path)
+    assert (tmp_path / "data/tabular_csv.statistics.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
 @pytest.mark.parametrize(("byte_fallback", "key"), [(True, "byte_fallback_share"), (False, "unknown_share")])
