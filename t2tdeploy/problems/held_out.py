@@ -24,9 +24,10 @@ def row_hashes(rows: Rows) -> list[int]:
 
 
 def hold_out(hashes: Sequence[int], classes: Sequence[str], counts: Mapping[str, int]) -> dict[str, Array]:
-    """Split -> int64 indices, ascending, of about `counts[split]` rows with the smallest hashes.
+    """Split -> int64 indices, ascending, of at most `counts[split]` rows, those with the smallest hashes.
 
-    Every class gives its share, and keeps a row for train. Rows of one hash, which are equal, stay together.
+    Every class gives its share, and keeps a row for train. Rows of one hash, which are equal, stay together: where they
+    are more than is left of a share, rows with larger hashes are taken instead, and fewer or none if there are no such.
     """
     places: dict[str, dict[int, list[int]]] = {}  # class -> hash -> indices
     for index, (value, label) in enumerate(zip(hashes, classes, strict=True)):
@@ -35,14 +36,24 @@ def hold_out(hashes: Sequence[int], classes: Sequence[str], counts: Mapping[str,
     quotas = {split: _shares(count, sizes) for split, count in counts.items()}
     found: dict[str, list[int]] = {split: [] for split in counts}
     for label, groups in places.items():
-        waiting = [groups[value] for value in sorted(groups, reverse=True)]
+        waiting = [groups[value] for value in sorted(groups)]
         for split in counts:
-            taken = 0
-            while taken < quotas[split][label] and len(waiting) > 1:
-                group = waiting.pop()
-                found[split] += group
-                taken += len(group)
+            taken, waiting = _take(waiting, quotas[split][label])
+            found[split] += taken
     return {split: np.array(sorted(indices), np.int64) for split, indices in found.items()}
+
+
+def _take(groups: Sequence[list[int]], quota: int) -> tuple[list[int], list[list[int]]]:
+    """Indices of the first groups that fit into `quota`, and the other groups, of which there is one at least."""
+    taken: list[int] = []
+    left: list[list[int]] = []
+    for place, group in enumerate(groups):
+        is_last = not left and place == len(groups) - 1
+        if is_last or len(taken) + len(group) > quota:
+            left.append(group)
+        else:
+            taken += group
+    return taken, left
 
 
 def _shares(count: int, sizes: Mapping[str, int]) -> dict[str, int]:

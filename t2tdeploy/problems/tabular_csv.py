@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from pydantic import Field
 from t2tdeploy.columns.values import Array, as_number, as_text
 from t2tdeploy.errors import InputError
 from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.problems.classes import shown_classes
 from t2tdeploy.problems.held_out import hold_out, others, row_hashes, splits_to_hold_out
 from t2tdeploy.problems.pairs import existing_file
 from t2tdeploy.problems.problem import DataOptions, Problem
@@ -76,7 +77,7 @@ class TabularCsv(Problem):
     """Your own table from CSV, TSV or Parquet: classes or numbers out of its columns.
 
     Where dev or test is not given, the rows with the smallest hashes are held out of train, of every class its share:
-    the same ones whatever the order of the rows, and equal rows together.
+    the same ones whatever the order of the rows, and equal rows together, or in train if they are more than a share.
     """
 
     task = "classify"
@@ -153,8 +154,17 @@ class TabularCsv(Problem):
         counts = {split: min(count, len(rows) // 10) for split, count in wanted.items()}
         found = hold_out(row_hashes(rows), classes, counts)
         for split, indices in found.items():
-            reporter.message(f"{self.name}: {len(indices)} of {len(rows)} rows are held out of train for {split}")
+            why = _why_fewer(classes, indices, counts[split]) if len(indices) < counts[split] else ""
+            reporter.message(f"{self.name}: {len(indices)} of {len(rows)} rows are held out of train for {split}{why}")
         return {split: indices for split, indices in found.items() if indices.size}
+
+
+def _why_fewer(classes: Sequence[str], indices: Array, wanted: int) -> str:
+    absent = sorted({*classes} - {classes[index] for index in indices} - {""})  # a number has the class ""
+    return (
+        f"; {wanted} were wanted, but equal rows stay together and every class keeps some in train"
+        f"{f'; none of class {shown_classes(absent)}' if absent else ''}"
+    )
 
 
 def _kind_of(regress: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -35,6 +36,42 @@ def test_the_order_of_rows_does_not_matter(rows: list[tuple[int, str]], random: 
         for some in (rows, mixed)
     ]
     assert chosen[0] == chosen[1]
+
+
+@given(labelled, st.integers(0, 20), st.integers(0, 20))
+def test_no_split_gets_more_than_its_quota(rows: list[tuple[int, str]], dev: int, test: int) -> None:
+    classes, sizes = [label for _, label in rows], Counter(label for _, label in rows)
+    wanted = {"dev": min(dev, len(rows)), "test": min(test, len(rows))}
+    for split, indices in hold_out([hash(row) for row in rows], classes, wanted).items():
+        assert len(indices) <= wanted[split]
+        for label, taken in Counter(classes[index] for index in indices).items():
+            assert taken <= math.ceil(wanted[split] * sizes[label] / len(rows))
+
+
+@given(labelled, st.integers(0, 20))
+def test_a_group_stays_in_train_where_it_would_overshoot_or_is_the_last(rows: list[tuple[int, str]], dev: int) -> None:
+    classes, sizes = [label for _, label in rows], Counter(label for _, label in rows)
+    wanted = min(dev, len(rows))
+    chosen = hold_out([hash(row) for row in rows], classes, {"dev": wanted})
+    taken = Counter(classes[index] for index in chosen["dev"])
+    left: dict[str, Counter[tuple[int, str]]] = {label: Counter() for label in sizes}
+    for index in others(len(rows), chosen):
+        left[classes[index]][rows[index]] += 1
+    for label, groups in left.items():
+        room = wanted * sizes[label] // len(rows) - taken[label]
+        assert len(groups) == 1 or min(groups.values()) > room
+
+
+def test_a_large_group_makes_way_for_smaller_ones() -> None:
+    hashes = [1] * 6 + [2] * 3 + [3] * 4 + [4, 5] + [6] * 85
+    found = hold_out(hashes, ["a"] * 100, {"dev": 5, "test": 5})
+    assert Counter(hashes[index] for index in found["dev"]) == {2: 3, 4: 1, 5: 1}
+    assert Counter(hashes[index] for index in found["test"]) == {3: 4}
+
+
+def test_nothing_is_held_out_where_every_group_is_larger_than_the_quota() -> None:
+    found = hold_out([place // 20 for place in range(100)], ["a"] * 100, {"dev": 10})
+    assert not found["dev"].size
 
 
 def test_classes_give_their_share() -> None:

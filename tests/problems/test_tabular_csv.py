@@ -128,6 +128,32 @@ def test_the_order_of_rows_does_not_matter(table: Path) -> None:
     assert {round(value, 4) for value in dev[0]} == {round(value, 4) for value in dev[1]}
 
 
+def test_what_equal_rows_keep_in_train_is_said(tmp_path: Path) -> None:
+    rows = [*(f"{i},small" for i in range(50)), *["1,large", "2,large"] * 75]
+    write(tmp_path / "a.csv", rows, header="x,size")
+    messages = Messages()
+    problem = prepared(tmp_path, "train=a.csv,target=size,columns=[x:numeric]", messages)
+    why = "20 were wanted, but equal rows stay together and every class keeps some in train; none of class large"
+    assert messages.texts[-2:] == [
+        f"tabular_csv: 5 of 200 rows are held out of train for {split}; {why}" for split in ("dev", "test")
+    ]
+    assert {split: len(samples(problem, tmp_path, split)) for split in ("train", "dev", "test")} == {
+        "train": 190, "dev": 5, "test": 5
+    }  # fmt: skip
+
+
+def test_a_number_whose_rows_are_too_often_equal_has_no_dev(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", ["1,0.5", "2,1.5"] * 100, header="x,y")
+    messages = Messages()
+    problem = prepared(tmp_path, "train=a.csv,target=y,columns=[x:numeric],held_out_test=none", messages)
+    assert messages.texts[-1].endswith(
+        "0 of 200 rows are held out of train for dev; 20 were wanted, but equal rows "
+        "stay together and every class keeps some in train"
+    )
+    assert samples(problem, tmp_path, "dev") == []
+    assert len(samples(problem, tmp_path, "train")) == 200
+
+
 def test_dev_and_test_may_be_files_of_their_own(table: Path) -> None:
     write(table / "b.csv", ["1,30,Berlin,001,x,yes", "2,,,,,no"])
     problem = prepared(table, "train=a.csv,dev=b.csv,target=bought,held_out_test=none")
