@@ -102,7 +102,7 @@ def table(tmp_path: Path, run: Command) -> Callable[..., list[str | Path]]:
     """Generates data of a table with these held-out rows; returns the command that trains two steps on them."""
 
     def table(**held_out: str) -> list[str | Path]:
-        rows = [f"{number % 10 + 0.5},{'odd' if number % 2 else 'even'}" for number in range(100)]
+        rows = [f"{number % 50 + 0.5},{'odd' if number % 2 else 'even'}" for number in range(100)]
         (tmp_path / "numbers.csv").write_text("\n".join(["number,kind", *rows, ""]))
         chosen = "".join(f",held_out_{split}={count}" for split, count in held_out.items())
         made = run(
