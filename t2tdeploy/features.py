@@ -38,6 +38,7 @@ class Modality(StrEnum):
 
 
 LABELS = (Modality.CLASS_LABEL, Modality.MULTI_LABEL)  # those that have classes
+IMAGE_CHANNELS = (1, 3)  # of an image that a bundle takes: grey, or red, green and blue
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from t2tdeploy.decoding import EARLY_STOPPING, NO_CONTROLS, Alpha, BeamSize, ExtraLength, SearchControls
+from t2tdeploy.features import IMAGE_CHANNELS
 
 FORMAT_VERSION = 6
 
@@ -167,7 +168,7 @@ class FeatureInput(_Record):
     def _complete(self) -> Self:
         if self.kind == "text" and self.max_length is None:
             raise ValueError("a text has a max_length")
-        if self.kind == "image" and (len(self.shape) != 3 or self.shape[2] not in (1, 3)):
+        if self.kind == "image" and (len(self.shape) != 3 or self.shape[2] not in IMAGE_CHANNELS):
             raise ValueError("the shape of an image is (height, width, 1 or 3)")
         if self.kind == "category" and self.dtype != "string" and self.size is None:
             raise ValueError("categories are strings, or ids of which the number is known")

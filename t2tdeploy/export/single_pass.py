@@ -18,7 +18,7 @@ from t2tdeploy.errors import InputError
 from t2tdeploy.export.forward import Axes, Example, trace
 from t2tdeploy.export.naming import name_axes
 from t2tdeploy.export.weights import multiply_weights, share_weights
-from t2tdeploy.features import PAD_ID, FeatureSpec, Modality
+from t2tdeploy.features import IMAGE_CHANNELS, PAD_ID, FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 
 ROWS = 3  # of the batch to trace with; no axis of another meaning may have the same size
@@ -67,7 +67,7 @@ def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) 
         temperature: that logits are divided by before they become probabilities.
 
     Raises:
-        InputError: a column has the name of an output.
+        InputError: a column has the name of an output, or an image another number of channels than bundles take.
         torch.onnx.OnnxExporterError: the model has an operator that ONNX cannot express.
     """
     model.eval()
@@ -75,6 +75,12 @@ def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) 
     for name in {*inputs, *raw_columns(inputs)} & {*output_names(model)}:
         if name not in inputs or inputs[name].column is not None:
             raise InputError(f"column '{name}' has the name of an output of the graph", help="give it another name")
+    for name, spec in inputs.items():
+        if spec.modality is Modality.IMAGE and spec.shape[-1] not in IMAGE_CHANNELS:
+            raise InputError(
+                f"image '{name}' has {spec.shape[-1]} channels; a bundle takes images of 1 or 3",
+                help=f"declare it as numbers: FeatureSpec('{name}', Modality.REAL, shape={spec.shape})",
+            )
     examples = []
     length = FIRST_LENGTH
     for name, spec in inputs.items():

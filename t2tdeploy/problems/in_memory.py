@@ -18,7 +18,7 @@ from t2tdeploy.columns.fit import fit_columns, raw_of, resolve
 from t2tdeploy.columns.fitted import column_of, raw_columns
 from t2tdeploy.columns.values import Array, RawColumn, raw_array
 from t2tdeploy.errors import InputError, nearest
-from t2tdeploy.features import FeatureSpec, Modality
+from t2tdeploy.features import IMAGE_CHANNELS, FeatureSpec, Modality
 from t2tdeploy.problems.batching import Batch, Indices, Lengths
 from t2tdeploy.problems.classes import in_class_order, is_no_class
 from t2tdeploy.problems.dataset import Dataset, ProblemData, ProblemRecord, SplitRecord
@@ -195,6 +195,12 @@ def _inferred(table: Table) -> dict[str, FeatureSpec]:
         if values.dtype == np.uint8 and values.ndim == 4:
             if name == TARGETS:
                 raise InputError(f"a column of images cannot be called '{TARGETS}'", help="give it another name")
+            if (channels := values.shape[3]) not in IMAGE_CHANNELS:
+                raise InputError(
+                    f"column '{name}' is an array of uint8{list(values.shape[1:])}: images have 1 or 3 channels, "
+                    f"not {channels}",
+                    help="give other channels as numbers: .astype('float32')",
+                )
             found[name] = FeatureSpec(name, Modality.IMAGE, shape=values.shape[1:])
             continue
         column = _declaration(name, values)

@@ -148,6 +148,13 @@ def test_a_column_cannot_have_the_name_of_an_output() -> None:
         export_single_pass(BasicFc(SMALL, features), raw)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_image_has_the_channels_that_a_bundle_takes(channels: int) -> None:
+    features = {"inputs": FeatureSpec("inputs", Modality.IMAGE, shape=(8, 8, channels)), "targets": LABEL}
+    with pytest.raises(InputError, match=rf"image 'inputs' has {channels} channels; a bundle takes images of 1 or 3"):
+        export_single_pass(BasicFc(SMALL, features), random_batch(features, ROWS))
+
+
 class _Messages(SilentReporter):
     def __init__(self) -> None:
         self.lines: list[str] = []

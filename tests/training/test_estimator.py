@@ -294,6 +294,18 @@ def test_pictures_with_several_labels_are_predicted(tmp_path: Path) -> None:
     assert np.mean(right) == scores["accuracy"]
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_of_other_channels_are_refused_but_as_numbers(tmp_path: Path, channels: int) -> None:
+    kinds = np.arange(40) % 2
+    pixels = np.broadcast_to(60 * kinds[:, None, None, None], (40, 4, 4, channels))
+    with pytest.raises(InputError, match=f"images have 1 or 3 channels, not {channels}") as caught:
+        make(tmp_path).train(lambda: (pixels.astype(np.uint8), kinds), steps=1)
+    assert "astype('float32')" in (caught.value.help or "")
+    make(tmp_path).train(lambda: (pixels.astype(np.float32), kinds), steps=30).export_bundle(tmp_path / "bundle")
+    (answer,) = t2tdeploy.load(tmp_path / "bundle").classify([pixels[1]], top_k=1)
+    assert answer.labels[0].name == "1"
+
+
 def test_checkpoints_come_by_steps_or_by_the_clock(tmp_path: Path) -> None:
     by_steps = TORCH.replace(save_checkpoints_steps=2, save_checkpoints_secs=None, keep_checkpoint_max=2)
     by_clock = TORCH.replace(save_checkpoints_secs=1e-9)
