@@ -72,3 +72,8 @@ class FeatureSpec:
         """What `dataclasses.asdict` made, after a way through JSON; fields that it lacks have their defaults."""
         lists = {name: tuple(record[name]) for name in ("classes", "shape") if name in record}
         return cls(**{**record, **lists, "modality": Modality(record["modality"])})
+
+
+def graph_outputs(target: FeatureSpec) -> tuple[str, ...]:
+    """What the exported graph of a model without a search calls its outputs."""
+    return ("values",) if target.modality is Modality.REAL else ("logits", "probabilities")

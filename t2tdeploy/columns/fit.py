@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from t2tdeploy.columns.declare import Categorical, Crossed, Declaration
+from t2tdeploy.columns.fitted import raw_columns
 from t2tdeploy.columns.values import Raw, RawColumn
 from t2tdeploy.errors import InputError, nearest
-from t2tdeploy.features import FeatureSpec
+from t2tdeploy.features import FeatureSpec, graph_outputs
 
 
 def fit_columns(declarations: Sequence[Declaration], raw: Raw) -> dict[str, FeatureSpec]:
@@ -30,6 +31,24 @@ def fit_columns(declarations: Sequence[Declaration], raw: Raw) -> dict[str, Feat
             )
     names = feature_names(columns)
     return {name: column.fit(raw).feature(name) for name, column in zip(names, columns, strict=True)}
+
+
+def require_graph_names(inputs: Mapping[str, FeatureSpec], target: FeatureSpec) -> None:
+    """Finds out before a training whether its model can be exported with these columns.
+
+    Args:
+        inputs: the features beside the target.
+
+    Raises:
+        InputError: a column has no name, or that of an output of the graph.
+    """
+    made = [name for name, spec in inputs.items() if spec.column is not None]
+    columns = [*made, *raw_columns(dict(inputs))]
+    if not all([*inputs, *columns]):
+        raise InputError("a column has no name", help="give it a name, or leave it out")
+    for name in columns:
+        if name in graph_outputs(target):
+            raise InputError(f"column '{name}' has the name of an output of the graph", help="give it another name")
 
 
 def resolve(declarations: Sequence[Declaration]) -> list[Declaration]:

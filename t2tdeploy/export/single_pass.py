@@ -13,12 +13,12 @@ from onnxscript.rewriter import rewrite
 from onnxscript.rewriter.rules.common import fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_gemm_rule
 from torch import Tensor
 
-from t2tdeploy.columns.fitted import raw_columns
+from t2tdeploy.columns.fit import require_graph_names
 from t2tdeploy.errors import InputError
 from t2tdeploy.export.forward import Axes, Example, trace
 from t2tdeploy.export.naming import name_axes
 from t2tdeploy.export.weights import multiply_weights, share_weights
-from t2tdeploy.features import IMAGE_CHANNELS, PAD_ID, FeatureSpec, Modality
+from t2tdeploy.features import IMAGE_CHANNELS, PAD_ID, FeatureSpec, Modality, graph_outputs
 from t2tdeploy.models.model import Model
 
 ROWS = 3  # of the batch to trace with; no axis of another meaning may have the same size
@@ -56,7 +56,7 @@ def inputs_of(model: Model) -> dict[str, FeatureSpec]:
 
 def output_names(model: Model) -> tuple[str, ...]:
     """Of the graph."""
-    return ("values",) if model.features[model.target].modality is Modality.REAL else ("logits", "probabilities")
+    return graph_outputs(model.features[model.target])
 
 
 def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) -> onnx.ModelProto:
@@ -67,14 +67,12 @@ def export_single_pass(model: Model, batch: Batch, *, temperature: float = 1.0) 
         temperature: that logits are divided by before they become probabilities.
 
     Raises:
-        InputError: a column has the name of an output, or an image another number of channels than bundles take.
+        InputError: a column has no name or that of an output, or an image another number of channels than bundles take.
         torch.onnx.OnnxExporterError: the model has an operator that ONNX cannot express.
     """
     model.eval()
     inputs = inputs_of(model)
-    for name in {*inputs, *raw_columns(inputs)} & {*output_names(model)}:
-        if name not in inputs or inputs[name].column is not None:
-            raise InputError(f"column '{name}' has the name of an output of the graph", help="give it another name")
+    require_graph_names(inputs, model.features[model.target])
     for name, spec in inputs.items():
         if spec.modality is Modality.IMAGE and spec.shape[-1] not in IMAGE_CHANNELS:
             raise InputError(

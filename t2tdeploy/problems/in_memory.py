@@ -14,7 +14,7 @@ import numpy as np
 
 from t2tdeploy import __version__
 from t2tdeploy.columns.declare import Declaration, numeric, vocabulary
-from t2tdeploy.columns.fit import fit_columns, raw_of, resolve
+from t2tdeploy.columns.fit import fit_columns, raw_of, require_graph_names, resolve
 from t2tdeploy.columns.fitted import column_of, raw_columns
 from t2tdeploy.columns.values import Array, RawColumn, raw_array
 from t2tdeploy.errors import InputError, nearest
@@ -122,7 +122,8 @@ def fit_features(
         classes: their names, by id; their number, if they are 0, 1, 2, …; None: those that occur.
 
     Raises:
-        InputError: a column is missing or of a type that cannot be used, there are no labels, or nothing to tell apart.
+        InputError: a column is missing, of a type that cannot be used, or without a name that can be exported; there
+            are no labels, or nothing to tell apart.
     """
     if columns is None:
         found = _inferred(table)
@@ -132,7 +133,9 @@ def fit_features(
         found = fit_columns(columns, raw)
     if not found:
         raise InputError("there is no column to predict from", help="declare one with columns=[…]")
-    return {**found, TARGETS: _fit_labels(table, labels, classes)}
+    target = _fit_labels(table, labels, classes)
+    require_graph_names(found, target)
+    return {**found, TARGETS: target}
 
 
 def arrays_of(

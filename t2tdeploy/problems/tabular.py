@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from t2tdeploy.columns.declare import Declaration, numeric
-from t2tdeploy.columns.fit import fit_columns, raw_of, resolve
+from t2tdeploy.columns.fit import fit_columns, raw_of, require_graph_names, resolve
 from t2tdeploy.columns.fitted import column_of, raw_columns
 from t2tdeploy.columns.values import RawColumn
 from t2tdeploy.errors import InputError
@@ -98,7 +98,8 @@ def fit_features(
     """The features of a table, fitted on its training rows, "targets" among them.
 
     Raises:
-        InputError: a column is missing or cannot be fitted, the target is among the columns, or a value does not do.
+        InputError: a column is missing or cannot be fitted or exported, the target is among the columns, or a value
+            does not do.
     """
     columns = resolve(declarations)
     if any(raw.name == target for column in columns for raw in column.raw):
@@ -106,7 +107,9 @@ def fit_features(
     if not columns:
         raise InputError(f"{rows.place} has no column to predict '{target}' from", help="declare one with columns=[…]")
     raw = {name: rows.raw(column) for name, column in raw_of(columns).items()}
-    return {**fit_columns(columns, raw), TARGETS: _fit_target(rows, target, regress, classes)}
+    found, predicted = fit_columns(columns, raw), _fit_target(rows, target, regress, classes)
+    require_graph_names(found, predicted)
+    return {**found, TARGETS: predicted}
 
 
 def _fit_target(rows: Rows, target: str, regress: bool, classes: tuple[str, ...]) -> FeatureSpec:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from t2tdeploy.errors import InputError, SettingsError
@@ -152,6 +154,27 @@ def test_a_number_whose_rows_are_too_often_equal_has_no_dev(tmp_path: Path) -> N
     )
     assert samples(problem, tmp_path, "dev") == []
     assert len(samples(problem, tmp_path, "train")) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("logits", "bought"), ("probabilities", "bought"), ("values", "age"), ("", "bought")]
+)
+def test_a_name_that_no_graph_can_have_is_refused_before_training(tmp_path: Path, name: str, target: str) -> None:
+    columns = {name: [1.5, 2.5] * 50, "bought": ["yes", "no"] * 50, "age": [*map(float, range(50))] * 2}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    words = "has the name of an output of the graph" if name else "a column has no name"
+    with pytest.raises(InputError, match=words) as caught:
+        prepared(tmp_path, f"train=a.parquet,target={target}")
+    assert "name" in (caught.value.help or "")
+
+
+def test_names_that_only_another_graph_cannot_have_are_taken(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", ["1,0,yes", "2,1,no"] * 50, header="values,x,bought")
+    write(tmp_path / "b.csv", [f"1,2,0,{i}.5" for i in range(50)] * 2, header="logits,probabilities,x,price")
+    assert "values_number" in features(tmp_path, "train=a.csv,target=bought,columns=[values:numeric]")
+    assert {"logits_number", "probabilities_number"} <= {
+        *features(tmp_path, "train=b.csv,target=price,columns=[logits:numeric,probabilities:numeric]")
+    }
 
 
 def test_dev_and_test_may_be_files_of_their_own(table: Path) -> None:

@@ -306,6 +306,15 @@ def test_images_of_other_channels_are_refused_but_as_numbers(tmp_path: Path, cha
     assert answer.labels[0].name == "1"
 
 
+@pytest.mark.parametrize("name", ["logits", "probabilities", ""])
+def test_a_name_that_no_graph_can_have_is_refused_before_training(tmp_path: Path, name: str) -> None:
+    columns, kinds = flowers()
+    given = {name: columns["size"], "colour": columns["colour"]}
+    for declared in (None, [numeric(name), vocabulary("colour")]):
+        with pytest.raises(InputError, match="the name of an output of the graph" if name else "has no name"):
+            make(tmp_path, columns=declared).train(lambda: (given, kinds), steps=1)
+
+
 def test_checkpoints_come_by_steps_or_by_the_clock(tmp_path: Path) -> None:
     by_steps = TORCH.replace(save_checkpoints_steps=2, save_checkpoints_secs=None, keep_checkpoint_max=2)
     by_clock = TORCH.replace(save_checkpoints_secs=1e-9)
