@@ -28,11 +28,12 @@ def decode_image(content: bytes, shape: tuple[int, ...]) -> Pixels:
     """The first picture of a file, the way it is meant to be seen, as uint8 `shape` = (height, width, channels).
 
     It is turned as its EXIF data say, transparent places are white, and its middle is cut out in the proportions of
-    `shape` and resized. Three channels are red, green and blue, one is grey; 16-bit grey keeps its upper bits.
+    `shape` and resized. Three channels are red, green and blue, one is grey; grey of 16 bits, or of as many in
+    32, keeps its upper ones.
 
     Raises:
         InputError: the bytes are no picture of a format in `FORMATS`, are damaged or cut off, have more than
-            `MOST_PIXELS` or pixels that are floating-point numbers.
+            `MOST_PIXELS`, or pixels that are floating-point numbers, or 8 bits in 32.
     """
     if not content:
         raise InputError("not an image: it has no bytes")
@@ -82,7 +83,7 @@ def fit_image(image: Image.Image, shape: tuple[int, ...]) -> Pixels:
     """A picture in memory, as `decode_image` gives it.
 
     Raises:
-        InputError: its pixels are floating-point numbers.
+        InputError: its pixels are floating-point numbers, or 8 bits in 32.
     """
     height, width, channels = shape
     image = _eight_bits(ImageOps.exif_transpose(image))
@@ -98,6 +99,14 @@ def fit_image(image: Image.Image, shape: tuple[int, ...]) -> Pixels:
 def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise InputError("its pixels are floating-point numbers, and nothing tells which of them is white")
-    if image.mode.startswith("I"):  # Pillow's own conversion would make white of all above 255
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    return image
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if image.mode == "I" and 0 < values.max() <= 255:
+        raise InputError(
+            f"its pixels are 32-bit numbers of at most {values.max()}, all black: white is 65535",
+            help="save it with 8 bits",
+        )
+    grey = (values >> 8).clip(0, 255).astype(np.uint8)  # Pillow's own conversion would make white of all above 255
+    opaque = np.where(values == image.info.get("transparency"), 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(opaque)))

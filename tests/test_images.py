@@ -107,6 +107,26 @@ def test_pixels_without_a_range_are_refused() -> None:
         decode_image(content, SHAPE)
 
 
+def test_a_transparent_grey_of_16_bits_is_white() -> None:
+    pixels = np.full((4, 6), 20_000, np.uint16)
+    pixels[:, 3:], pixels[0, 3:] = 4_000, 4_001
+    found = decode_image(encoded(Image.fromarray(pixels), "PNG", transparency=4_000), SHAPE)
+    assert set(found[:, :3].ravel()) == {20_000 >> 8}
+    assert set(found[0, 3:].ravel()) == {4_001 >> 8}
+    assert set(found[1:, 3:].ravel()) == {255}
+
+
+def test_eight_bits_in_32_are_refused_instead_of_being_black() -> None:
+    for largest in (1, 200, 255):
+        content = encoded(Image.fromarray(np.full((4, 6), largest, np.int32)), "TIFF")
+        with pytest.raises(InputError, match=f"32-bit numbers of at most {largest}, all black") as caught:
+            decode_image(content, SHAPE)
+        assert "8 bits" in (caught.value.help or "")
+    for value, grey in ((0, 0), (256, 1), (65_535, 255)):
+        content = encoded(Image.fromarray(np.full((4, 6), value, np.int32)), "TIFF")
+        assert set(decode_image(content, SHAPE).ravel()) == {grey}
+
+
 def test_formats_that_need_other_programs_are_not_among_them() -> None:
     assert not {"EPS", "PSD", "FPX", "WMF"} & set(FORMATS)
 
