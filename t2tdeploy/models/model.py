@@ -338,12 +338,13 @@ def _module_names(features: Mapping[str, FeatureSpec]) -> dict[str, str]:
     """Feature -> the name of its modality: of text that of its vocabulary, of others its own, as torch allows it."""
     taken = {spec.vocabulary for spec in features.values() if spec.modality is Modality.SYMBOL}
     names: dict[str, str] = {}
+    of_torch = dir(nn.ModuleDict())
     for name, spec in features.items():
         if spec.modality is Modality.SYMBOL:
             names[name] = spec.vocabulary
             continue
         plain = re.sub(r"\W", lambda found: f"_{ord(found[0]):x}_", name)
-        while plain in taken or hasattr(nn.ModuleDict, plain):
+        while plain in taken or plain in of_torch:
             plain += "_"
         taken.add(plain)
         names[name] = plain

@@ -137,6 +137,8 @@ def test_what_models_refuse(model: type[Model], features: dict[str, FeatureSpec]
 
 
 def test_a_feature_may_be_called_as_anything() -> None:
-    features = {name: FeatureSpec(name, Modality.CATEGORY, vocab_size=3) for name in ("type", "a.b", "keys", "x y")}
+    features = {
+        name: FeatureSpec(name, Modality.CATEGORY, vocab_size=3) for name in ("type", "a.b", "keys", "x y", "training")
+    }
     model = made(LinearClassifier, LinearHParams.create({}), {**features, "targets": LABEL})
     assert model({name: torch.tensor([1]) for name in features}).shape == (1, 3)
