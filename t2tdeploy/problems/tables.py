@@ -22,8 +22,10 @@ from t2tdeploy.errors import CorruptFileError, InputError
 from t2tdeploy.files import reading
 from t2tdeploy.problems.quoted import read_quoted
 from t2tdeploy.problems.rows import Rows, float64
-from t2tdeploy.problems.separators import SEPARATORS, other_separator
+from t2tdeploy.problems.separators import SEPARATORS, other_separator, separator_name
 from t2tdeploy.problems.text import BadLines, format_by_suffix
+
+MOST_BYTES = 2**26  # of a row of a text file
 
 TableFormat = Literal["csv", "tsv", "parquet"]
 
@@ -51,7 +53,8 @@ def read_table(
         header: whether the first line of a text file names the columns; otherwise they are called 0, 1, 2, …
 
     Raises:
-        InputError: the file has no columns or no rows, or one name twice.
+        InputError: the file has no columns or no rows, or one name twice; a quote in it is never closed; a row is
+            longer than `MOST_BYTES`, or none as long as the first.
         CorruptFileError: it is damaged, or not what its format says.
     """
     with _faults(path):
@@ -98,11 +101,12 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
         delimiter=separator, newlines_in_values=True, invalid_row_handler=leave_out, ignore_empty_lines=True
     )
     names = _names(path, separator, header)
-    with _decompressed(path) as source:
+    with _whole_rows(path, separator), _decompressed(path) as source:
         table = pyarrow.csv.read_csv(
             source,
             pyarrow.csv.ReadOptions(
                 use_threads=False,  # a row's number is only known to one thread
+                block_size=MOST_BYTES,
                 column_names=[str(place) for place in range(len(names))],  # a name may stand there twice
                 skip_rows=blank,
                 skip_rows_after_names=1 if header else 0,  # a row, which may be several lines
@@ -116,7 +120,28 @@ def _read_text(path: Path, separator: str, header: bool, bad_lines: BadLines) ->
     if has_line_ends or _has_line_ends(table):
         for _ in read_quoted(path, separator):  # which sees quotes that go astray
             pass
+    if skipped and not len(table):
+        raise InputError(
+            f"none of the {len(skipped)} rows of {path} has {len(names)} values, as its first line has",
+            path=path,
+            help=f"does the first line name all columns, and are they separated by {separator_name(separator)}?",
+        )
     return table.rename_columns(names), numbers
+
+
+@contextmanager
+def _whole_rows(path: Path, separator: str) -> Iterator[None]:
+    """Says what a row is that does not fit into a block."""
+    try:
+        yield
+    except pyarrow.ArrowInvalid as error:
+        if "straddl" not in str(error):
+            raise
+        for _ in read_quoted(path, separator):  # a row without an end, as a rule: an open quote
+            pass
+        raise InputError(
+            f"{path} has a row of more than {MOST_BYTES} bytes", path=path, help="save the table as Parquet"
+        ) from error
 
 
 def _has_line_ends(table: pyarrow.Table) -> bool:
@@ -137,7 +162,7 @@ def _names(path: Path, separator: str, header: bool) -> list[str]:
     with _decompressed(path) as source:
         reader = pyarrow.csv.open_csv(
             source,
-            pyarrow.csv.ReadOptions(use_threads=False, autogenerate_column_names=not header),
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=MOST_BYTES, autogenerate_column_names=not header),
             pyarrow.csv.ParseOptions(
                 delimiter=separator, newlines_in_values=True, invalid_row_handler=lambda row: "skip"
             ),

@@ -103,9 +103,13 @@ def test_parquet(tmp_path: Path) -> None:
         ("a.tsv", b"a,b\n1,2\n", InputError, "has one column, 'a,b'", "say format=csv"),
         ("a.csv", b'a,b\n1,2\n3,"4\n5,6\n', InputError, "from line 3 on: a quote is opened and never closed", "two "),
         ("a.csv", b'a,b,c\n1,2,3\n4,"5,6\n' + b"7,8,9\n" * 90, InputError, "from line 3 on: a quote is opened", "two "),
+        ("a.csv", b'a,b,c\n4,"5,6\n' + b"7,8,9\n" * 90, InputError, "from line 2 on: a quote is opened", "two "),
         ("a.csv", b'a,b\n1,"open\n2,"x"\n3,y\n', InputError, "from line 2 on: a quote is opened", "two "),
         ("a.csv", b'a,b\n0,0\n1,"open\n2,"x"\n3,"y\n4,"z"\n', InputError, "from line 3 on: a quote is", "two "),
         ("a.csv", b'a,b\r1,"open\r2,"x"\r3,y\r', InputError, "from line 2 on: a quote is opened", "two "),
+        ("a.csv", b'a,b\n1,2\n3,"4\n' + b"5,6\n" * 800_000, InputError, "from line 3 on: a quote is opened", "two "),
+        ("a.csv", b"a,b\n" + b"1,2,3\n" * 60, InputError, "none of the 60 rows of", "separated by commas?"),
+        ("a.tsv", b"a\tb\tc\n1\t2\n", InputError, "has 3 values, as its first line has", "separated by tabs?"),
         ("a.csv", "größe,b\n1,2\n".encode("latin1"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
         ("a.csv", "a,b\n1,2\n".encode("utf-16"), CorruptFileError, "not UTF-8", "save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:30], CorruptFileError, "Truncated", "fetch"),
@@ -122,10 +126,20 @@ def test_what_is_no_table(
     assert help in (caught.value.help or "")
 
 
-def test_values_may_be_whole_documents(tmp_path: Path) -> None:
-    document = "one line\n" * 20_000
+@pytest.mark.parametrize("lines", [20_000, 400_000])
+def test_values_may_be_whole_documents(tmp_path: Path, lines: int) -> None:
+    document = "one line\n" * lines
     rows, _ = read(tmp_path, f'a,b\n"{document}",1\n'.encode())
     assert values(rows) == {"a": [document.strip()], "b": ["1"]}
+
+
+def test_a_row_that_is_too_long_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2tdeploy.problems.tables.MOST_BYTES", 1000)
+    content = b"a,b\n" + b"1,2\n" * 300 + b"3," + b"4" * 3000 + b"\n" + b"5,6\n" * 300
+    with pytest.raises(InputError, match="a row of more than 1000 bytes"):
+        read(tmp_path, content)
+    with pytest.raises(InputError, match="from line 302 on: a quote is opened and never closed"):
+        read(tmp_path, content.replace(b"3,4", b'3,"4'))
 
 
 def test_a_short_last_row_after_a_mark_of_inches_is_left_out(tmp_path: Path) -> None:
