@@ -1,7 +1,8 @@
 """torch.onnx.export without what it does again each time, and Python without looking for garbage meanwhile.
 
-The graphs are the same, but for products with vectors (vectors.py). The shortcuts reach into parts of torch 2.13 that
-are not public; where those cannot be imported, torch exports as it does alone.
+The graphs are the same, but for products with vectors (vectors.py) and constants near 0 or 1 (exact_constants.py). The
+shortcuts reach into parts of torch 2.13 that are not public; where those cannot be imported, torch exports as it does
+alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from unittest import mock
 import torch
 from torch import fx
 
+from t2tdeploy.export.exact_constants import exact_constants
 from t2tdeploy.export.vectors import spell_out_vectors
 
 try:
@@ -29,12 +31,13 @@ except (ImportError, AttributeError):
 
 
 def export_quickly(*args: Any, **options: Any) -> torch.onnx.ONNXProgram:
-    """`torch.onnx.export(…, dynamo=True, verbose=False)`, sooner, and without products that onnxruntime mistakes.
+    """`torch.onnx.export(…, dynamo=True, verbose=False)`, sooner, without products that onnxruntime mistakes, and with
+    all constants.
 
     Raises:
         torch.onnx.OnnxExporterError: an operator cannot be expressed in ONNX.
     """
-    with contextlib.ExitStack() as stack:
+    with exact_constants(), contextlib.ExitStack() as stack:
         if _from_torchlib is not None:
             stack.enter_context(mock.patch.object(ONNXRegistry, "from_torchlib", staticmethod(_registry)))
             stack.enter_context(mock.patch.object(_TypePromotionInterpreter, "run_node", _promoted))

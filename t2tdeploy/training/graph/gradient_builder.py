@@ -24,6 +24,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
 from t2tdeploy.errors import DifferentiationError
+from t2tdeploy.export.exact_constants import exact_constants
 from t2tdeploy.export.naming import name_axes
 from t2tdeploy.export.quick import export_quickly
 from t2tdeploy.runtime import import_onnxruntime
@@ -153,7 +154,8 @@ def _fold(model: ir.Model) -> None:
     dropouts = [node for node in model.graph if node.op_type == "Dropout"]
     for number, node in enumerate(dropouts):  # those of the same input would be merged; `_spell_out_dropout` removes it
         node.attributes["seed"] = ir.AttrInt64("seed", number)
-    optimizer.optimize_ir(model)
+    with exact_constants():
+        optimizer.optimize_ir(model)
 
 
 class _Cut(NamedTuple):
