@@ -11,23 +11,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import torch
 
 from t2tdeploy.bundle import Bundle, FeatureInput, Manifest, Task, TensorSpec, Variant, require_free, write_bundle
 from t2tdeploy.columns.fitted import column_of
 from t2tdeploy.columns.values import RawColumn
-from t2tdeploy.errors import OperationalError, ParityError
+from t2tdeploy.errors import OperationalError
 from t2tdeploy.export.columns import with_columns
 from t2tdeploy.export.single_pass import Batch, export_single_pass, graph_input, inputs_of, length_axis, output_names
+from t2tdeploy.export.verify_classifier import ClassifierParity, forward, verify_classifier
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.models.model import Model
 from t2tdeploy.problems.class_metrics import calibration_error, fit_temperature, reliability
 from t2tdeploy.progress import Reporter, SilentReporter
 from t2tdeploy.runtime import Session
 from t2tdeploy.tokenizer import Tokenizer
-
-TOLERANCE = 1e-3
-"""Largest difference of an output, as a share of the largest output of the example (but at least of 1)."""
 
 MIN_CALIBRATION = 100
 """Examples to fit a temperature on; with fewer it would mostly be noise."""
@@ -48,29 +45,6 @@ _DTYPES = {
 }
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class ClassifierParity:
-    """How the graph compares with the torch model.
-
-    Args:
-        examples: compared.
-        identical: of these, with the same likeliest class (all, if the model regresses).
-        largest_difference: of an output, see TOLERANCE.
-        largest_batch_difference: the same between an example in a batch and alone, by the graph.
-    """
-
-    examples: int
-    identical: int
-    largest_difference: float
-    largest_batch_difference: float
-    tolerance: float = TOLERANCE
-
-    @property
-    def passed(self) -> bool:
-        """Whether the graph computes what the model does."""
-        return self.largest_difference <= self.tolerance
 
 
 @dataclass(frozen=True)
@@ -129,7 +103,7 @@ def export_classifier(
     reporter.message("tracing the model")
     graph = _graph(model, examples, temperature)
     report = verify_classifier(model, Session(graph.SerializeToString()), examples)
-    if report.largest_batch_difference > TOLERANCE:
+    if report.largest_batch_difference > report.tolerance:
         reporter.message(
             f"answers depend on the batch: by up to {report.largest_batch_difference:.2g}; does the model look at "
             "padding? features have a NAME_mask that is False there"
@@ -198,49 +172,6 @@ def _raw_input(raw: RawColumn) -> FeatureInput:
     return FeatureInput(kind="tensor" if raw.shape else "number", dtype="float32", shape=raw.shape, **given)
 
 
-def verify_classifier(model: Model, session: Session, examples: Batch) -> ClassifierParity:
-    """Compares graph and model on a batch, and the graph with itself on each example alone.
-
-    Raises:
-        ParityError: they differ.
-    """
-    inputs = inputs_of(model)
-    first = output_names(model)[0]
-    feeds = {graph_input(spec): examples[name] for name, spec in inputs.items()}
-    (found,) = session.call([first], feeds)
-    count = len(found)
-    alone = [
-        session.call([first], {name: _without_padding(values[row : row + 1]) for name, values in feeds.items()})[0]
-        for row in range(count)
-    ]
-    wanted = forward(model, examples)
-    identical = count
-    if first == "logits":
-        identical = int((found.argmax(-1) == wanted.argmax(-1)).sum())
-    report = ClassifierParity(
-        examples=count,
-        identical=identical,
-        largest_difference=_largest(found, wanted),
-        largest_batch_difference=_largest(np.concatenate(alone), found),
-    )
-    if not report.passed:
-        raise ParityError(
-            f"the exported graph and the model differ: {first} by up to {report.largest_difference:.2g} (tolerance "
-            f"{TOLERANCE:g}), {identical} of {count} examples with the same class",
-            help="a model of your own: does its body depend on sizes or values of the batch in Python?",
-        )
-    return report
-
-
-def forward(model: Model, batch: Batch) -> Array:
-    """What torch computes: logits or values."""
-    model.eval()
-    with torch.no_grad():
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(batch[name])) for name in inputs_of(model)}
-        found: Array = model(tensors).float().numpy()
-    return found
-
-
 def _calibrate(model: Model, batches: Sequence[Batch], reporter: Reporter) -> Calibration | None:
     """None where nothing is to be calibrated, or the examples cannot tell: there are too few, or all are predicted
     right, so that the likeliest temperature would be 0."""
@@ -292,21 +223,6 @@ def _output_specs(model: Model) -> tuple[TensorSpec, ...]:
 
 def _vocabulary_file(feature: str) -> str:
     return "source.vocab" if feature == "inputs" else f"{feature}.vocab"
-
-
-def _without_padding(values: Array) -> Array:
-    """One row of ids without PAD behind it; anything else as it is."""
-    if values.ndim != 2 or values.dtype != np.int64:
-        return values
-    return values[:, : max(1, int(np.count_nonzero(values)))]
-
-
-def _largest(found: Array, wanted: Array) -> float:
-    if found.shape != wanted.shape or not np.isfinite(found).all():
-        return float("inf")
-    rows, others = found.reshape(len(found), -1), wanted.reshape(len(wanted), -1)
-    scale = np.maximum(1.0, np.abs(others).max(1))
-    return float((np.abs(rows - others).max(1) / scale).max())
 
 
 def _parity_json(report: ClassifierParity, calibration: Calibration | None) -> bytes:

@@ -18,8 +18,9 @@ from t2tdeploy.columns.declare import hashed, numeric, vocabulary
 from t2tdeploy.columns.fit import fit_columns
 from t2tdeploy.columns.fitted import column_of
 from t2tdeploy.errors import InputError, OperationalError, ParityError
-from t2tdeploy.export.classifier import export_classifier, forward, verify_classifier
+from t2tdeploy.export.classifier import export_classifier
 from t2tdeploy.export.single_pass import Batch, export_single_pass
+from t2tdeploy.export.verify_classifier import forward, verify_classifier
 from t2tdeploy.features import FeatureSpec, Modality
 from t2tdeploy.hparams import BasicHParams
 from t2tdeploy.models.basic_fc import BasicFc
