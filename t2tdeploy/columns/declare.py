@@ -160,7 +160,7 @@ class Bucketized(Categorical):
         return BucketizedColumn(
             reads=self.name,
             boundaries=boundaries,
-            missing_seen=bool(np.isnan(values).any()),
+            missing_seen=present.size < values.size,
             embedding=self.width(size),
         )
 

@@ -167,7 +167,7 @@ class BucketizedColumn(CategoricalColumn):
     def apply(self, raw: Raw) -> Array:
         values = raw[self.reads]
         bucket = 1 + np.searchsorted(np.array(self.boundaries, np.float32), values, side="right")
-        return np.where(np.isnan(values), 0, bucket).astype(np.int64)
+        return np.where(np.isfinite(values), bucket, 0).astype(np.int64)
 
 
 class VocabularyColumn(CategoricalColumn):

@@ -160,8 +160,7 @@ def _numeric(nodes: Nodes, column: NumericColumn) -> str:
         scaled = nodes.op("Mul", nodes.op("Sign", value), size)
     normal = nodes.op("Div", nodes.op("Sub", scaled, mean), deviation)
     near = nodes.op("Clip", normal, np.array(-FARTHEST, np.float32), np.array(FARTHEST, np.float32))
-    missing = nodes.op("Or", nodes.op("IsNaN", value), nodes.op("IsInf", value))
-    return nodes.op("Where", missing, np.array(0, np.float32), near)
+    return nodes.op("Where", _missing(nodes, value), np.array(0, np.float32), near)
 
 
 def _bucketized(nodes: Nodes, column: BucketizedColumn) -> str:
@@ -169,7 +168,11 @@ def _bucketized(nodes: Nodes, column: BucketizedColumn) -> str:
         "GreaterOrEqual", nodes.op("Unsqueeze", column.reads, [1]), np.array(column.boundaries, np.float32)
     )
     passed = nodes.op("ReduceSum", nodes.op("Cast", reached, to=TensorProto.INT64), [1], keepdims=0)
-    return nodes.op("Where", nodes.op("IsNaN", column.reads), 0, nodes.op("Add", passed, 1))
+    return nodes.op("Where", _missing(nodes, column.reads), 0, nodes.op("Add", passed, 1))
+
+
+def _missing(nodes: Nodes, number: str) -> str:
+    return nodes.op("Or", nodes.op("IsNaN", number), nodes.op("IsInf", number))
 
 
 def _vocabulary(nodes: Nodes, column: VocabularyColumn) -> str:

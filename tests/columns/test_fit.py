@@ -22,10 +22,10 @@ from t2tdeploy.columns.declare import (
 )
 from t2tdeploy.columns.fit import fit_columns
 from t2tdeploy.columns.fitted import FARTHEST, CategoricalColumn, NumericColumn, column_of
-from t2tdeploy.columns.values import Array
+from t2tdeploy.columns.values import Array, RawColumn, raw_array
 from t2tdeploy.errors import InputError
 from t2tdeploy.features import FeatureSpec, Modality
-from tests.columns.drawn import declarations, tables, training_tables
+from tests.columns.drawn import declarations, refuse, tables, training_tables
 
 NUMBERS = np.array([1, 2, 3, 4, np.nan, np.inf], np.float32)
 
@@ -103,8 +103,18 @@ def test_buckets_hold_as_many_rows_each() -> None:
 def test_boundaries_belong_to_the_bucket_above() -> None:
     column = only(bucketized("n", boundaries=(0, 10)), n=NUMBERS)
     values = np.array([-1, 0, 9, 10, np.inf, -np.inf, np.nan], np.float32)
-    assert column.apply({"n": values}).tolist() == [1, 2, 2, 3, 3, 1, 0]
+    assert column.apply({"n": values}).tolist() == [1, 2, 2, 3, 0, 0, 0]
     assert column.unseen == ()
+
+
+@pytest.mark.parametrize("missing", [None, "nan", np.inf, -np.inf, 1e39, "-1e39", 10**400])
+def test_numbers_that_are_infinite_in_float32_are_missing_in_every_column_of_numbers(missing: Any) -> None:
+    values = raw_array(RawColumn("n", "number"), [1, 2, missing], refuse)
+    bucket, number = only(bucketized("n", buckets=2), n=values), only(numeric("n"), n=values)
+    assert bucket.apply({"n": values}).tolist() == [1, 2, 0]
+    assert bucket.unseen == ()
+    assert number.apply({"n": values})[-1] == 0
+    assert number.mean == (1.5,)
 
 
 def test_a_vocabulary_is_ordered_by_frequency_and_knows_missing_and_other_values() -> None:
