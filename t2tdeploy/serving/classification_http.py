@@ -17,14 +17,23 @@ def add_classification_routes(routes: Routes) -> None:
     """Classify."""
     service = ClassificationService(routes.frontend)
 
-    def require_counts(fields: dict[str, Any]) -> None:
+    def prepare(fields: dict[str, Any]) -> None:
         given = sum(count_of(fields, name) for name in ("texts", "images", "examples"))
         routes.frontend.require_at_most("examples", given)
+        _leave_out_nulls(fields.get("examples"))
 
     async def classify(request: web.Request, body: bytes) -> web.Response:
         deadline = header_deadline(request)
-        message = await asyncio.to_thread(parse_json, body, pb.ClassifyRequest(), require_counts)
+        message = await asyncio.to_thread(parse_json, body, pb.ClassifyRequest(), prepare)
         response = await service.answer(message, deadline)
         return web.Response(body=await asyncio.to_thread(write_json, response), content_type="application/json")
 
     routes.post("/v1/classify", classify)
+
+
+def _leave_out_nulls(examples: Any) -> None:
+    """A null in the place of a value says that it is missing, which protobuf's mapping has no word for."""
+    for example in examples if isinstance(examples, list) else []:
+        features = example.get("features") if isinstance(example, dict) else None
+        if isinstance(features, dict):
+            example["features"] = {name: value for name, value in features.items() if value is not None}

@@ -46,17 +46,17 @@ def add_translation_routes(routes: Routes) -> None:
     routes.get("/v1/models", models)
 
 
-def parse_json(body: bytes, message: M, require_counts: Callable[[dict[str, Any]], None]) -> M:
+def parse_json(body: bytes, message: M, prepare: Callable[[dict[str, Any]], None]) -> M:
     """Fills a request's message.
 
     Args:
-        require_counts: refuses an object with more elements than a request may have, before each is read.
+        prepare: refuses an object with more elements than a request may have, before each is read, and may change it.
 
     Raises:
         RequestError: the body is no JSON of it.
     """
     fields = parse_object(body)
-    require_counts(fields)
+    prepare(fields)
     try:
         return json_format.ParseDict(fields, message)
     except (json_format.ParseError, ValueError, RecursionError) as error:

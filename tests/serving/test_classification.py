@@ -306,6 +306,13 @@ def test_json_over_http_says_the_same(models: Models) -> None:
     assert "examples[0].inputs: 51 tokens" in caught.value.read().decode()
 
 
+def test_null_is_a_value_that_is_missing(models: Models) -> None:
+    red = {"colour": {"text": "red"}}
+    body: dict[str, Any] = {"model": "table", "examples": [{"features": {"width": None, **red}}, {"features": red}]}
+    null, left_out = post(models, "/v1/classify", body)["classifications"]
+    assert null == left_out
+
+
 def infer(models: Models, model: str, parameters: dict[str, Any] | None = None, **inputs: np.ndarray) -> Any:
     kinds = {"O": "BYTES", "i": "INT64", "f": "FP32", "u": "UINT8"}
     tensors = []
