@@ -7,10 +7,9 @@ imported, the tolerance stays, and the comparison of graph and model finds what 
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
-from unittest import mock
 
 try:
     from onnxscript.rewriter import _matcher
@@ -18,11 +17,18 @@ except ImportError:
     _matcher = None  # type: ignore[assignment]
 
 
-def exact_constants() -> contextlib.AbstractContextManager[Any]:
+@contextmanager
+def exact_constants() -> Iterator[None]:
     """Inside, a constant of a pattern is only found where it is exactly that."""
     if not hasattr(_matcher, "math"):
-        return contextlib.nullcontext()
-    return mock.patch.object(_matcher, "math", SimpleNamespace(isclose=_same))
+        yield
+        return
+    before = _matcher.math
+    _matcher.math = SimpleNamespace(isclose=_same)
+    try:
+        yield
+    finally:
+        _matcher.math = before
 
 
 def _same(found: float, wanted: float, **tolerances: float) -> bool:

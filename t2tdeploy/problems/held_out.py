@@ -24,10 +24,11 @@ def row_hashes(rows: Rows) -> list[int]:
 
 
 def hold_out(hashes: Sequence[int], classes: Sequence[str], counts: Mapping[str, int]) -> dict[str, Array]:
-    """Split -> int64 indices, ascending, of at most `counts[split]` rows, those with the smallest hashes.
+    """Split -> int64 indices, ascending, of about `counts[split]` rows, those with the smallest hashes.
 
     Every class gives its share, and keeps a row for train. Rows of one hash, which are equal, stay together: where they
-    are more than is left of a share, rows with larger hashes are taken instead, and fewer or none if there are no such.
+    are more than is left of a share, rows with larger hashes are taken instead. Where all are more than a whole share,
+    the fewest are taken, if they are at most two shares, otherwise none.
     """
     places: dict[str, dict[int, list[int]]] = {}  # class -> hash -> indices
     for index, (value, label) in enumerate(zip(hashes, classes, strict=True)):
@@ -44,7 +45,8 @@ def hold_out(hashes: Sequence[int], classes: Sequence[str], counts: Mapping[str,
 
 
 def _take(groups: Sequence[list[int]], quota: int) -> tuple[list[int], list[list[int]]]:
-    """Indices of the first groups that fit into `quota`, and the other groups, of which there is one at least."""
+    """Indices of the first groups that fit into `quota`, or of the smallest one, see `hold_out`; and the other groups,
+    of which there is one at least."""
     taken: list[int] = []
     left: list[list[int]] = []
     for place, group in enumerate(groups):
@@ -53,6 +55,10 @@ def _take(groups: Sequence[list[int]], quota: int) -> tuple[list[int], list[list
             left.append(group)
         else:
             taken += group
+    smallest = min(left, key=len, default=[])
+    if not taken and len(left) > 1 and len(smallest) <= 2 * quota:
+        taken = smallest
+        left.remove(smallest)
     return taken, left
 
 

@@ -77,7 +77,7 @@ class TabularCsv(Problem):
     """Your own table from CSV, TSV or Parquet: classes or numbers out of its columns.
 
     Where dev or test is not given, the rows with the smallest hashes are held out of train, of every class its share:
-    the same ones whatever the order of the rows, and equal rows together, or in train if they are more than a share.
+    the same ones whatever the order of the rows, and equal rows together, or in train if they are more than two shares.
     """
 
     task = "classify"
@@ -154,12 +154,14 @@ class TabularCsv(Problem):
         counts = {split: min(count, len(rows) // 10) for split, count in wanted.items()}
         found = hold_out(row_hashes(rows), classes, counts)
         for split, indices in found.items():
-            why = _why_fewer(classes, indices, counts[split]) if len(indices) < counts[split] else ""
+            why = _why_others(classes, indices, counts[split]) if len(indices) != counts[split] else ""
             reporter.message(f"{self.name}: {len(indices)} of {len(rows)} rows are held out of train for {split}{why}")
         return {split: indices for split, indices in found.items() if indices.size}
 
 
-def _why_fewer(classes: Sequence[str], indices: Array, wanted: int) -> str:
+def _why_others(classes: Sequence[str], indices: Array, wanted: int) -> str:
+    if len(indices) > wanted:
+        return f"; {wanted} were wanted, but equal rows stay together"
     absent = sorted({*classes} - {classes[index] for index in indices} - {""})  # a number has the class ""
     return (
         f"; {wanted} were wanted, but equal rows stay together and every class keeps some in train"

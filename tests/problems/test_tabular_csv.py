@@ -144,6 +144,16 @@ def test_what_equal_rows_keep_in_train_is_said(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_table_of_a_few_kinds_of_rows_has_a_dev_nevertheless(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", [f"{i % 12},{i % 2}" for i in range(600)], header="x,y")
+    messages = Messages()
+    problem = prepared(tmp_path, "train=a.csv,target=y,columns=[x:numeric],held_out_test=none", messages)
+    assert messages.texts[-1].endswith(
+        "100 of 600 rows are held out of train for dev; 60 were wanted, but equal rows stay together"
+    )
+    assert len(samples(problem, tmp_path, "dev")) == 100
+
+
 def test_a_number_whose_rows_are_too_often_equal_has_no_dev(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", ["1,0.5", "2,1.5"] * 100, header="x,y")
     messages = Messages()
