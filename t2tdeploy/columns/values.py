@@ -77,6 +77,8 @@ def as_number(value: Any) -> float:
         text = value.strip()
         if text.lower() in MISSING_NUMBERS:
             return math.nan
+        if (truth := text.lower()) in ("true", "false"):
+            return float(truth == "true")
         if "_" in text:  # Python would read it
             raise ValueError(f"{value!r:.60} is not a number")
         try:

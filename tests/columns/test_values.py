@@ -19,6 +19,11 @@ def test_a_missing_number_is_nan(value: Any) -> None:
     assert math.isnan(as_number(value))
 
 
+@pytest.mark.parametrize(("value", "number"), [(True, 1), (np.False_, 0), ("true", 1), (" False ", 0)])
+def test_a_truth_value_is_0_or_1_written_or_sent(value: Any, number: float) -> None:
+    assert as_number(value) == number
+
+
 @given(st.floats(allow_nan=False) | st.integers(-(10**6), 10**6))
 def test_a_number_and_its_text_are_the_same_number(number: float) -> None:
     assert as_number(number) == as_number(f" {number!r} ") == float(number)
