@@ -50,8 +50,8 @@ def _scale(matrix: Matrix, largest_pair: int) -> Matrix:
 
 
 def positive(scale: npt.NDArray[Any]) -> Matrix:
-    """Steps that can be divided by: 1 where all is zero."""
-    found: Matrix = np.where(scale == 0, 1, scale).astype(np.float32)
+    """Steps that can be divided by: 1 where all is zero, and none so small that a product with it is off by a step."""
+    found: Matrix = np.where(scale == 0, 1, np.maximum(scale, np.finfo(np.float32).tiny)).astype(np.float32)
     return found
 
 

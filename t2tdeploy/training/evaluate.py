@@ -205,6 +205,8 @@ def translate(
         for number, (rows, ids) in enumerate(batches):
             if number % processes.world_size == processes.rank:
                 found = _first_hypotheses(model, ids, extra_length, options)
+                if not all(map(any, found)):
+                    raise NotNumbersError
                 for row, hypothesis in zip(rows, found, strict=True):
                     mine[searched[row]] = tokenizers["targets"].decode(hypothesis)
             task.advance(len(rows))
@@ -228,7 +230,5 @@ def _first_hypotheses(model: Model, ids: np.ndarray, extra_length: int, options:
         source_ids = torch.from_numpy(ids).to(next(model.parameters()).device)
         max_length = (source_ids != PAD_ID).sum(dim=1) + extra_length
         result = beam_search(model, source_ids, max_length, options)
-        if not result.lengths[:, 0].all():
-            raise NotNumbersError
         best: list[list[int]] = result.target_ids[:, 0].tolist()
     return best

@@ -15,41 +15,42 @@ import pytest
 
 from tests.policy.source import ROOT
 from tests.serving.toy_bundle import write_toy_bundle
+from tests.sessions import made_once
 
 # Copied first, because a build leaves its traces in the folder it is run in.
 SOURCES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "t2tdeploy")
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 pytestmark = pytest.mark.timeout(900)  # pip installs a whole environment, beside whatever else the machine does
+PIP = (sys.executable, "-m", "pip", "--python")  # of this environment: the new one has none, which is sooner made
 NO_REGISTRY = ("Retrying (Retry", "No matching distribution found for setuptools")
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a new virtual environment; skips if packages cannot be had."""
-    folder = tmp_path_factory.mktemp("serve")
+    return made_once(tmp_path_factory, "serve-environment", _install) / "venv" / "bin"
+
+
+def _install(folder: Path) -> None:
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
         copy(ROOT / name, folder / name)
-    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True, env=ENVIRONMENT)
-    binaries = folder / "venv" / "bin"
-    install = [str(binaries / "python"), "-m", "pip", "install", "--retries=1", "--timeout=30"]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True, env=ENVIRONMENT)
+    install = [*PIP, str(folder / "venv" / "bin" / "python"), "install", "--retries=1", "--timeout=30"]
     done = subprocess.run(
         [*install, "-c", "constraints.txt", ".[serve]"], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True
     )
     if done.returncode and any(sign in done.stderr + done.stdout for sign in NO_REGISTRY):
         pytest.skip("pip cannot reach a package registry")
     assert done.returncode == 0, done.stderr
-    return binaries
 
 
-def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(program), *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=60
-    )
+def run(program: str | Path, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([program, *arguments], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
 
 
 def test_it_has_nothing_of_training(environment: Path, tmp_path: Path) -> None:
-    listed = run(environment / "python", "-m", "pip", "list", "--format=json", cwd=tmp_path)
+    listed = run(*PIP, environment / "python", "list", "--format=json", cwd=tmp_path)
     installed = {package["name"].lower() for package in json.loads(listed.stdout)}
     assert {"t2tdeploy", "onnxruntime", "grpcio"} <= installed
     assert not installed & {"torch", "pyarrow", "onnx", "matplotlib", "sacrebleu", "safetensors", "tensorboard"}

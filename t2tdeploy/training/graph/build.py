@@ -77,7 +77,6 @@ def build_training_graph(
         with quiet_exporter(), without_garbage_collection():
             training, drawn = _training(model, options, packed)
             evaluation = _evaluation(model)
-            require_same_bodies(model, tuple(packed), _example(model, _FEW))
     finally:
         model.train(was_training)
     return TrainingGraph(training, evaluation, _manifest(training, model, builder, target, drawn))
@@ -95,6 +94,7 @@ def _training(model: Model, options: _Options, packed: Mapping[str, PackedText])
         model, label_smoothing=options.label_smoothing, precision=options.target.precision, packed=tuple(packed)
     )
     try:
+        require_same_bodies(model.eval(), tuple(packed), _example(model, _FEW))  # first, for it takes no time
         training = _differentiated(step.train(), _differentiation(options.builder, options.target), packed)
         drawn: list[Drawn] = [*masks_as_inputs(training), *noise_as_inputs(training)]
         merge_relu_dropout(training)
