@@ -50,6 +50,7 @@ _WANTED_OUTPUTS = {"LayerNormalization": 3, "Dropout": 2}  # the gradient builde
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 # Of these the gradient fails, or kills the process, where the batch is dynamic.
 _FAULTY = {"AveragePoolGrad": "AveragePool"}
+_DIFFERENTIABLE_REDUCTIONS = ("none", "add")  # of scatters; of others the gradient is that of "none"
 
 
 def gradient_builder_graph(
@@ -229,11 +230,20 @@ def _differentiated(model: ModelProto, loss: str, wanted: set[str], scopes: Mapp
     except RuntimeError as error:
         raise _no_gradient(str(error), scopes) from error
     result = onnx.load_from_string(builder.get_model())
+    of_nodes = {node.name.partition("_Grad/")[0] for node in result.graph.node if "_Grad/" in node.name}
     for node in result.graph.node:
         if node.op_type in _FAULTY:
             forward, _, _ = node.name.partition("_Grad/")
             raise _no_gradient_for(_FAULTY[node.op_type], forward, scopes)
+        if node.name in of_nodes and _reduction(node) not in _DIFFERENTIABLE_REDUCTIONS:
+            raise _no_gradient_for(f"{node.op_type}(reduction={_reduction(node)})", node.name, scopes)
     return result
+
+
+def _reduction(node: NodeProto) -> str:
+    if node.op_type not in ("ScatterElements", "ScatterND"):
+        return "none"
+    return next((attribute.s.decode() for attribute in node.attribute if attribute.name == "reduction"), "none")
 
 
 def _no_gradient(message: str, scopes: Mapping[str, str]) -> DifferentiationError:

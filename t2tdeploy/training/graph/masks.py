@@ -7,11 +7,12 @@ goes on with the masks of the uninterrupted one, and on a CPU that is several ti
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from t2tdeploy.errors import DifferentiationError
 from t2tdeploy.training.graph.manifest import Axis, MaskSpec
 
 _LEVELS = 2**16  # of rates: an element's number of 16 random bits decides
@@ -31,6 +32,9 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
 
     Returns:
         the masks, in the order of the new inputs.
+
+    Raises:
+        DifferentiationError: the shape of a mask is not known.
     """
     graph = model.graph
     constants, shapes = _constants(model), axes_in(graph)
@@ -41,7 +45,8 @@ def masks_as_inputs(model: ModelProto) -> list[MaskSpec]:
     for node in graph.node:
         if node.op_type == "Dropout":
             rate = float(constants[node.input[1]])
-            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=shapes[node.input[0]])
+            shape = drawn_shape(shapes, node.input[0], node.output[0])
+            spec = MaskSpec(name=f"dropout_{len(specs)}", rate=rate, shape=shape)
             specs.append(spec)
             if len(node.output) > 1:
                 mask_of[node.output[1]] = spec.name
@@ -122,11 +127,23 @@ def _constants(model: ModelProto) -> dict[str, float]:
 
 
 def axes_in(graph: GraphProto) -> dict[str, tuple[Axis, ...]]:
-    """The shapes of a graph's tensors by name, where they are known."""
+    """The shapes of a graph's tensors by name, as far as they are known: an axis of unknown size is 0."""
     values = {value.name: value.type.tensor_type for value in [*graph.value_info, *graph.input, *graph.output]}
     return {name: _axes(kind) for name, kind in values.items()} | {
         tensor.name: tuple(tensor.dims) for tensor in graph.initializer
     }
+
+
+def drawn_shape(shapes: Mapping[str, tuple[Axis, ...]], *names: str) -> tuple[Axis, ...]:
+    """The shape of random numbers, which is that of the first of these tensors whose axes are all known.
+
+    Raises:
+        DifferentiationError: there is none.
+    """
+    for name in names:
+        if name in shapes and all(shapes[name]):
+            return shapes[name]
+    raise DifferentiationError("the graph does not say how many random numbers it draws")
 
 
 def _axes(tensor_type: onnx.TypeProto.Tensor) -> tuple[Axis, ...]:

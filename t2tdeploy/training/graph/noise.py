@@ -6,7 +6,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from t2tdeploy.export.naming import rename_tensors
 from t2tdeploy.training.graph.manifest import NoiseSpec
-from t2tdeploy.training.graph.masks import axes_in
+from t2tdeploy.training.graph.masks import axes_in, drawn_shape
 
 _DISTRIBUTIONS = {"RandomUniformLike": "uniform", "RandomNormalLike": "normal"}
 
@@ -16,12 +16,19 @@ def noise_as_inputs(model: ModelProto) -> list[NoiseSpec]:
 
     Returns:
         their specs, in the order of the new inputs.
+
+    Raises:
+        DifferentiationError: the shape of one is not known.
     """
     graph = model.graph
     shapes = axes_in(graph)
     drawing = [node for node in graph.node if node.op_type in _DISTRIBUTIONS]
     specs = [
-        NoiseSpec(name=f"noise_{number}", distribution=_DISTRIBUTIONS[node.op_type], shape=shapes[node.output[0]])
+        NoiseSpec(
+            name=f"noise_{number}",
+            distribution=_DISTRIBUTIONS[node.op_type],
+            shape=drawn_shape(shapes, node.output[0], node.input[0]),
+        )
         for number, node in enumerate(drawing)
     ]
     for node in drawing:

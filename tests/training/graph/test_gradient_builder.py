@@ -20,6 +20,8 @@ from t2tdeploy.runtime import import_onnxruntime
 from t2tdeploy.training.graph.environment import ONNXRUNTIME_TRAINING, gradient_builders
 from t2tdeploy.training.graph.gradient_builder import gradient_builder_graph
 from t2tdeploy.training.graph.joint import GraphNames
+from t2tdeploy.training.graph.masks import masks_as_inputs
+from t2tdeploy.training.graph.noise import noise_as_inputs
 from t2tdeploy.training.graph.step import TrainingStep
 from tests.models.tiny import HPARAMS, features
 from tests.training.graph.parity import StraightThrough, assert_equal, autograd, run, tensors
@@ -271,9 +273,60 @@ class Choosing(nn.Module):
         return result
 
 
+class Scattering(nn.Module):
+    """Neighbours on axis 1 are put together."""
+
+    def __init__(self, how: str, include_self: bool = True) -> None:
+        super().__init__()
+        self.how, self.include_self = how, include_self
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = (torch.arange(x.size(1)) // 2).view(-1, *[1] * (x.dim() - 2)).expand_as(x)
+        return torch.full_like(x, 0.3).scatter_reduce(1, places, x, self.how, include_self=self.include_self)
+
+
+@needs_training
+@pytest.mark.parametrize("part", [Scattering("sum"), Scattering("mean"), Scattering("mean", include_self=False)])
+def test_sums_and_means_by_place(part: Scattering) -> None:
+    module = Loss(nn.Sequential(nn.Linear(4, 5), part))
+    assert_parity(module, [(torch.randn(3, 4),), (torch.randn(6, 4),)], [{0: BATCH}])
+
+
+@needs_training
+def test_random_numbers_are_inputs() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * torch.randn_like(x) * torch.rand(x.size(0), 1) * torch.empty_like(x).bernoulli_(0.5)
+
+    class Squares(nn.Sequential):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (super().forward(x).square().sum(),)
+
+    module = Squares(nn.Linear(4, 5), Noisy())
+    graph = build(module, (torch.randn(3, 4),), [{0: BATCH}])
+    assert [spec.shape for spec in masks_as_inputs(graph)] == [("batch", 5)]
+    assert [(spec.distribution, spec.shape) for spec in noise_as_inputs(graph)] == [
+        ("normal", ("batch", 5)), ("uniform", ("batch", 1))
+    ]  # fmt: skip
+    x, normal, uniform = torch.randn(6, 4), torch.randn(6, 5), torch.rand(6, 1)
+    mask = torch.randint(0, 2, (6, 5), dtype=torch.uint8)
+    found = run(graph, tensors(module) | {"input_0": x, "noise_0": normal, "noise_1": uniform, "dropout_0": mask})
+    loss = (module[0](x) * normal * uniform * mask).square().sum()
+    loss.backward()
+    expected = {"result_0": loss, "0.weight.grad": module[0].weight.grad, "0.bias.grad": module[0].bias.grad}
+    assert_equal(found, expected)
+
+
 @needs_training
 @pytest.mark.parametrize(
-    ("part", "operator"), [(Summing(), "CumSum"), (nn.AvgPool1d(2), "AveragePool"), (Choosing(), "If")]
+    ("part", "operator"),
+    [
+        (Summing(), "CumSum"),
+        (nn.AvgPool1d(2), "AveragePool"),
+        (Choosing(), "If"),
+        (Scattering("amax"), "ScatterElements(reduction=max)"),
+        (Scattering("prod"), "ScatterElements(reduction=mul)"),
+    ],
 )
 def test_an_operator_without_gradient_is_named_with_its_module(part: nn.Module, operator: str) -> None:
     module = Loss(nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Tanh(), part)))

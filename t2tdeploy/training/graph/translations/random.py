@@ -22,7 +22,8 @@ def bernoulli_p(x: Any, p: float = 0.5, generator: Any = None) -> Any:
     if p in (0.0, 1.0):
         return op.Expand(constant(p, x.dtype), op.Shape(x))
     rate = constant(1.0 - p, ir.DataType.FLOAT)
-    _, mask = op.Dropout(float32(x), rate, constant(True, ir.DataType.BOOL))
+    drawn, mask = op.Dropout(float32(x), rate, constant(True, ir.DataType.BOOL))
+    drawn.shape = x.shape
     return op.Cast(mask, to=x.dtype)
 
 
