@@ -17,7 +17,7 @@ TRAINING_INSTALLED := $(TRAINING_VENV)/.installed
 RAY_INSTALLED := $(VENV)/.installed-ray
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-padding bench-decode bench-stop-rules bench-leaving-rows bench-past bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
+.PHONY: help demo test test-ort-training test-ray lint format protos bench-train bench-train-memory bench-padding bench-decode bench-stop-rules bench-leaving-rows bench-past bench-shortlist bench-serve bench-classify bench-gpu bench-communication bench-batching bench-queue bench-startup bench-exporting bench-allocator bench-spinning bench-batches bench-embedded bench-multi30k docker clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ bench-batching: $(INSTALLED) ## tokens per second of the data pipeline
 
 bench-queue: $(INSTALLED) ## what the queue of a server costs its event loop
 	@$(PY) benchmarks/batch_queue.py
+
+bench-exporting: $(INSTALLED) ## what it gives that exports keep what every search has in common: two minutes
+	@$(PY) benchmarks/exporting.py
 
 bench-startup: $(INSTALLED) ## how long the command line and the server take to start
 	@$(PY) benchmarks/startup.py

@@ -69,6 +69,7 @@ def quoted() -> list[str]:
         f"| {run['epoch_seconds']['ort']:.0f} / {run['epoch_seconds']['torch']:.0f} s |",
         f"| {result('batching')['target_tokens_per_second'] / 1e6:.1f} million |",
         f"| {result('startup')['help_median_s']:.3f} s |",
+        "| {:.1f} / {:.1f} s |".format(*(result("exporting")[f"{name}_seconds"] for name in ("first", "later"))),
         "| {} / {} / {} / {} times as fast |".format(
             *(f"{one['speedup']:.2f}" for one in result("leaving_rows")["batch_sizes"].values())
         ),
