@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from t2tdeploy.bundle import Bundle
-from t2tdeploy.decoding import NO_CONTROLS, SearchControls
-from t2tdeploy.errors import NotNumbersError
-from t2tdeploy.runtime import SPIN_US, GraphSession, Interrupt, SearchResult
-from t2tdeploy.search_inputs import IntArray
+from t2tdeploy.runtime import SPIN_US, GraphSession
 from t2tdeploy.tensorrt_engines import InputsProfile
 
 
@@ -44,46 +39,3 @@ class SearchSession(GraphSession):
         other = SearchSession(self._bundle, variant=self._variant, threads=threads, spin_us=self._spin_us)
         self._bundle.require_unchanged(self._variant)  # after it was read
         return other
-
-    def search(
-        self,
-        source_ids: IntArray,
-        max_length: IntArray,
-        *,
-        beam_size: int,
-        alpha: float,
-        num_hypotheses: int,
-        controls: SearchControls = NO_CONTROLS,
-        min_length: IntArray | None = None,
-        prefix: IntArray | None = None,
-        interrupt: Interrupt | None = None,
-    ) -> SearchResult:
-        """As `GraphSession.search`.
-
-        Raises:
-            NotNumbersError: nothing is found for a row, even where nothing is forbidden: its scores are NaN.
-        """
-        result = super().search(
-            source_ids,
-            max_length,
-            beam_size=beam_size,
-            alpha=alpha,
-            num_hypotheses=num_hypotheses,
-            controls=controls,
-            min_length=min_length,
-            prefix=prefix,
-            interrupt=interrupt,
-        )
-        if (empty := ~result.lengths.any(axis=1)).any():
-            free = super().search(
-                source_ids[empty],
-                max_length[empty],
-                beam_size=beam_size,
-                alpha=alpha,
-                num_hypotheses=1,
-                controls=replace(NO_CONTROLS, patience=controls.patience),
-                interrupt=interrupt,
-            )
-            if not free.lengths.any(axis=1).all():
-                raise NotNumbersError
-        return result

@@ -19,13 +19,14 @@ from t2tdeploy.decoding import (
     BUNDLE_DEFAULTS,
     MAX_BEAM_SIZE,
     MAX_EXTRA_LENGTH,
+    NO_CONTROLS,
     LengthLimits,
     SearchKey,
     TranslateOptions,
     plain_options,
     require_list,
 )
-from t2tdeploy.errors import CorruptFileError, OperationalError, RequestError
+from t2tdeploy.errors import CorruptFileError, NotNumbersError, OperationalError, RequestError
 from t2tdeploy.features import EOS_ID, PAD_ID, UNK_ID
 from t2tdeploy.hypotheses import BLANK, NOTHING_ALLOWED, Hypothesis, TargetScore, Token, hypotheses_of
 from t2tdeploy.runtime import SPIN_US, Interrupt, SearchResult
@@ -355,17 +356,23 @@ class Translator:
         interrupt: Interrupt | None = None,
     ) -> SearchResult:
         prefixes = [list(one.prefix) for one in sentences]
-        return self.session.search(
-            pad_rows([one.ids for one in sentences]),
-            np.array(longest, dtype=np.int64),
-            beam_size=key.beam_size,
-            alpha=key.alpha,
-            num_hypotheses=key.num_hypotheses,
+        ids, limits = pad_rows([one.ids for one in sentences]), np.array(longest, dtype=np.int64)
+        asked: dict[str, Any] = {"beam_size": key.beam_size, "alpha": key.alpha, "num_hypotheses": key.num_hypotheses}
+        result = self.session.search(
+            ids,
+            limits,
+            **asked,
             controls=key.controls,
             min_length=None if shortest is None else np.array(shortest, dtype=np.int64),
             prefix=pad_rows(prefixes) if any(prefixes) else None,
             interrupt=interrupt,
         )
+        if (empty := ~result.lengths.any(axis=1)).any():  # because of the options, or of the model?
+            free = replace(NO_CONTROLS, patience=key.controls.patience)
+            again = self.session.search(ids[empty], limits[empty], **asked, controls=free, interrupt=interrupt)
+            if not again.lengths.any(axis=1).all():
+                raise NotNumbersError
+        return result
 
     def batches(self, sentences: Sequence[Sentence], key: SearchKey) -> Iterator[list[int]]:
         """Indices of the sentences, dearest first, in batches for `search` within the limits."""
